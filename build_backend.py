@@ -1,0 +1,27 @@
+"""The PEP 517 backend: setuptools' own, told where the installed torch is.
+
+pip builds in an isolated environment that hides site-packages, so a package that needs torch to build would
+download gigabytes of it, and perhaps another version than the one it will run with. Only the path is hidden,
+not the place: if torch is installed where this Python keeps its packages, that folder is put at the end of
+sys.path and torch is not asked for.
+"""
+
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+
+from setuptools.build_meta import *  # noqa: F403
+from setuptools.build_meta import get_requires_for_build_wheel as _requires
+
+_TORCH = "torch>=2.10"
+_places = [place for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]
+_found = PathFinder.find_spec("torch", [*sys.path, *_places]) is not None
+if _found:
+    sys.path += [place for place in _places if place not in sys.path]
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    return _requires(config_settings) + ([] if _found else [_TORCH])
+
+
+get_requires_for_build_editable = get_requires_for_build_wheel

@@ -1,0 +1,18 @@
+"""Filter adaptive convolution: every pixel of every channel has its own k x k filter."""
+
+from pkgutil import extend_path
+
+import torch  # noqa: F401  (the operators in _C register themselves with it)
+
+# In a source checkout this folder hides the installed package: find its compiled half all the same.
+__path__ = extend_path(__path__, __name__)
+try:
+    from fac_ext._C import build_info
+except ModuleNotFoundError as error:
+    raise ImportError("fac_ext is not compiled yet: run `pip install .` in its source folder") from error
+
+from fac_ext.functional import fac
+from fac_ext.reference import fac_reference
+
+__all__ = ["build_info", "fac", "fac_reference"]
+__version__ = build_info()["version"]
