@@ -6,6 +6,7 @@ from fac_ext import _C, derivatives
 
 PADDING = {"zeros": 0, "replicate": 1}  # csrc/fac.h
 DTYPES = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def fac(input, filters, kernel_size, *, padding_mode="zeros"):
@@ -26,24 +27,32 @@ def fac(input, filters, kernel_size, *, padding_mode="zeros"):
 
     Returns:
         (N, C, H, W), contiguous. Differentiable in both tensors, any number of times, in both modes.
+        Under autocast half-precision tensors are taken to float32 first.
 
     Raises:
         TypeError: an argument that is no tensor or no int, another dtype, two dtypes.
         ValueError: another shape, an even kernel, an unknown padding mode, two devices.
         RuntimeError: a CUDA tensor where the package was built without CUDA.
     """
+    _check_types(input, filters, kernel_size)
+    if torch.is_autocast_enabled(input.device.type):
+        input, filters = (t.float() if t.dtype in HALVES else t for t in (input, filters))
     _check(input, filters, kernel_size, padding_mode)
     return derivatives.fac(input, filters, kernel_size, PADDING[padding_mode])
 
 
-def _check(input, filters, kernel_size, padding_mode):
-    for name, tensor in (("input", input), ("filters", filters)):
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"fac: {name} must be float32 or float64, got {tensor.dtype}")
+def _check_types(input, filters, kernel_size):
+    for name, value in (("input", input), ("filters", filters)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(value).__name__}")
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise TypeError(f"fac: kernel_size must be an int, got {kernel_size!r}")
+
+
+def _check(input, filters, kernel_size, padding_mode):
+    for name, tensor in (("input", input), ("filters", filters)):
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"fac: {name} must be float32 or float64, got {tensor.dtype}")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"fac: kernel_size must be positive and odd, got {kernel_size}")
     if padding_mode not in PADDING:

@@ -1,0 +1,108 @@
+"""The network: filters for alignment and for deblurring are predicted for every pixel, and applied with fac.
+
+Source: "Spatio-Temporal Filter Adaptive Network for Video Deblurring", Zhou et al., ICCV 2019. B is the batch,
+H and W the frame's size, k the filters' size; features live at a quarter of the resolution.
+"""
+
+import torch
+from torch import nn
+
+from fac_ext import fac
+
+PRESETS = ("article",)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, x):
+        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
+
+
+def _encoder(channels):
+    """(B, channels, H, W) -> (B, 128, H/4, W/4)"""
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
+        *(nn.Conv2d(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
+        *(nn.Conv2d(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
+    )
+
+
+def _filter_head(channels, taps):
+    """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
+    return nn.Sequential(
+        nn.Conv2d(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), nn.Conv2d(128, taps, 1)
+    )
+
+
+def _decoder():
+    """(B, 256, H/4, W/4) -> (B, 3, H, W)"""
+    return nn.Sequential(
+        *(nn.ConvTranspose2d(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
+        *(nn.ConvTranspose2d(64, 32, 3, 2, 1, output_padding=1), ResBlock(32), ResBlock(32)),
+        nn.Conv2d(32, 3, 3, 1, 1),
+    )
+
+
+class STFAN(nn.Module):
+    """Deblurs one frame of a video, given the one before it.
+
+    Args:
+        preset: "article": zero-padded FAC, no activation outside the residual blocks, a state of 128 channels.
+        kernel_size: k of both filters.
+
+    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. 5,358,211 parameters with k = 5.
+    """
+
+    def __init__(self, preset="article", kernel_size=5):
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"STFAN: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        taps = 128 * kernel_size**2
+        self.kernel_size = kernel_size
+        self.features = _encoder(3)
+        self.motion = _encoder(9)
+        self.align = _filter_head(128, taps)
+        self.align_summary = nn.Conv2d(taps, 128, 1)
+        self.deblur = _filter_head(256, taps)
+        self.fusion = nn.Conv2d(256, 128, 3, 1, 1)
+        self.reconstruction = _decoder()
+
+    def forward(self, previous, current, previous_output, state):
+        """One step.
+
+        Args:
+            previous, current: the last blurry frame and this one, (B, 3, H, W).
+            previous_output: what this network made of the last one, (B, 3, H, W).
+            state: what it handed on, (B, 128, H/4, W/4).
+
+        Returns:
+            (output, next_state) of the shapes of current and state. The output is not clamped.
+
+        For the first frame give it as all three images, with :meth:`initial_state`.
+        """
+        _check_frame(current)
+        features = self.features(current)
+        motion = self.motion(torch.cat([previous_output, previous, current], 1))
+        align = self.align(motion)
+        deblur = self.deblur(torch.cat([motion, self.align_summary(align)], 1))
+        aligned = fac(state, align, self.kernel_size)
+        deblurred = fac(features, deblur, self.kernel_size)
+        fused = torch.cat([aligned, deblurred], 1)
+        return self.reconstruction(fused) + current, self.fusion(fused)
+
+    def initial_state(self, frame):
+        """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
+        _check_frame(frame)
+        features = self.features(frame)
+        return self.fusion(torch.cat([features, features], 1))
+
+
+def _check_frame(frame):
+    if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
+        raise ValueError(
+            f"STFAN: frames must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
+        )

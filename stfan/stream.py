@@ -1,0 +1,42 @@
+"""Frame in, frame out: the recurrence of the network over a video of any length and size."""
+
+import torch
+from torch.nn import functional as F
+
+
+class Deblurrer:
+    """Deblurs a video frame by frame, keeping what the next frame needs and nothing else.
+
+    Args:
+        model: an STFAN in eval mode; frames are taken to its device.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.reset()
+
+    def reset(self):
+        """Forget the past: the next frame is the first of a new shot."""
+        self._previous = self._output = self._state = None
+
+    @torch.inference_mode()
+    def __call__(self, frame):
+        """The deblurred frame, clamped to [0, 1], for a frame (3, H, W) in [0, 1] of any size.
+
+        Sizes that are no multiple of 4 are padded at the right and the bottom, and cropped back.
+        """
+        if frame.dim() != 3 or frame.shape[0] != 3:
+            raise ValueError(f"Deblurrer: frame must be (3, H, W), got {tuple(frame.shape)}")
+        height, width = frame.shape[1:]
+        current = F.pad(frame[None], (0, -width % 4, 0, -height % 4), mode="replicate")
+        current = current.to(next(self.model.parameters()).device)
+        if self._previous is None:
+            self._previous = self._output = current
+            self._state = self.model.initial_state(current)
+        if current.shape != self._previous.shape:
+            raise ValueError(
+                f"Deblurrer: the frame's size changed to {width}x{height}; call reset() before a new video"
+            )
+        output, self._state = self.model(self._previous, current, self._output, self._state)
+        self._previous, self._output = current, output.clamp(0, 1)
+        return self._output[0, :, :height, :width].to(frame.device)

@@ -1,0 +1,227 @@
+"""Video files, streamed with PyAV: one frame in memory at a time, timestamps kept, sound copied as it is.
+
+Colours go out through the matrix they came in by; video that names none is taken as BT.601, as FFmpeg does.
+"""
+
+import os
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import ColorRange, Colorspace
+
+from stfan.metrics import to_8bit
+
+
+class Source:
+    """The video stream of an input file.
+
+    Raises ValueError or OSError (PyAV's errors are of these kinds) for a file that is missing, no video, or
+    shorter than it says.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            self.container = av.open(str(path))
+        except av.FFmpegError as error:
+            raise ValueError(f"{path}: not a video, or truncated: {error.strerror}") from error
+        pictures = self.container.format.name.endswith("_pipe") or self.container.format.name == "image2"
+        if pictures or not self.container.streams.video:
+            self.container.close()
+            raise ValueError(f"{path}: holds no video stream")
+        self.video = self.container.streams.video[0]
+        self.video.thread_type = "AUTO"
+        self.sound = list(self.container.streams.audio)
+        ends = [entry.pos + entry.size for entry in self.video.index_entries]
+        if ends and max(ends) > self.path.stat().st_size:
+            self.container.close()
+            raise ValueError(f"{path}: truncated, {max(ends)} bytes expected, {self.path.stat().st_size} found")
+
+    @property
+    def rate(self):
+        """Frames per second, a Fraction."""
+        return self.video.average_rate or self.video.guessed_rate or 25
+
+    @property
+    def expected_frames(self):
+        """How many frames there should be, or None where the file does not say: for progress bars."""
+        if self.video.frames:
+            return self.video.frames
+        return round(self.container.duration / av.time_base * self.rate) if self.container.duration else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.close()
+
+    def packets(self):
+        """(frame, None) and (None, sound packet) in the file's order."""
+        end = 0
+        try:
+            for packet in self.container.demux([self.video, *self.sound]):
+                if packet.stream.type == "audio":
+                    if packet.dts is not None:
+                        yield None, packet
+                    continue
+                for frame in packet.decode():
+                    end = max(end, frame.time or 0)
+                    yield frame, None
+        except av.FFmpegError as error:
+            raise ValueError(f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}") from error
+        said = self.video.metadata.get("DURATION")  # Matroska
+        if said and end + 3 / self.rate < _seconds(said):
+            raise ValueError(f"{self.path}: truncated, {_seconds(said):.2f} s expected, {end:.2f} s found")
+
+
+def _seconds(clock):
+    hours, minutes, seconds = clock.split(":")
+    return timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)).total_seconds()
+
+
+def to_tensor(frame):
+    """A decoded frame as it is shown, upright: (3, H, W) RGB in [0, 1]."""
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    return torch.rot90(pixels, frame.rotation // 90).permute(2, 0, 1).float() / 255
+
+
+class Sink:
+    """An H.264 file with the frames given to it and a source's sound; it takes its name when all is written."""
+
+    def __init__(self, path, source, crf=16):
+        self.path, self.source, self.crf = Path(path), source, crf
+        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._stream = self._last = None
+        self._step = 1  # in units of the time base, between the last two frames
+        self._sound = {}
+        self._early = []  # sound packets before the first frame
+        self._packets = 0
+
+    def __enter__(self):
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{self.path.parent}: no such folder")
+        try:
+            self._container = av.open(str(self._partial), "w")
+        except av.FFmpegError as error:
+            raise OSError(f"{self.path}: cannot be written: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.path}: not the name of a video file; try .mp4 or .mkv") from error
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            with suppress(av.FFmpegError):
+                self._container.close()
+            self._partial.unlink(missing_ok=True)
+
+    def _finish(self):
+        if self._stream is None:
+            raise ValueError(f"{self.source.path}: holds no frames")
+        with self._told():
+            self._mux_video(self._stream.encode(None))
+            self._container.close()
+        os.replace(self._partial, self.path)
+
+    @contextmanager
+    def _told(self):
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise OSError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _open_streams(self, height, width, frame):
+        self._stream = self._container.add_stream("libx264", self.source.rate)
+        self._stream.height, self._stream.width = height, width
+        self._stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        self._stream.options = {"crf": str(self.crf), "preset": "medium"}
+        context, theirs = self._stream.codec_context, self.source.video.codec_context
+        context.time_base = frame.time_base
+        context.color_range = frame.color_range
+        context.colorspace = frame.colorspace
+        context.color_primaries = theirs.color_primaries
+        context.color_trc = theirs.color_trc
+        for sound in self.source.sound:
+            self._sound[sound] = self._container.add_stream_from_template(sound)
+
+    def write(self, pixels, like):
+        """Add a frame (3, H, W) in [0, 1] with the time and the colour coding of the decoded frame `like`."""
+        with self._told():
+            if self._stream is None:
+                self._open_streams(*pixels.shape[1:], like)
+                for packet in self._early:
+                    self.write_sound(packet)
+            rgb = np.ascontiguousarray(to_8bit(pixels).permute(1, 2, 0).numpy())
+            frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(
+                format=self._stream.pix_fmt,
+                dst_colorspace=like.colorspace if like.colorspace in tuple(Colorspace) else Colorspace.ITU601,
+                dst_color_range=like.color_range or ColorRange.MPEG,
+            )
+            frame.pts, frame.time_base = self._next_time(like.pts), like.time_base
+            self._mux_video(self._stream.encode(frame))
+
+    def _next_time(self, pts):
+        """The frame's own time, or, where it has none or goes back, as far behind the last as that was."""
+        if pts is None or (self._last is not None and pts <= self._last):
+            pts = 0 if self._last is None else self._last + self._step
+        elif self._last is not None:
+            self._step = pts - self._last
+        self._last = pts
+        return pts
+
+    def _mux_video(self, packets):
+        self._packets += len(packets)
+        self._container.mux(packets)
+
+    def write_sound(self, packet):
+        """Copy a sound packet of the source as it is."""
+        if self._stream is None:
+            self._early.append(packet)
+            return
+        with self._told():
+            packet.stream = self._sound[packet.stream]
+            self._container.mux(packet)
+
+    @property
+    def frames(self):
+        """Frames in the file so far; all of them once it is closed."""
+        return self._packets
+
+
+def deblur_video(source, path, deblurrer, on_frame=lambda before, after: None, max_frames=None):
+    """Deblur an open Source into a new file, frame by frame; as many frames go out as came in.
+
+    Args:
+        source: a Source.
+        path: the file to write, its kind by its ending; nothing is there before all of it is.
+        deblurrer: maps a frame (3, H, W) in [0, 1] to the like.
+        on_frame: called with every frame before and after.
+        max_frames: stop after so many.
+
+    Returns:
+        the number of frames.
+    """
+    frames = 0
+    with Sink(path, source) as sink:
+        for frame, sound in source.packets():
+            if sound is not None:
+                sink.write_sound(sound)
+                continue
+            before = to_tensor(frame)
+            after = deblurrer(before)
+            sink.write(after, frame)
+            on_frame(before, after)
+            frames += 1
+            if frames == max_frames:
+                break
+    if sink.frames != frames:
+        raise RuntimeError(f"{path}: {frames} frames in, {sink.frames} out")
+    return frames

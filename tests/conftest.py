@@ -1,0 +1,48 @@
+"""Every test that takes `device` runs on the CPU, and on CUDA where there is one and the package has kernels for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fac_ext import build_info
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"  # pictures and clips that a clone need not have
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        cuda = torch.cuda.is_available() and build_info()["cuda"]
+        metafunc.parametrize("device", ["cpu", "cuda"] if cuda else ["cpu"])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def stfan():
+    """Runs the command line in a process of its own: stfan("deblur", ...) -> CompletedProcess."""
+
+    def run(*args, **options):
+        command = [sys.executable, "-m", "stfan", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, **options)
+
+    return run
+
+
+@pytest.fixture
+def shared_video():
+    """The path of a real clip by its name; skips where there is none."""
+
+    def find(name):
+        path = SHARED / "videos" / name
+        if not path.exists():
+            pytest.skip(f"{name} is not on this machine")
+        return path
+
+    return find
