@@ -25,12 +25,13 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
 def find_toolkit():
     """(version, root, reason): the CUDA toolkit to build with, or (None, None, why there is none)."""
     wanted = os.environ.get("FAC_EXT_CUDA")
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    nvcc = shutil.which("nvcc", path=os.pathsep.join([f"{home}/bin" for home in homes if home])) or shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    on_path = None if home else shutil.which("nvcc")
+    nvcc = on_path or shutil.which("nvcc", path=f"{home or '/usr/local/cuda'}/bin")
     if wanted == "0":
         reason = "FAC_EXT_CUDA=0"
     elif nvcc is None:
-        reason = "no nvcc found"
+        reason = f"no nvcc found{f' in CUDA_HOME={home}' if home else ''}"
     else:
         say = partial(subprocess.run, capture_output=True, text=True, check=True)
         version = re.search(r"release ([\d.]+)", say([nvcc, "--version"]).stdout).group(1)
@@ -68,7 +69,9 @@ if cuda:
 
 class Build(cpp_extension.BuildExtension):
     def build_extensions(self):
-        kinds = f"CPU and CUDA kernels (CUDA {cuda}: {archs})" if cuda else f"the CPU kernels alone ({reason})"
+        kinds = (
+            f"CPU and CUDA kernels (CUDA {cuda}: {archs})" if cuda else f"the CPU kernels alone ({reason})"
+        )
         print(f"fac_ext: building {kinds} against torch {torch.__version__}", file=sys.stderr)
         super().build_extensions()
 

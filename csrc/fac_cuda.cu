@@ -12,7 +12,8 @@ namespace {
 constexpr unsigned kThreads = 256;
 constexpr int64_t kMaxGridY = 65535;  // planes beyond it are reached by a stride
 
-// K is the kernel size where it is known when compiling, else 0.
+// K is the kernel size where it is known when compiling, else 0. Only a filter's columns are unrolled: all of
+// 7 x 7 at once would spill registers.
 template <int K, typename T>
 __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* output) {
   const int64_t k = K > 0 ? K : s.kernel, pixels = s.height * s.width;
@@ -22,7 +23,7 @@ __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* out
   for (int64_t plane = blockIdx.y; plane < s.batch * s.channels; plane += gridDim.y) {
     const T* taps = filters + plane * k * k * pixels + pixel;
     T sum = 0;
-#pragma unroll
+#pragma unroll 1
     for (int64_t i = 0; i < k; ++i) {
       const int64_t row = source(y + i - k / 2, s.height, s.padding);
 #pragma unroll
@@ -47,7 +48,7 @@ __global__ void grad_input_kernel(Shape s, const T* filters, const T* grad, T* g
     T sum = 0;
     for (int64_t row = rows.first; row < rows.last; ++row)
       for (int64_t column = columns.first; column < columns.last; ++column)
-#pragma unroll
+#pragma unroll 1
         for (int64_t i = 0; i < k; ++i)
 #pragma unroll
           for (int64_t j = 0; j < k; ++j) {  // output pixel (y, x) saw this input pixel through tap (i, j)
@@ -69,7 +70,7 @@ __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* g
   for (int64_t plane = blockIdx.y; plane < s.batch * s.channels; plane += gridDim.y) {
     const T g = grad[plane * pixels + pixel];
     T* taps = grad_filters + plane * k * k * pixels + pixel;
-#pragma unroll
+#pragma unroll 1
     for (int64_t i = 0; i < k; ++i) {
       const int64_t row = source(y + i - k / 2, s.height, s.padding);
 #pragma unroll

@@ -68,4 +68,6 @@ def _check(input, filters, kernel_size, padding_mode):
     if filters.device != input.device:
         raise ValueError(f"fac: filters must be on input's device {input.device}, got {filters.device}")
     if input.is_cuda and _C.build_info()["cuda"] is None:
-        raise RuntimeError("fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH")
+        raise RuntimeError(
+            "fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH"
+        )

@@ -18,7 +18,10 @@ from rich.progress import (
 )
 
 app = typer.Typer(
-    help="Video deblurring with STFAN.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Video deblurring with STFAN.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -54,7 +57,12 @@ def deblur(
     with Source(video) as source:
         deblurrer = Deblurrer(load(weights, device))
         total = min(filter(None, (source.expected_frames, max_frames)), default=None)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(TextColumn(video.name), *columns, console=screen) as progress:
             task = progress.add_task("", total=total, speed="")
             started = time.monotonic()
@@ -96,7 +104,9 @@ class Most:
 @app.command()
 def train(
     root: Annotated[Path, typer.Argument(help="Clips: ROOT/{train,test}/<clip>/{input,GT}/<frame>.png")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The weight file to write; a card goes beside it.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The weight file to write; a card goes beside it.")
+    ],
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 55.0,
     crop: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels, a multiple of 4.")] = 96,
     lr: Annotated[float, typer.Option(help="The first learning rate of Adam.")] = 2.5e-4,
@@ -123,7 +133,14 @@ def synth(
     from stfan.synth import synthesize_set
 
     synthesize_set(
-        pictures, root, clips, test_clips, frames, size, seed, lambda jobs: track(jobs, "clips", console=screen)
+        pictures,
+        root,
+        clips,
+        test_clips,
+        frames,
+        size,
+        seed,
+        lambda jobs: track(jobs, "clips", console=screen),
     )
     print(root)
 

@@ -35,7 +35,9 @@ def find_clips(root, part):
     for clip in sorted(path for path in folder.iterdir() if path.is_dir()):
         blurry, sharp = (sorted(path for path in (clip / name).glob("*.*")) for name in ("input", "GT"))
         if not blurry or [path.stem for path in blurry] != [path.stem for path in sharp]:
-            raise ValueError(f"{clip}: input has {len(blurry)} frames, GT {len(sharp)}; every frame needs both")
+            raise ValueError(
+                f"{clip}: input has {len(blurry)} frames, GT {len(sharp)}; every frame needs both"
+            )
         clips[clip.name] = blurry, sharp
     if not clips:
         raise ValueError(f"{folder}: holds no clips")
@@ -62,4 +64,6 @@ def augment(blurry, sharp, crop, generator):
     def crops(top, left):
         return [clip[..., top : top + crop, left : left + crop].flip(axes) for clip in (blurry, sharp)]
 
-    return max((crops(*corner) for corner in corners), key=lambda pair: float((pair[0] - pair[1]).abs().mean()))
+    return max(
+        (crops(*corner) for corner in corners), key=lambda pair: float((pair[0] - pair[1]).abs().mean())
+    )

@@ -23,7 +23,9 @@ def to_linear(srgb):
 
 def to_srgb(linear):
     linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+    return torch.where(
+        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055
+    )
 
 
 def camera_path(steps, speed, generator):
@@ -60,7 +62,9 @@ def synthesize(picture, frames, size, generator):
 
     light = to_linear(picture.float() / 255)
     scale = max(uniform(0.3, 0.8), 1.5 * size / min(picture.shape[1:]))
-    light = F.interpolate(light[None], scale_factor=scale, mode="bilinear", antialias=True, align_corners=False)
+    light = F.interpolate(
+        light[None], scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
+    )
     height, width = light.shape[2:]
 
     speed = 2.5 * (25 / 2.5) ** uniform(0, 1)  # pixels per frame

@@ -91,7 +91,9 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
     slow = [*model.align[-1:], *model.deblur[-1:], model.align_summary, model.fusion]
     slow = [parameter for layer in slow for parameter in layer.parameters()]
     fast = [parameter for parameter in model.parameters() if all(parameter is not other for other in slow)]
-    optimiser = torch.optim.Adam([{"params": fast, "scale": 1.0}, {"params": slow, "scale": SLOW}], betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(
+        [{"params": fast, "scale": 1.0}, {"params": slow, "scale": SLOW}], betas=(0.9, 0.99)
+    )
     started = reported = time.monotonic()
     steps, curve, losses, gains = 0, [], [], []
 
@@ -106,7 +108,13 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
         state = None
         for current, target in zip(blurry.split(WINDOW), sharp.split(WINDOW), strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = group["scale"] * lr * 0.5 * (1 + math.cos(math.pi * min(progress(), 1))) * min(1, (steps + 1) / 200)
+                group["lr"] = (
+                    group["scale"]
+                    * lr
+                    * 0.5
+                    * (1 + math.cos(math.pi * min(progress(), 1)))
+                    * min(1, (steps + 1) / 200)
+                )
             loss = 0
             with torch.autocast(blurry.device.type, torch.bfloat16):
                 state = model.initial_state(previous) if state is None else state
@@ -115,7 +123,9 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
                     loss = loss + F.l1_loss(output, truth) / len(current)
                     output, previous = output.clamp(0, 1), frame
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"step {steps}: the loss is {float(loss.detach())} on {paths[0][0].parent.parent}")
+                raise FloatingPointError(
+                    f"step {steps}: the loss is {float(loss.detach())} on {paths[0][0].parent.parent}"
+                )
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -126,18 +136,33 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
             steps += 1
         if time.monotonic() - reported > 30 or progress() >= 1:
             reported = time.monotonic()
-            curve.append({"step": steps, "loss": sum(losses) / len(losses), "gain_db": sum(gains) / len(gains)})
+            curve.append(
+                {"step": steps, "loss": sum(losses) / len(losses), "gain_db": sum(gains) / len(gains)}
+            )
             losses, gains = [], []
-            report(f"{progress():4.0%}  step {steps}  L1 {curve[-1]['loss']:.5f}  gain {curve[-1]['gain_db']:+.2f} dB")
+            report(
+                f"{progress():4.0%}  step {steps}  L1 {curve[-1]['loss']:.5f}  gain {curve[-1]['gain_db']:+.2f} dB"
+            )
             weights.save(model, out)
 
     model = weights.load(out)  # as it will be used: rounded to half precision
     scores = evaluate(model, test_clips)
-    mean = {side: round(sum(score[side] for score in scores.values()) / len(scores), 3) for side in ("input", "output")}
+    mean = {
+        side: round(sum(score[side] for score in scores.values()) / len(scores), 3)
+        for side in ("input", "output")
+    }
     card = {
         "preset": "article",
         "parameters": weights.count(model),
-        "recipe": {"loss": "L1", "minutes": minutes, "crop": crop, "lr": lr, "seed": seed, "window": WINDOW, "steps": steps},
+        "recipe": {
+            "loss": "L1",
+            "minutes": minutes,
+            "crop": crop,
+            "lr": lr,
+            "seed": seed,
+            "window": WINDOW,
+            "steps": steps,
+        },
         "data": json.loads((Path(root) / "clips.json").read_text()),
         "date": date.today().isoformat(),
         "device": device,

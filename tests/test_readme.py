@@ -1,0 +1,47 @@
+"""The README's code runs, and its figures are those of the committed files."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from conftest import ROOT
+from stfan import weights
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
+def test_code_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_benchmark_is_the_committed_one():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from bench_fac import table
+
+    (name,) = re.findall(r"benchmarks/results/([a-z0-9-]+\.json)", README)
+    figures = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+    assert table(figures["results"]) in README
+    assert figures["environment"]["date"] in README and figures["environment"]["device"] in README
+
+
+def test_scores_are_the_cards():
+    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    mean, clips = card["psnr"]["mean"], card["psnr"]["clips"]
+    worse = sum(score["output"] < score["input"] for score in clips.values())
+    wanted = (
+        f"{len(clips)} clips",
+        f"from {mean['input']:.2f} to {mean['output']:.2f} dB",
+        f"{worse} of the {len(clips)} became worse",
+        f"{card['recipe']['steps']:,} steps",
+    )
+    for words in wanted:
+        assert words in re.sub(r"\s+", " ", README), words
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
