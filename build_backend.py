@@ -11,17 +11,15 @@ import sysconfig
 from importlib.machinery import PathFinder
 
 from setuptools.build_meta import *  # noqa: F403
-from setuptools.build_meta import get_requires_for_build_wheel as _requires
 
-_TORCH = "torch>=2.10"
-_places = [place for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]
+_places = list({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _found = PathFinder.find_spec("torch", [*sys.path, *_places]) is not None
 if _found:
     sys.path += [place for place in _places if place not in sys.path]
 
 
-def get_requires_for_build_wheel(config_settings=None):
-    return _requires(config_settings) + ([] if _found else [_TORCH])
+def _requirements(config_settings=None):
+    return [] if _found else ["torch>=2.10"]
 
 
-get_requires_for_build_editable = get_requires_for_build_wheel
+get_requires_for_build_wheel = get_requires_for_build_editable = get_requires_for_build_sdist = _requirements

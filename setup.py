@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch.utils import cpp_extension
 VERSION = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M).group(1)
 ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # and PTX of the last
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
+if not Path(sysconfig.get_path("include"), "Python.h").exists():
+    sys.exit("fac_ext: Python's C headers are missing (Debian and Ubuntu: apt-get install python3-dev)")
 
 
 def find_toolkit():

@@ -111,6 +111,17 @@ def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
         assert said.split()[-2:] == ["4.0", "None"]
 
 
+def test_without_torch_the_build_asks_for_it():
+    """The hooks answer before torch is there to be imported."""
+    code = "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist())"
+    hide = (
+        "from importlib.machinery import PathFinder as P; find = P.find_spec; "
+        "P.find_spec = lambda name, *a: None if name.startswith('torch') else find(name, *a); "
+    )
+    assert run(sys.executable, "-c", code, cwd=ROOT).strip() == "[] []"
+    assert run(sys.executable, "-c", hide + code, cwd=ROOT).strip() == "['torch>=2.10'] ['torch>=2.10']"
+
+
 def test_cuda_can_be_demanded(tmp_path):
     """FAC_EXT_CUDA=1 without an nvcc is an error in words."""
     environment = os.environ | {"FAC_EXT_CUDA": "1", "CUDA_HOME": str(tmp_path)}
