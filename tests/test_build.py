@@ -113,7 +113,9 @@ def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
 
 def test_without_torch_the_build_asks_for_it():
     """The hooks answer before torch is there to be imported."""
-    code = "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist())"
+    code = (
+        "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist())"
+    )
     hide = (
         "from importlib.machinery import PathFinder as P; find = P.find_spec; "
         "P.find_spec = lambda name, *a: None if name.startswith('torch') else find(name, *a); "

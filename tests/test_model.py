@@ -44,9 +44,9 @@ class Article(nn.Module):
         self.deblurring = nn.Sequential(stage(conv(256, 128), 128), nn.Conv2d(128, 128 * k * k, 1))
         self.memory = conv(256, 128)
         self.up_half = nn.ConvTranspose2d(256, 64, 4, 2, 1)
-        self.half = nn.Sequential(Residual(64), Residual(64))
+        self.at_half = nn.Sequential(Residual(64), Residual(64))
         self.up_full = nn.ConvTranspose2d(64, 32, 3, 2, 1)
-        self.full = nn.Sequential(Residual(32), Residual(32))
+        self.at_full = nn.Sequential(Residual(32), Residual(32))
         self.residual = conv(32, 3)
 
     def forward(self, previous, current, previous_output, state):
@@ -57,8 +57,8 @@ class Article(nn.Module):
         fused = torch.cat(
             (fac_reference(state, align, self.k), fac_reference(self.image(current), deblur, self.k)), dim=1
         )
-        x = self.half(self.up_half(fused, output_size=(height // 2, width // 2)))
-        x = self.full(self.up_full(x, output_size=(height, width)))
+        x = self.at_half(self.up_half(fused, output_size=(height // 2, width // 2)))
+        x = self.at_full(self.up_full(x, output_size=(height, width)))
         return self.residual(x) + current, self.memory(fused)
 
 

@@ -52,8 +52,9 @@ def test_synthesis_is_reproducible_and_blurs(pictures):
     assert not torch.equal(pairs[0][0], pairs[2][0])
     assert pairs[0][0].shape == pairs[0][1].shape == (4, 3, 48, 48)
 
-    def detail(frames):
-        return float(frames.float().diff(dim=-1).abs().mean() + frames.float().diff(dim=-2).abs().mean())
+    def detail(frames):  # without the noise
+        frames = torch.nn.functional.avg_pool2d(frames.float(), 3, 1)
+        return float(frames.diff(dim=-1).abs().mean() + frames.diff(dim=-2).abs().mean())
 
     many = [synthesize(picture, 4, 48, torch.Generator().manual_seed(seed)) for seed in range(8)]
     assert sum(detail(b) for b, _ in many) < 0.95 * sum(detail(s) for _, s in many)
