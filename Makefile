@@ -11,8 +11,8 @@ PY := .venv/bin/python
 
 VIDEO ?= demo/bikes.mp4
 name := $(basename $(notdir $(VIDEO)))
-# the default clip is cut short: on two cores a frame takes seconds
-FRAMES ?= $(if $(filter demo/bikes.mp4,$(VIDEO)),--max-frames 40)
+# of the default clip the first shot: on two cores a frame takes 2 s
+FRAMES ?= $(if $(filter demo/bikes.mp4,$(VIDEO)),--max-frames 30)
 
 .PHONY: demo test check bench gpu clean
 

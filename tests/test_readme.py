@@ -32,7 +32,17 @@ def test_scores_are_the_cards():
     card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
     mean, clips = card["psnr"]["mean"], card["psnr"]["clips"]
     worse = sum(score["output"] < score["input"] for score in clips.values())
+    gains = [score["output"] - score["input"] for score in clips.values() if score["input"] < 28]
+    pictures = {
+        part: {f for clip, f in card["data"]["clips"].items() if clip.startswith(part)}
+        for part in ("train", "test")
+    }
+    assert set(card["data"]["pictures"]) == pictures["train"] | pictures["test"]
     wanted = (
+        f"made of {len(pictures['train'])} pictures",
+        f"of {len(pictures['test'])} other pictures",
+        f"gain {min(gains):.2f} to {max(gains):.2f} dB",
+        f"in {card['recipe']['minutes']:.0f} minutes on two CPU cores",
         f"{len(clips)} clips",
         f"from {mean['input']:.2f} to {mean['output']:.2f} dB",
         f"{worse} of the {len(clips)} became worse",
