@@ -2,7 +2,8 @@
 # make test    set up, then run all tests
 # make check   the linters
 # make bench   time and memory of fac beside its peers
-# make gpu     on a machine with a GPU and torch >= 2.10 installed, no network needed: build, test, sanitize, benchmark
+# make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
+#              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -10,9 +11,7 @@ COMMIT ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 PY := .venv/bin/python
 
 VIDEO ?= demo/bikes.mp4
-name := $(basename $(notdir $(VIDEO)))
-# of the default clip the first shot: on two cores a frame takes 2 s
-FRAMES ?= $(if $(filter demo/bikes.mp4,$(VIDEO)),--max-frames 30)
+ours := $(filter demo/bikes.mp4,$(VIDEO))
 
 .PHONY: demo test check bench gpu clean
 
@@ -23,9 +22,11 @@ FRAMES ?= $(if $(filter demo/bikes.mp4,$(VIDEO)),--max-frames 30)
 	$(PY) -c "import fac_ext; print('fac_ext:', fac_ext.build_info())"
 	touch $@
 
-demo: .venv/ready $(VIDEO)
+# of our own clip the first shot: on two cores a frame takes 2 s
+demo: .venv/ready $(ours)
 	mkdir -p demo
-	.venv/bin/stfan deblur "$(VIDEO)" -o "demo/$(name)_deblurred.mp4" --picture "demo/$(name).png" $(FRAMES) --overwrite
+	name=$$(basename "$(VIDEO)"); name="demo/$${name%.*}"; .venv/bin/stfan deblur "$(VIDEO)" \
+		-o "$${name}_deblurred.mp4" --picture "$$name.png" --overwrite $(if $(ours),--max-frames 30)
 
 demo/bikes.mp4: | .venv/ready
 	mkdir -p demo

@@ -6,13 +6,19 @@ not the place: if torch is installed where this Python keeps its packages, that 
 sys.path and torch is not asked for.
 """
 
+import site
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
+from pathlib import Path
 
 from setuptools.build_meta import *  # noqa: F403
 
-_places = list({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_venv = Path(sys.prefix, "pyvenv.cfg")
+_places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+if not _venv.exists() or "include-system-site-packages = true" in _venv.read_text():
+    base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
+    _places += [sysconfig.get_path("purelib", vars=base), site.getusersitepackages()]
 _found = PathFinder.find_spec("torch", [*sys.path, *_places]) is not None
 if _found:
     sys.path += [place for place in _places if place not in sys.path]

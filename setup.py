@@ -26,54 +26,61 @@ if not Path(sysconfig.get_path("include"), "Python.h").exists():
 
 
 def find_toolkit():
-    """(version, root, reason): the CUDA toolkit to build with, or (None, None, why there is none)."""
-    wanted = os.environ.get("FAC_EXT_CUDA")
+    """nvcc's version, the toolkit's root, its static runtime and the architectures; LookupError says why there is none."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = None if home else shutil.which("nvcc")
     nvcc = on_path or shutil.which("nvcc", path=f"{home or '/usr/local/cuda'}/bin")
-    if wanted == "0":
-        reason = "FAC_EXT_CUDA=0"
-    elif nvcc is None:
-        reason = f"no nvcc found{f' in CUDA_HOME={home}' if home else ''}"
-    else:
-        say = partial(subprocess.run, capture_output=True, text=True, check=True)
-        version = re.search(r"release ([\d.]+)", say([nvcc, "--version"]).stdout).group(1)
-        root = re.search(r"TOP=(.*)", say([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]).stderr).group(1)
-        theirs = torch.version.cuda
-        if theirs is None or theirs.split(".")[0] == version.split(".")[0]:
-            return version, Path(root).resolve(), None
-        reason = f"nvcc is {version}, torch's CUDA is {theirs}"
-    if wanted == "1":
-        sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {reason}; set CUDA_HOME to a CUDA toolkit that fits")
-    return None, None, reason
+    if os.environ.get("FAC_EXT_CUDA") == "0":
+        raise LookupError("FAC_EXT_CUDA=0")
+    if nvcc is None:
+        raise LookupError(f"no nvcc found{f' in CUDA_HOME={home}' if home else ''}")
+    say = partial(subprocess.run, capture_output=True, text=True, check=True)
+    version = re.search(r"release ([\d.]+)", say([nvcc, "--version"]).stdout).group(1)
+    theirs = torch.version.cuda
+    if int(version.split(".")[0]) < 12:
+        raise LookupError(f"nvcc is {version}, C++20 needs 12.0")
+    if theirs is not None and theirs.split(".")[0] != version.split(".")[0]:
+        raise LookupError(f"nvcc is {version}, torch's CUDA is {theirs}")
+    root = Path(
+        re.search(r"TOP=(.*)", say([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]).stderr).group(1)
+    ).resolve()
+    places = (f"{place}/libcudart_static.a" for place in ("lib64", "lib", "targets/*/lib"))
+    runtime = next((path for place in places for path in root.glob(place)), None)
+    if runtime is None:
+        raise LookupError(f"{root} has no libcudart_static.a")
+    known = say([nvcc, "--list-gpu-code"]).stdout.split()
+    return version, root, runtime, [arch for arch in ARCHS if f"sm_{arch}" in known]
 
 
-cuda, toolkit, reason = find_toolkit()
-archs = ""
+cuda = archs = why_not = ""
+try:
+    cuda, root, runtime, known = find_toolkit()
+except LookupError as reason:
+    why_not = str(reason)
+    if os.environ.get("FAC_EXT_CUDA") == "1":
+        sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {why_not}; set CUDA_HOME to a CUDA toolkit that fits")
 sources = ["csrc/fac_cpu.cpp", "csrc/ops.cpp"]
 flags = {"cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", "-std=c++20"]}
 # libtorch whole, so that its CUDA half is in scope where it has one; not libtorch_python, which has no stable ABI
 link = ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
 if cuda:
-    cpp_extension.CUDA_HOME = str(toolkit)  # torch leaves it empty in its CPU builds
+    cpp_extension.CUDA_HOME = str(root)  # torch leaves it empty in its CPU builds
     sources += ["csrc/fac_cuda.cu", "csrc/ops_cuda.cpp"]
-    places = ("lib64", "lib", "targets/*/lib")
-    runtime = next(path for place in places for path in toolkit.glob(f"{place}/libcudart_static.a"))
     link += [str(runtime), "-lrt", "-ldl", "-lpthread"]
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if not archs and torch.cuda.is_available():
         archs = ".".join(map(str, torch.cuda.get_device_capability()))
         flags["nvcc"] += ["-arch=sm_" + archs.replace(".", "")]
     elif not archs:
-        archs = " ".join(ARCHS) + "+PTX"
-        flags["nvcc"] += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
-        flags["nvcc"] += [f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}", "--threads=0"]
+        archs = " ".join(known) + "+PTX"
+        flags["nvcc"] += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in known]
+        flags["nvcc"] += [f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}", "--threads=0"]
 
 
 class Build(cpp_extension.BuildExtension):
     def build_extensions(self):
         kinds = (
-            f"CPU and CUDA kernels (CUDA {cuda}: {archs})" if cuda else f"the CPU kernels alone ({reason})"
+            f"CPU and CUDA kernels (CUDA {cuda}: {archs})" if cuda else f"the CPU kernels alone ({why_not})"
         )
         print(f"fac_ext: building {kinds} against torch {torch.__version__}", file=sys.stderr)
         super().build_extensions()
@@ -88,7 +95,7 @@ extension = Extension(
     library_dirs=cpp_extension.library_paths(),
     define_macros=[
         ("FAC_EXT_VERSION", f'"{VERSION}"'),
-        ("FAC_EXT_CUDA", f'"{cuda or ""}"'),
+        ("FAC_EXT_CUDA", f'"{cuda}"'),
         ("FAC_EXT_ARCHS", f'"{archs}"'),
     ],
     extra_compile_args=flags,

@@ -79,6 +79,12 @@ def parse(arguments=None):
         parser.error("--kernel-size must be positive and odd")
     if options.repeats < 1:
         parser.error("--repeats must be positive")
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
+        parser.error("--device must be cpu, cuda or cuda:N")
+    if options.device != "cpu" and int(options.device[5:] or 0) >= torch.cuda.device_count():
+        parser.error(f"--device {options.device}: torch sees {torch.cuda.device_count()} CUDA devices")
     return options
 
 
@@ -298,7 +304,8 @@ def main():
             json.dumps({"environment": facts, "settings": settings, "results": results}, indent=1) + "\n"
         )
         print(path)
+    return 1 if isinstance(results.get("fac"), str) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -35,7 +35,8 @@ def fac(input, filters, kernel_size, *, padding_mode="zeros"):
         RuntimeError: a CUDA tensor where the package was built without CUDA.
     """
     _check_types(input, filters, kernel_size)
-    if torch.is_autocast_enabled(input.device.type):
+    kind = input.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         input, filters = (t.float() if t.dtype in HALVES else t for t in (input, filters))
     _check(input, filters, kernel_size, padding_mode)
     return derivatives.fac(input, filters, kernel_size, PADDING[padding_mode])
@@ -55,7 +56,7 @@ def _check(input, filters, kernel_size, padding_mode):
             raise TypeError(f"fac: {name} must be float32 or float64, got {tensor.dtype}")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"fac: kernel_size must be positive and odd, got {kernel_size}")
-    if padding_mode not in PADDING:
+    if not isinstance(padding_mode, str) or padding_mode not in PADDING:
         raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING)}, got {padding_mode!r}")
     if input.dim() != 4:
         raise ValueError(f"fac: input must be (N, C, H, W), got {tuple(input.shape)}")

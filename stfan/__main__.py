@@ -13,6 +13,8 @@ def main():
         cli.main()
     except ModuleNotFoundError as error:
         sys.exit(f"stfan: the command line needs {error.name}; run: pip install 'fac-ext[video]'")
+    except ImportError as error:
+        sys.exit(f"stfan: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: stfan deblur, stfan train, stfan data synth."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ app = typer.Typer(
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
 app.add_typer(data, name="data")
 screen = Console(stderr=True)
+PICTURES = (".png", ".jpg", ".jpeg")
 
 
 @app.command()
@@ -44,15 +46,21 @@ def deblur(
 ):
     """Deblur a video: as many frames out as in, times and sound kept."""
     from stfan.stream import Deblurrer
-    from stfan.video import Source, deblur_video
+    from stfan.video import Source, check_name, deblur_video
     from stfan.weights import load
 
     out = out or video.with_name(f"{video.stem}_deblurred.mp4")
-    for path in (out, picture):
-        if path is not None and path.exists() and not overwrite:
+    check_name(out)
+    if picture is not None and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
+        raise ValueError(
+            f"{picture}: --picture must be a file in a folder that exists, {' or '.join(PICTURES)}"
+        )
+    for path in filter(None, (out, picture)):
+        if path.exists() and video.exists() and path.samefile(video):
+            raise ValueError(f"{path}: would replace its own input")
+        if path.exists() and not overwrite:
             raise FileExistsError(f"{path}: exists already; --overwrite replaces it")
-    if out.exists() and video.exists() and out.samefile(video):
-        raise ValueError(f"{out}: would replace its own input")
+    check_device(device)
     best = Most()
     with Source(video) as source:
         deblurrer = Deblurrer(load(weights, device))
@@ -63,16 +71,17 @@ def deblur(
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         )
-        with Progress(TextColumn(video.name), *columns, console=screen) as progress:
-            task = progress.add_task("", total=total, speed="")
+        name = TextColumn("{task.description}", markup=False)
+        with Progress(
+            name, *columns, console=screen, transient=True, disable=not screen.is_terminal
+        ) as progress:
+            task = progress.add_task(video.name, total=total, speed="")
             started = time.monotonic()
 
             def on_frame(before, after):
-                progress.advance(task)
-                done = progress.tasks[task].completed
-                progress.update(task, speed=f"{(time.monotonic() - started) / done:.2f} s/frame")
-                if picture is not None:
-                    best.see(before, after)
+                best.see(before, after)
+                speed = (time.monotonic() - started) / best.seen
+                progress.update(task, advance=1, speed=f"{speed:.2f} s/frame")
 
             frames = deblur_video(source, out, deblurrer, on_frame, max_frames)
             seconds = time.monotonic() - started
@@ -80,6 +89,18 @@ def deblur(
     if picture is not None:
         best.save(picture)
         print(f"{picture}: frame {best.frame}, before (left) and after (right)")
+
+
+def check_device(device):
+    """Refuse a device that is not here, in words."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
 
 
 class Most:
@@ -98,7 +119,9 @@ class Most:
         from stfan.clips import write_image
         from stfan.metrics import to_8bit
 
-        write_image(path, to_8bit(torch.cat(self.pair, 2)))
+        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        write_image(partial, to_8bit(torch.cat(self.pair, 2)))
+        os.replace(partial, path)
 
 
 @app.command()
@@ -116,6 +139,7 @@ def train(
     """Train the default network for a while, and judge it on the test clips."""
     from stfan.train import train
 
+    check_device(device)
     train(root, out, minutes, crop, lr, seed, device, report=print)
 
 

@@ -61,6 +61,8 @@ class STFAN(nn.Module):
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"STFAN: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"STFAN: kernel_size must be a positive odd int, got {kernel_size!r}")
         taps = 128 * kernel_size**2
         self.kernel_size = kernel_size
         self.features = _encoder(3)
@@ -84,7 +86,17 @@ class STFAN(nn.Module):
 
         For the first frame give it as all three images, with :meth:`initial_state`.
         """
-        _check_frame(current)
+        self._check_frame("current", current)
+        b, _, h, w = current.shape
+        for name, tensor, wanted in (
+            ("previous", previous, (b, 3, h, w)),
+            ("previous_output", previous_output, (b, 3, h, w)),
+            ("state", state, (b, 128, h // 4, w // 4)),
+        ):
+            if tuple(tensor.shape) != wanted:
+                raise ValueError(
+                    f"STFAN: {name} must be {wanted} to go with current, got {tuple(tensor.shape)}"
+                )
         features = self.features(current)
         motion = self.motion(torch.cat([previous_output, previous, current], 1))
         align = self.align(motion)
@@ -96,13 +108,15 @@ class STFAN(nn.Module):
 
     def initial_state(self, frame):
         """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
-        _check_frame(frame)
+        self._check_frame("frame", frame)
         features = self.features(frame)
         return self.fusion(torch.cat([features, features], 1))
 
-
-def _check_frame(frame):
-    if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
-        raise ValueError(
-            f"STFAN: frames must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
-        )
+    def _check_frame(self, name, frame):
+        dtype = self.fusion.weight.dtype
+        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
+            raise ValueError(
+                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
+            )
+        if frame.dtype != dtype and not torch.is_autocast_enabled(frame.device.type):
+            raise TypeError(f"STFAN: {name} must be {dtype} as the weights are, got {frame.dtype}")

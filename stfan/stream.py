@@ -30,13 +30,14 @@ class Deblurrer:
         height, width = frame.shape[1:]
         current = F.pad(frame[None], (0, -width % 4, 0, -height % 4), mode="replicate")
         current = current.to(next(self.model.parameters()).device)
-        if self._previous is None:
-            self._previous = self._output = current
-            self._state = self.model.initial_state(current)
-        if current.shape != self._previous.shape:
+        previous, output, state = self._previous, self._output, self._state
+        if previous is None:
+            previous = output = current
+            state = self.model.initial_state(current)
+        if current.shape != previous.shape:
             raise ValueError(
                 f"Deblurrer: the frame's size changed to {width}x{height}; call reset() before a new video"
             )
-        output, self._state = self.model(self._previous, current, self._output, self._state)
-        self._previous, self._output = current, output.clamp(0, 1)
+        output, state = self.model(previous, current, output, state)
+        self._previous, self._output, self._state = current, output.clamp(0, 1), state
         return self._output[0, :, :height, :width].to(frame.device)

@@ -85,6 +85,10 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
     """
     train_clips, test_clips = list(find_clips(root, "train").values()), find_clips(root, "test")
     out = Path(out)
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise ValueError(f"{out}: must be a file *.safetensors in a folder that exists")
+    origin = Path(root, "clips.json")  # of synthesised clips
+    data = json.loads(origin.read_text()) if origin.exists() else {"clips": {}}
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = initialise(STFAN()).to(device)
@@ -145,8 +149,9 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
             )
             weights.save(model, out)
 
-    model = weights.load(out)  # as it will be used: rounded to half precision
-    scores = evaluate(model, test_clips)
+    weights.save(model, out)
+    model = weights.load(out, device)  # as it will be used: rounded to half precision
+    scores = evaluate(model, test_clips, device)
     mean = {
         side: round(sum(score[side] for score in scores.values()) / len(scores), 3)
         for side in ("input", "output")
@@ -163,7 +168,7 @@ def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", rep
             "window": WINDOW,
             "steps": steps,
         },
-        "data": json.loads((Path(root) / "clips.json").read_text()),
+        "data": data,
         "date": date.today().isoformat(),
         "device": device,
         "threads": torch.get_num_threads(),

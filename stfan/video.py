@@ -8,15 +8,16 @@ where every H.264 player looks for them and where FFmpeg, unasked, does not put 
 
 import os
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 from av.filter import Graph
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Interpolation
 
+from stfan.containers import missing_bytes
 from stfan.metrics import to_8bit
 
 EXACT = (
@@ -25,7 +26,9 @@ EXACT = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
+NAMES = (".mp4", ".m4v", ".mov", ".mkv")  # of containers that keep H.264 and its times
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc"}  # ITU-T H.273
+UNSPECIFIED = 2
 
 
 class Source:
@@ -39,23 +42,21 @@ class Source:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: {'is a folder' if self.path.is_dir() else 'no such file'}")
+        missing = missing_bytes(self.path)
+        if missing:
+            raise ValueError(f"{path}: truncated, {missing} bytes are missing")
         try:
-            self.container = av.open(str(path))
+            self.container = av.open(f"file:{path}")  # or FFmpeg takes a name with a colon for an address
         except av.FFmpegError as error:
             raise ValueError(f"{path}: not a video, or truncated: {error.strerror}") from error
         pictures = self.container.format.name.endswith("_pipe") or self.container.format.name == "image2"
-        if pictures or not self.container.streams.video:
+        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        if pictures or not streams:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
-        self.video = self.container.streams.video[0]
+        self.video = streams[0]
         self.video.thread_type = "AUTO"
         self.sound = list(self.container.streams.audio)
-        ends = [entry.pos + entry.size for entry in self.video.index_entries]
-        if ends and max(ends) > self.path.stat().st_size:
-            self.container.close()
-            raise ValueError(
-                f"{path}: truncated, {max(ends)} bytes expected, {self.path.stat().st_size} found"
-            )
 
     @property
     def rate(self):
@@ -91,14 +92,6 @@ class Source:
             raise ValueError(
                 f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}"
             ) from error
-        said = self.video.metadata.get("DURATION")  # Matroska
-        if said and end + 3 / self.rate < _seconds(said):
-            raise ValueError(f"{self.path}: truncated, {_seconds(said):.2f} s expected, {end:.2f} s found")
-
-
-def _seconds(clock):
-    hours, minutes, seconds = clock.split(":")
-    return timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)).total_seconds()
 
 
 def to_tensor(frame):
@@ -127,6 +120,16 @@ def _to_yuv(width, height, pix_fmt, like):
     return graph
 
 
+def check_name(path):
+    """Refuse, before any work is done, a file name that no video can be written to."""
+    if path.suffix.lower() not in NAMES:
+        raise ValueError(f"{path}: not the name of a video file; it should end in {', '.join(NAMES)}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+
+
 class Sink:
     """An H.264 file with the frames given to it and a source's sound; it takes its name when all is written."""
 
@@ -134,20 +137,15 @@ class Sink:
         self.path, self.source, self.crf = Path(path), source, crf
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._stream = self._last = None
-        self._step = 1  # in units of the time base, between the last two frames
+        self._step = max(1, round(1 / (source.rate * source.video.time_base)))  # between the last two frames
         self._sound = {}
         self._early = []  # sound packets before the first frame
         self._packets = 0
 
     def __enter__(self):
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"{self.path.parent}: no such folder")
-        try:
-            self._container = av.open(str(self._partial), "w")
-        except av.FFmpegError as error:
-            raise OSError(f"{self.path}: cannot be written: {error.strerror}") from error
-        except ValueError as error:
-            raise ValueError(f"{self.path}: not the name of a video file; try .mp4 or .mkv") from error
+        check_name(self.path)
+        with self._told():
+            self._container = av.open(f"file:{self._partial}", "w")
         return self
 
     def __exit__(self, kind, *_):
@@ -172,7 +170,11 @@ class Sink:
         try:
             yield
         except (av.FFmpegError, ValueError) as error:
-            raise OSError(f"{self.path}: cannot be written: {error}") from error
+            reason = getattr(error, "strerror", None) or str(error)
+            if self._sound and not self._packets:
+                names = ", ".join(sound.codec_context.name for sound in self._sound)
+                reason += f" (perhaps {self.path.suffix} does not take {names} sound; .mkv takes any)"
+            raise OSError(f"{self.path}: cannot be written: {reason}") from error
 
     def _open_streams(self, height, width, frame):
         self._stream = self._container.add_stream("libx264", self.source.rate)
@@ -182,7 +184,10 @@ class Sink:
         context, theirs = self._stream.codec_context, self.source.video.codec_context
         context.time_base = frame.time_base
         context.color_range = frame.color_range
-        context.colorspace = frame.colorspace
+        context.colorspace = frame.colorspace if int(frame.colorspace) in MATRICES else UNSPECIFIED
+        aspect = theirs.sample_aspect_ratio
+        if aspect:
+            context.sample_aspect_ratio = 1 / aspect if frame.rotation % 180 else aspect
         context.color_primaries = theirs.color_primaries
         context.color_trc = theirs.color_trc
         for sound in self.source.sound:
@@ -212,8 +217,8 @@ class Sink:
         return pts
 
     def _mux_video(self, packets):
-        self._packets += len(packets)
         self._container.mux(packets)
+        self._packets += len(packets)
 
     def write_sound(self, packet):
         """Copy a sound packet of the source as it is."""
@@ -238,7 +243,7 @@ def deblur_video(source, path, deblurrer, on_frame=lambda before, after: None, m
         path: the file to write, its kind by its ending; nothing is there before all of it is.
         deblurrer: maps a frame (3, H, W) in [0, 1] to the like.
         on_frame: called with every frame before and after.
-        max_frames: stop after so many.
+        max_frames: stop before the frame after so many.
 
     Returns:
         the number of frames.
@@ -249,13 +254,13 @@ def deblur_video(source, path, deblurrer, on_frame=lambda before, after: None, m
             if sound is not None:
                 sink.write_sound(sound)
                 continue
+            if frames == max_frames:
+                break
             before = to_tensor(frame)
             after = deblurrer(before)
             sink.write(after, frame)
             on_frame(before, after)
             frames += 1
-            if frames == max_frames:
-                break
     if sink.frames != frames:
         raise RuntimeError(f"{path}: {frames} frames in, {sink.frames} out")
     return frames

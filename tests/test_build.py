@@ -111,6 +111,40 @@ def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
         assert said.split()[-2:] == ["4.0", "None"]
 
 
+def fake_toolkit(folder, version, architectures):
+    """An nvcc that answers as one of that version would."""
+    (folder / "bin").mkdir()
+    (folder / "lib64").mkdir()
+    (folder / "lib64" / "libcudart_static.a").touch()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text(
+        f"""#!/bin/sh
+case "$1" in
+--version) echo "Cuda compilation tools, release {version}, V{version}.1" ;;
+--dryrun) echo "#$ TOP={folder}" >&2 ;;
+--list-gpu-code) echo {architectures} ;;
+esac
+"""
+    )
+    nvcc.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("version", "architectures", "words"),
+    [
+        ("12.4", "sm_50 sm_75 sm_80 sm_90", "'75 80 90+PTX'"),
+        ("11.8", "sm_75 sm_80", "nvcc is 11.8, C++20 needs 12.0"),
+    ],
+)
+def test_an_older_nvcc_builds_what_it_can(tmp_path, version, architectures, words):
+    if torch.version.cuda:
+        pytest.skip("a torch with CUDA takes the nvcc of its own version only")
+    fake_toolkit(tmp_path, version, architectures)
+    code = "import sys, runpy; sys.argv = ['setup.py', '--name']; s = runpy.run_path('setup.py'); print(repr(s['archs']), s['why_not'])"
+    said = run(sys.executable, "-c", code, cwd=ROOT, env=os.environ | {"CUDA_HOME": str(tmp_path)})
+    assert words in said
+
+
 def test_without_torch_the_build_asks_for_it():
     """The hooks answer before torch is there to be imported."""
     code = (

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import oracle
-from fac_ext import fac, fac_reference
+from fac_ext import derivatives, fac, fac_reference
 from fac_ext.reference import fac_shift_sum
 
 MODES = ("zeros", "replicate")
@@ -113,13 +114,38 @@ def test_third_order():
     assert gradcheck(grad_of_grad, (input, filters))
 
 
+class Calls(TorchDispatchMode):
+    """The names of our operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "fac_ext":
+            self.names.append(function.name().removeprefix("fac_ext::"))
+        return function(*args, **(kwargs or {}))
+
+
 def test_only_the_gradient_that_is_asked_for(device):
     input, filters, grad = tensors((1, 2, 4, 5), 3, device=device)
     both = torch.autograd.grad(fac(input, filters, 3), (input, filters), grad)
-    (alone,) = torch.autograd.grad(fac(input, filters.detach(), 3), input, grad)
-    assert torch.equal(alone, both[0])
-    (alone,) = torch.autograd.grad(fac(input.detach(), filters, 3), filters, grad)
-    assert torch.equal(alone, both[1])
+    for a, b, wanted, right, op in (
+        (input, filters.detach(), input, both[0], "fac_grad_input"),
+        (input.detach(), filters, filters, both[1], "fac_grad_filters"),
+    ):
+        with Calls() as calls:
+            (alone,) = torch.autograd.grad(fac(a, b, 3), wanted, grad)
+        assert calls.names == ["fac", op]
+        assert torch.equal(alone, right)
+    with Calls() as calls:
+        for first, second, op in ((filters, grad, "fac_grad_input"), (input, grad, "fac_grad_filters")):
+            for one in (0, 1):  # the second derivatives too
+                pair = [t.detach().requires_grad_(i == one) for i, t in enumerate((first, second))]
+                out = getattr(derivatives, op)(*pair, 3, 0)
+                calls.names.clear()
+                torch.autograd.grad(out.sum(), pair[one])
+                assert len(calls.names) == 1
     assert not fac(input.detach(), filters.detach(), 3).requires_grad
 
 
@@ -181,6 +207,51 @@ def test_compiles_whole(device):
     assert all(torch.equal(a, b) for a, b in zip(plain, results, strict=True))
 
 
+@pytest.mark.xfail(strict=True, reason="torch drops a custom jvp when compiling: pytorch#192985")
+def test_compiled_forward_mode():
+    input, filters, _ = tensors((1, 1, 3, 4), 3)
+
+    def tangent(input, filters):
+        return torch.func.jvp(lambda x: fac(x, filters, 3), (input,), (torch.ones_like(input),))[1]
+
+    compiled = torch.compile(tangent, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        compiled(input.detach(), filters.detach()), tangent(input.detach(), filters.detach())
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="torch.func of a registered operator: pytorch#170834, #193279")
+def test_compiled_functional_gradient():
+    input, filters, _ = tensors((1, 1, 3, 4), 3)
+
+    def gradient(input, filters):
+        return torch.func.grad(lambda x: fac(x, filters, 3).pow(2).sum())(input)
+
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        compiled(input.detach(), filters.detach()), gradient(input.detach(), filters.detach())
+    )
+
+
+def test_fake_and_meta_tensors_have_shapes():
+    input, filters, _ = tensors((2, 3, 4, 5), 3, device="meta")
+    output = fac(input, filters, 3)
+    assert output.shape == input.shape and output.device.type == "meta"
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    input, filters, grad = tensors((2, 16, 40, 50), 5, torch.float32)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            output = fac(input, filters, 5)
+            runs.append((output, *torch.autograd.grad(output, (input, filters), grad)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+
+
 def test_operators_are_registered_right(device):
     input, filters, grad = tensors((1, 2, 4, 5), 3, device=device)
     ops = torch.ops.fac_ext
@@ -235,6 +306,7 @@ def test_under_autocast_it_runs_in_float32(device):
         (ValueError, r"kernel_size must be positive and odd, got 0", {"kernel_size": 0}),
         (ValueError, r"kernel_size must be positive and odd, got -3", {"kernel_size": -3}),
         (ValueError, r"padding_mode must be one of zeros, replicate, got 'reflect'", {"padding_mode": "reflect"}),
+        (ValueError, r"padding_mode must be one of zeros, replicate, got \['zeros'\]", {"padding_mode": ["zeros"]}),
         (ValueError, r"input must be \(N, C, H, W\), got \(2, 4, 5\)", {"input": torch.zeros(2, 4, 5)}),
         (ValueError, r"filters must be \(N, C\*k\*k, H, W\) = \(1, 18, 4, 5\), got \(1, 17, 4, 5\)", {"filters": torch.zeros(1, 17, 4, 5)}),
         (ValueError, r"= \(1, 18, 4, 5\), got \(1, 18, 5, 4\)", {"filters": torch.zeros(1, 18, 5, 4)}),

@@ -138,13 +138,28 @@ def test_deblurrer_is_the_recurrence():
 
 
 def test_deblurrer_takes_any_size():
-    deblurrer = Deblurrer(initialise(STFAN()))
+    """Sizes that are no multiple of 4 are continued by their last row and column."""
+    model = initialise(STFAN())
     for height, width in ((1, 1), (5, 7), (16, 18)):
-        deblurrer.reset()
-        for _ in range(2):
-            output = deblurrer(torch.rand(3, height, width))
-            assert output.shape == (3, height, width)
+        odd, padded = Deblurrer(model), Deblurrer(model)
+        for frame in torch.rand(2, 3, height, width):
+            output = odd(frame)
+            whole = torch.cat([frame, *[frame[:, -1:]] * (-height % 4)], 1)
+            whole = torch.cat([whole, *[whole[:, :, -1:]] * (-width % 4)], 2)
+            assert torch.equal(output, padded(whole)[:, :height, :width])
             assert 0 <= output.min() and output.max() <= 1
+
+
+def test_deblurrer_survives_a_bad_first_frame():
+    deblurrer = Deblurrer(initialise(STFAN()))
+    with pytest.raises(TypeError, match=r"must be torch\.float32 as the weights are, got torch\.uint8"):
+        deblurrer(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    frame = torch.rand(3, 8, 8)
+    assert torch.equal(deblurrer(frame), Deblurrer(deblurrer.model)(frame))
+
+
+def frames(*sizes):
+    return [torch.zeros(1, *size) for size in sizes]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +167,17 @@ def test_deblurrer_takes_any_size():
     [
         ("preset must be one of article, got 'best'", lambda: STFAN(preset="best")),
         (r"multiples of 4, got \(1, 3, 6, 8\)", lambda: STFAN().initial_state(torch.zeros(1, 3, 6, 8))),
-        (r"frames must be \(B, 3, H, W\).*got \(3, 8, 8\)", lambda: STFAN()(*[torch.zeros(3, 8, 8)] * 4)),
+        ("kernel_size must be a positive odd int, got 4", lambda: STFAN(kernel_size=4)),
+        ("kernel_size must be a positive odd int, got '5'", lambda: STFAN(kernel_size="5")),
+        (r"current must be \(B, 3, H, W\).*got \(3, 8, 8\)", lambda: STFAN()(*[torch.zeros(3, 8, 8)] * 4)),
+        (
+            r"previous must be \(1, 3, 8, 8\) to go with current, got \(1, 4, 8, 8\)",
+            lambda: STFAN()(*frames((4, 8, 8), (3, 8, 8), (2, 8, 8), (128, 2, 2))),
+        ),
+        (
+            r"state must be \(1, 128, 2, 2\) to go with current, got \(1, 128, 4, 4\)",
+            lambda: STFAN()(*frames((3, 8, 8), (3, 8, 8), (3, 8, 8), (128, 4, 4))),
+        ),
         (r"frame must be \(3, H, W\), got \(1, 8, 8\)", lambda: Deblurrer(STFAN())(torch.zeros(1, 8, 8))),
     ],
 )

@@ -68,6 +68,39 @@ def test_a_blurry_frame_is_the_mean_light_of_its_exposure(pictures, monkeypatch)
     assert torch.equal(sharp[0], sharp[2])
 
 
+def moving(x_per_frame):
+    """A camera that goes to the right at an even speed."""
+
+    def path(steps, speed, generator):
+        shift = torch.zeros(steps, 4)
+        shift[:, 0] = torch.arange(steps) * x_per_frame / 16
+        return shift
+
+    return path
+
+
+def test_the_target_is_the_middle_of_the_exposure(monkeypatch):
+    """In light that rises evenly across the picture a blurry frame equals its middle, and nothing else does."""
+    light = torch.linspace(0.1, 0.9, 400).expand(3, 300, 400)
+    picture = (to_srgb(light) * 255).round().to(torch.uint8)
+    monkeypatch.setattr("stfan.synth.camera_path", moving(8))
+    for seed in range(3):
+        blurry, sharp = synthesize(picture, 4, 64, torch.Generator().manual_seed(seed))
+        difference = (to_linear(blurry / 255) - to_linear(sharp / 255)).mean((0, 1, 2))[16:-16]
+        assert difference.mean().abs() < 0.001  # half an exposure's way is worth 0.008
+
+
+def test_blur_averages_light_and_not_srgb_values(monkeypatch):
+    """Fine black and white stripes, blurred away, leave half the light: 188 of 255, not 128."""
+    stripes = (torch.arange(400) // 8 % 2 * 255).to(torch.uint8).expand(3, 300, 400)
+    monkeypatch.setattr("stfan.synth.camera_path", moving(400))
+    greys = [
+        float(synthesize(stripes, 2, 64, torch.Generator().manual_seed(seed))[0].float().mean())
+        for seed in range(8)
+    ]
+    assert sorted(greys)[4] == pytest.approx(188, abs=12)
+
+
 def test_camera_speed_is_in_pixels_per_frame():
     path = camera_path(16 * 4000, 10.0, torch.Generator().manual_seed(0))
     speed = 16 * path[:, :2].diff(dim=0).square().mean().sqrt()
@@ -150,6 +183,19 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_clip(clips, tmp_path, mon
     with pytest.raises(FloatingPointError, match=r"step 0: the loss is nan on .*train/0000\d"):
         train(clips, tmp_path / "w.safetensors", minutes=0.1, crop=32)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["w.json", "nowhere/w.safetensors"])
+def test_a_weight_file_that_can_not_be_is_refused_before_the_work(clips, tmp_path, name):
+    with pytest.raises(ValueError, match=r"must be a file \*.safetensors in a folder that exists"):
+        train(clips, tmp_path / name, minutes=9)
+
+
+def test_clips_of_any_origin_can_be_trained_on(tmp_path):
+    for part in ("train", "test"):
+        write_clip(tmp_path / part / "a", *torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8))
+    card = train(tmp_path, tmp_path / "w.safetensors", minutes=0.01, crop=32)
+    assert set(card["psnr"]["clips"]) == {"a"}
 
 
 def test_the_commands_make_clips_and_train(pictures, tmp_path, stfan):
