@@ -6,6 +6,7 @@ colourful pictures and darkens them by 1. On the way out the colour samples are 
 where every H.264 player looks for them and where FFmpeg, unasked, does not put them.
 """
 
+import errno
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -171,7 +172,7 @@ class Sink:
             yield
         except (av.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            if self._sound and not self._packets:
+            if self._sound and getattr(error, "errno", None) == errno.EINVAL:
                 names = ", ".join(sound.codec_context.name for sound in self._sound)
                 reason += f" (perhaps {self.path.suffix} does not take {names} sound; .mkv takes any)"
             raise OSError(f"{self.path}: cannot be written: {reason}") from error
