@@ -66,6 +66,8 @@ def test_a_blurry_frame_is_the_mean_light_of_its_exposure(pictures, monkeypatch)
     blurry, sharp = synthesize(read_image(pictures / "00.png"), 3, 48, torch.Generator().manual_seed(0))
     assert psnr(blurry / 255, sharp / 255).min() > 30
     assert torch.equal(sharp[0], sharp[2])
+    grey = torch.full((3, 120, 160), 100, dtype=torch.uint8)
+    assert (synthesize(grey, 2, 48, torch.Generator().manual_seed(0))[1] == 100).all()
 
 
 def moving(x_per_frame):
