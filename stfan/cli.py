@@ -34,9 +34,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 def deblur(
     video: Annotated[Path, typer.Argument(help="The video to deblur.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file to write. [default: VIDEO_deblurred.mp4]")
+        Path | None, typer.Option("-o", "--out", help="The file to write, VIDEO_deblurred.mp4 if not given.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A weight file. [default: the bundled one]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     picture: Annotated[
