@@ -18,6 +18,7 @@ from stfan import weights
 from stfan.clips import augment, find_clips, read_clip
 from stfan.metrics import psnr
 from stfan.model import STFAN, ResBlock
+from stfan.stream import Deblurrer
 
 WINDOW = 2  # frames per optimiser step
 CLIP_NORM = 0.5
@@ -48,24 +49,12 @@ def initialise(model):
     return model
 
 
-def run_clip(model, blurry):
-    """The outputs for the frames of one clip (T, 3, H, W), one by one, each clamped for the next step."""
-    previous = output = blurry[:1]
-    state = model.initial_state(previous)
-    for current in blurry.split(1):
-        output, state = model(previous, current, output, state)
-        output = output.clamp(0, 1)
-        previous = current
-        yield output
-
-
-@torch.no_grad()
 def evaluate(model, clips, device="cpu"):
     """PSNR (rgb8) of input and output, the mean of each clip's frames: {clip: {"input": dB, "output": dB}}."""
     scores = {}
     for name, paths in clips.items():
         blurry, sharp = (clip.to(device) for clip in read_clip(paths))
-        output = torch.cat(list(run_clip(model, blurry)))
+        output = torch.stack([*map(Deblurrer(model), blurry)])
         scores[name] = {
             "input": round(float(psnr(blurry, sharp).mean()), 3),
             "output": round(float(psnr(output, sharp).mean()), 3),

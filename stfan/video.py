@@ -1,8 +1,8 @@
 """Video files, streamed with PyAV: one frame in memory at a time, timestamps kept, sound copied as it is.
 
 Colours go out through the matrix they came in by; video that names none is taken as BT.601, as FFmpeg does.
-Both conversions are the exact ones: FFmpeg's quick way between RGB and YUV is off by 6 of 255 levels on
-colourful pictures and darkens them by 1. On the way out the colour samples are put to the left of their pixels,
+Both conversions are the exact ones: FFmpeg's quick way between RGB and YUV darkens the picture and is coarse with
+its colours. On the way out the colour samples are put to the left of their pixels,
 where every H.264 player looks for them and where FFmpeg, unasked, does not put them.
 """
 
@@ -141,7 +141,7 @@ class Sink:
         self._step = max(1, round(1 / (source.rate * source.video.time_base)))  # between the last two frames
         self._sound = {}
         self._early = []  # sound packets before the first frame
-        self._packets = 0
+        self.frames = 0  # in the file so far; all of them once it is closed
 
     def __enter__(self):
         check_name(self.path)
@@ -219,7 +219,7 @@ class Sink:
 
     def _mux_video(self, packets):
         self._container.mux(packets)
-        self._packets += len(packets)
+        self.frames += len(packets)
 
     def write_sound(self, packet):
         """Copy a sound packet of the source as it is."""
@@ -229,11 +229,6 @@ class Sink:
         with self._told():
             packet.stream = self._sound[packet.stream]
             self._container.mux(packet)
-
-    @property
-    def frames(self):
-        """Frames in the file so far; all of them once it is closed."""
-        return self._packets
 
 
 def deblur_video(source, path, deblurrer, on_frame=lambda before, after: None, max_frames=None):
