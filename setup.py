@@ -19,7 +19,7 @@ from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 VERSION = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M).group(1)
-ARCHS = ["75", "80", "86", "89", "90", "100", "120"]  # and PTX of the last
+ARCHS = ["75", "80", "90", "100", "120"]  # and PTX of the last; code for 80 runs on 86 and 89 too
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
 if not Path(sysconfig.get_path("include"), "Python.h").exists():
     sys.exit("fac_ext: Python's C headers are missing (Debian and Ubuntu: apt-get install python3-dev)")
@@ -59,7 +59,7 @@ except LookupError as reason:
     why_not = str(reason)
     if os.environ.get("FAC_EXT_CUDA") == "1":
         sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {why_not}; set CUDA_HOME to a CUDA toolkit that fits")
-sources = ["csrc/fac_cpu.cpp", "csrc/ops.cpp"]
+sources = ["csrc/fac_cpu.cpp", "csrc/fac_cpu_channels_last.cpp", "csrc/ops.cpp"]
 flags = {"cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", STABLE_ABI], "nvcc": ["-O3", "-std=c++20"]}
 # libtorch whole, so that its CUDA half is in scope where it has one; not libtorch_python, which has no stable ABI
 link = ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
@@ -90,7 +90,7 @@ extension = Extension(
     "fac_ext._C",
     sources,
     language="c++",
-    depends=["csrc/fac.h", "csrc/geometry.h", "csrc/ops.h"],
+    depends=["csrc/fac.h", "csrc/fac_cpu.h", "csrc/geometry.h", "csrc/ops.h", "csrc/types.h"],
     include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
     library_dirs=cpp_extension.library_paths(),
     define_macros=[

@@ -2,39 +2,63 @@
 // this file nor by anything that it declares.
 #pragma once
 #include <cstdint>
+#include <functional>
+
+#include "types.h"
 
 namespace fac {
 
-enum class Padding : int64_t { kZeros = 0, kReplicate = 1 };  // the numbers are those of fac_ext/functional.py
+// The numbers are those of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is
+// moved inside it (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
+enum class Padding : int64_t { kZeros = 0, kReplicate = 1, kReflect = 2, kCircular = 3, kInside = 4 };
 
-// The sizes of one call. All tensors are dense and row-major:
-//   input, output, their gradients  (batch, channels, height, width)
-//   filters and their gradient      (batch, channels * kernel * kernel, height, width),
-// where filter channel c * kernel^2 + i * kernel + j is row i, column j of channel c's filter.
-struct Shape {
-  int64_t batch;
-  int64_t channels;
-  int64_t height;  // pixels
-  int64_t width;   // pixels
-  int64_t kernel;  // taps per side, odd
-  Padding padding;
+// One axis of a call. Tap t of output pixel o looks at position o * stride + t * dilation - before of the input,
+// continued beyond its ends; the last position looked at is input + after - 1, so that
+//   input + before + after = (output - 1) * stride + (kernel - 1) * dilation + 1
+// always: after is the padding less what the stride leaves over, and may be negative.
+struct Axis {
+  int64_t input;   // pixels
+  int64_t output;  // pixels
+  int64_t kernel;  // taps
+  int64_t stride, dilation, before, after;
 };
 
-// The three partial maps of <grad, fac(input, filters)>. Work is cut into items, a band of rows of one plane
-// each, which write disjoint parts of the result: the caller spreads [0, cpu_items) over its threads.
-int64_t cpu_items(const Shape& shape);
+// The sizes of one call. Tensors are dense:
+//   input and its gradient     (batch, channels, rows.input, columns.input)
+//   output and its gradient    (batch, channels, rows.output, columns.output)
+//   filters and their gradient (batch, groups * taps, rows.output, columns.output),
+// where filter channel g * taps + i * columns.kernel + j is row i, column j of group g's filter, and channel c
+// belongs to group c / (channels / groups). In memory all are row-major in this order, or, channels_last, with
+// the channels innermost.
+struct Shape {
+  int64_t batch, channels, groups;
+  Axis rows, columns;
+  Padding padding;
+  bool channels_last;
 
-template <typename T>  // float, double
-void forward_cpu(const Shape& shape, const T* input, const T* filters, T* output, int64_t begin, int64_t end);
+  FAC_HOST_DEVICE int64_t taps() const { return rows.kernel * columns.kernel; }
+  FAC_HOST_DEVICE int64_t shared() const { return channels / groups; }  // channels that share a filter
+  FAC_HOST_DEVICE int64_t inputs() const { return rows.input * columns.input; }
+  FAC_HOST_DEVICE int64_t outputs() const { return rows.output * columns.output; }
+};
+
+// Runs items [0, items) on the caller's threads, at least grain of them in one piece: run(begin, end).
+using Run = std::function<void(int64_t begin, int64_t end)>;
+using Parallel = void (*)(int64_t items, int64_t grain, const Run& run);
+
+// The three partial maps of <grad, fac(input, filters)>, for T = float, double, Half, BFloat16. Sums are made
+// in Sum<T>, in one order whatever the number of threads.
 template <typename T>
-void grad_input_cpu(const Shape& shape, const T* filters, const T* grad, T* grad_input, int64_t begin, int64_t end);
+void forward_cpu(const Shape& shape, const T* input, const T* filters, T* output, Parallel parallel);
 template <typename T>
-void grad_filters_cpu(const Shape& shape, const T* input, const T* grad, T* grad_filters, int64_t begin, int64_t end);
+void grad_input_cpu(const Shape& shape, const T* filters, const T* grad, T* grad_input, Parallel parallel);
+template <typename T>
+void grad_filters_cpu(const Shape& shape, const T* input, const T* grad, T* grad_filters, Parallel parallel);
 
 const char* cpu_simd();  // the instruction set that the CPU kernels use on this machine
 
 // The same on the current CUDA device and the given cudaStream_t. They return nullptr, or what went wrong.
-template <typename T>  // float, double
+template <typename T>
 const char* forward_cuda(const Shape& shape, const T* input, const T* filters, T* output, void* stream);
 template <typename T>
 const char* grad_input_cuda(const Shape& shape, const T* filters, const T* grad, T* grad_input, void* stream);

@@ -1,56 +1,142 @@
-// The CPU kernels. The filters are k^2 times the size of the input and every value is used once, so memory
-// decides: each pass reads (or writes) the k taps of one filter row as k sequential streams, while the sums
-// and the padded band of the input stay in the second-level cache. Borders cost nothing in the inner loops:
-// a band of rows is copied with its padding first, 1 / k^2 of the filters' traffic.
+// The CPU kernels for row-major tensors. The filters are k^2 times the size of the input and every value is used
+// once, so memory decides: each pass reads (or writes) the taps of one filter row as sequential streams, while
+// the sums and the padded band of the input stay in the second-level cache. Padding, stride and dilation cost
+// nothing in the inner loops: a band of rows is first copied as the taps will see it, 1 / k^2 of the filters'
+// traffic.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "fac_cpu.h"
 #include "geometry.h"
-
-// The inner loops are compiled for three instruction sets and chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FAC_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FAC_MULTIVERSION
-#endif
 
 namespace fac {
 namespace {
 
 constexpr int64_t kBandElements = 16384;  // of one band of one plane
+constexpr int64_t kGrain = 32768;         // multiply-adds that are worth a thread
+
+// How one input row is laid out in scratch memory, so that tap j of output pixel x is at element at[j] + x:
+// the row with its border, or, where stride is not 1, a row of its own for each tap.
+struct Columns {
+  std::vector<int64_t> source;  // the input column at each element, -1 for zero
+  std::vector<int64_t> at;
+  int64_t begin = 0, end = 0;  // elements that are the whole input row in its order
+
+  Columns(const Axis& a, Padding padding) {
+    const bool plain = a.stride == 1 && padding != Padding::kInside;
+    const int64_t pitch = plain ? a.dilation : a.output;
+    for (int64_t j = 0; j < a.kernel; ++j) at.push_back(j * pitch);
+    source.resize(at.back() + a.output);
+    if (plain) {
+      for (int64_t m = 0; m < size(); ++m) source[m] = fac::source(m - a.before, a.input, padding);
+      begin = a.before;
+      end = a.before + a.input;
+    } else {
+      for (int64_t j = 0; j < a.kernel; ++j)
+        for (int64_t x = 0; x < a.output; ++x)
+          source[at[j] + x] = fac::source(position(a, x, j, padding), a.input, padding);
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(source.size()); }
+};
 
 struct Band {
-  int64_t plane;        // n * channels + c
   int64_t first, last;  // rows
 };
 
-int64_t band_rows(const Shape& s) { return std::clamp<int64_t>(kBandElements / s.width, 1, s.height); }
-
-int64_t bands(const Shape& s) { return (s.height + band_rows(s) - 1) / band_rows(s); }
-
-Band band_of(const Shape& s, int64_t item) {
-  const int64_t rows = band_rows(s), first = item % bands(s) * rows;
-  return {item / bands(s), first, std::min(first + rows, s.height)};
+int64_t band_rows(int64_t height, int64_t width, int64_t elements) {
+  return std::clamp<int64_t>(elements / width, 1, height);
+}
+int64_t bands(int64_t height, int64_t rows) { return (height + rows - 1) / rows; }
+Band band_of(int64_t index, int64_t height, int64_t rows) {
+  return {index * rows, std::min((index + 1) * rows, height)};
 }
 
-// sums[x] += sum_j padded[x + j] * filters[j * tap + x], for all k taps of a filter row at once (K > 0: unrolled)
+template <typename T>
+FAC_MULTIVERSION void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = widen(row[x]);
+}
+
+template <typename T>
+FAC_MULTIVERSION void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
+}
+
+// The input rows that the output rows of a band look at, each laid out as Columns says.
+template <typename T>
+class PaddedBand {
+ public:
+  PaddedBand(const Shape& s, const Columns& columns) : s_(s), columns_(columns) {}
+
+  void fill(const T* plane, const Band& band) {
+    int64_t end = 0;
+    first_ = INT64_MAX;
+    for (int64_t y = band.first; y < band.last; ++y) {
+      first_ = std::min(first_, position(s_.rows, y, 0, s_.padding));
+      end = std::max(end, position(s_.rows, y, s_.rows.kernel - 1, s_.padding) - first_ + 1);
+    }
+    filled_.assign(end, false);
+    if (static_cast<int64_t>(rows_.size()) < end * columns_.size()) rows_.resize(end * columns_.size());
+    for (int64_t y = band.first; y < band.last; ++y)
+      for (int64_t i = 0; i < s_.rows.kernel; ++i) {
+        const int64_t q = position(s_.rows, y, i, s_.padding);
+        if (!filled_[q - first_]) lay_out(plane, q);
+        filled_[q - first_] = true;
+      }
+  }
+
+  const Sum<T>* row(int64_t y, int64_t i) const {  // what tap row i of output row y looks at
+    return &rows_[(position(s_.rows, y, i, s_.padding) - first_) * columns_.size()];
+  }
+
+ private:
+  void lay_out(const T* plane, int64_t q) {
+    const int64_t y = source(q, s_.rows.input, s_.padding);
+    Sum<T>* out = &rows_[(q - first_) * columns_.size()];
+    if (y < 0) {
+      std::fill_n(out, columns_.size(), Sum<T>(0));
+      return;
+    }
+    const T* row = plane + y * s_.columns.input;
+    const auto pick = [&](int64_t m) { out[m] = columns_.source[m] < 0 ? Sum<T>(0) : widen(row[columns_.source[m]]); };
+    for (int64_t m = 0; m < columns_.begin; ++m) pick(m);
+    widen_row(row, out + columns_.begin, columns_.end - columns_.begin);
+    for (int64_t m = columns_.end; m < columns_.size(); ++m) pick(m);
+  }
+
+  const Shape& s_;
+  const Columns& columns_;
+  int64_t first_ = 0;
+  std::vector<bool> filled_;
+  std::vector<Sum<T>> rows_;
+};
+
+// sums[x] += sum_j padded[at[j] + x] * filters[j * tap + x], for all k taps of a filter row (K > 0: at once)
 template <int K, typename T>
-FAC_MULTIVERSION void add_filtered_row(int64_t k, const T* __restrict padded, const T* __restrict filters,
-                                       int64_t tap, T* __restrict sums, int64_t width) {
-  if (K > 0) {
+FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* __restrict padded,
+                                       const T* __restrict filters, int64_t tap, Sum<T>* __restrict sums,
+                                       int64_t width) {
+  if constexpr (K > 0) {
+    const Sum<T>* under[K];
+    for (int j = 0; j < K; ++j) under[j] = padded + at[j];
     for (int64_t x = 0; x < width; ++x) {
-      T sum = sums[x];
-      for (int j = 0; j < K; ++j) sum += padded[x + j] * filters[j * tap + x];
+      Sum<T> sum = sums[x];
+      for (int j = 0; j < K; ++j) sum += under[j][x] * widen(filters[j * tap + x]);
       sums[x] = sum;
     }
   } else {
-    for (int64_t j = 0; j < k; ++j)
-      for (int64_t x = 0; x < width; ++x) sums[x] += padded[x + j] * filters[j * tap + x];
+    for (int64_t j = 0; j < k; ++j) {
+      const Sum<T>* __restrict under = padded + at[j];
+      const T* __restrict taps = filters + j * tap;
+      for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
+    }
   }
 }
 
 template <typename T>
-using RowFunction = void (*)(int64_t, const T*, const T*, int64_t, T*, int64_t);
+using RowFunction = void (*)(int64_t, const int64_t*, const Sum<T>*, const T*, int64_t, Sum<T>*, int64_t);
 
 template <typename T>
 RowFunction<T> filtered_row(int64_t k) {
@@ -60,106 +146,153 @@ RowFunction<T> filtered_row(int64_t k) {
                   : add_filtered_row<0, T>;
 }
 
-// The transpose of the above: sums[x + j] += filters[j * tap + x] * grad[x]
+// The transpose of the above: sums[at[j] + x] += filters[j * tap + x] * grad[x]
 template <typename T>
-FAC_MULTIVERSION void add_scattered_row(int64_t k, const T* __restrict filters, int64_t tap,
-                                        const T* __restrict grad, T* __restrict sums, int64_t width) {
-  for (int64_t j = 0; j < k; ++j)
-    for (int64_t x = 0; x < width; ++x) sums[x + j] += filters[j * tap + x] * grad[x];
-}
-
-template <typename T>
-FAC_MULTIVERSION void multiply_row(const T* __restrict a, const T* __restrict b, T* __restrict out, int64_t width) {
-  for (int64_t x = 0; x < width; ++x) out[x] = a[x] * b[x];
-}
-
-// Rows [band.first - radius, band.last + radius) of a plane with their border, width + k - 1 apart.
-template <typename T>
-void pad_band(const Shape& s, const T* plane, const Band& band, T* padded) {
-  const int64_t radius = s.kernel / 2;
-  for (int64_t q = band.first - radius; q < band.last + radius; ++q) {
-    const int64_t y = source(q, s.height, s.padding);
-    if (y < 0) {
-      padded = std::fill_n(padded, s.width + 2 * radius, T(0));
-      continue;
-    }
-    const T* row = plane + y * s.width;
-    const bool zeros = s.padding == Padding::kZeros;
-    padded = std::fill_n(padded, radius, zeros ? T(0) : row[0]);
-    padded = std::copy_n(row, s.width, padded);
-    padded = std::fill_n(padded, radius, zeros ? T(0) : row[s.width - 1]);
+FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
+                                        const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
+  for (int64_t j = 0; j < k; ++j) {
+    Sum<T>* __restrict under = sums + at[j];
+    const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; ++x) under[x] += widen(taps[x]) * widen(grad[x]);
   }
+}
+
+template <typename T>
+FAC_MULTIVERSION void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out,
+                                   int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(a[x] * widen(b[x]));
+}
+
+template <typename T>
+FAC_MULTIVERSION void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
+                                      int64_t width) {
+  for (int64_t x = 0; x < width; ++x) sums[x] += a[x] * widen(b[x]);
+}
+
+int64_t grain(const Shape& s, int64_t items) {
+  const int64_t work = s.batch * s.channels * s.outputs() * s.taps() / items;
+  return std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1);
 }
 
 }  // namespace
 
-int64_t cpu_items(const Shape& s) {
-  return s.height == 0 || s.width == 0 ? 0 : s.batch * s.channels * bands(s);
-}
-
 template <typename T>
-void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, int64_t begin, int64_t end) {
-  const int64_t k = s.kernel, pixels = s.height * s.width, pitch = s.width + k - 1;
-  const RowFunction<T> add_row = filtered_row<T>(k);
-  std::vector<T> padded((band_rows(s) + k - 1) * pitch);
-  for (int64_t item = begin; item < end; ++item) {
-    const Band band = band_of(s, item);
-    pad_band(s, input + band.plane * pixels, band, padded.data());
-    T* sums = output + band.plane * pixels;
-    std::fill(sums + band.first * s.width, sums + band.last * s.width, T(0));
-    for (int64_t i = 0; i < k; ++i) {
-      const T* taps = filters + (band.plane * k + i) * k * pixels;
-      for (int64_t y = band.first; y < band.last; ++y)
-        add_row(k, &padded[(y - band.first + i) * pitch], taps + y * s.width, pixels, sums + y * s.width, s.width);
+void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
+  if (s.batch * s.channels * s.outputs() == 0) return;
+  if (s.channels_last) return forward_channels_last(s, input, filters, output, parallel);
+  const Columns columns(s.columns, s.padding);
+  const RowFunction<T> add_row = filtered_row<T>(s.columns.kernel);
+  const int64_t width = s.columns.output, k = s.columns.kernel;
+  const int64_t rows = band_rows(s.rows.output, width, s.shared() == 1 ? kBandElements : kBandElements / 8);
+  // channels of one group are neighbours, so that the filters that they share are still in the cache
+  const int64_t count = bands(s.rows.output, rows), items = s.batch * s.channels * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<Sum<T>> scratch;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t band_index = item / s.shared() % count, group = item / (s.shared() * count);
+      const int64_t plane = group * s.shared() + item % s.shared();
+      const Band band = band_of(band_index, s.rows.output, rows);
+      const int64_t elements = (band.last - band.first) * width;
+      padded.fill(input + plane * s.inputs(), band);
+      T* out = output + plane * s.outputs() + band.first * width;
+      Sum<T>* sums;
+      if constexpr (std::is_same_v<T, Sum<T>>) {
+        sums = out;
+      } else {
+        scratch.resize(elements);
+        sums = scratch.data();
+      }
+      std::fill_n(sums, elements, Sum<T>(0));
+      for (int64_t i = 0; i < s.rows.kernel; ++i) {
+        const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
+        for (int64_t y = band.first; y < band.last; ++y)
+          add_row(k, columns.at.data(), padded.row(y, i), taps + y * width, s.outputs(),
+                  sums + (y - band.first) * width, width);
+      }
+      if constexpr (!std::is_same_v<T, Sum<T>>) narrow_row(sums, out, elements);
     }
-  }
+  });
 }
 
 template <typename T>
-void grad_input_cpu(const Shape& s, const T* filters, const T* grad, T* grad_input, int64_t begin, int64_t end) {
-  const int64_t k = s.kernel, radius = k / 2, pixels = s.height * s.width, pitch = s.width + k - 1;
-  std::vector<T> sums(band_rows(s) * pitch);  // rows folded, columns still with their border
-  for (int64_t item = begin; item < end; ++item) {
-    const Band band = band_of(s, item);
-    std::fill(sums.begin(), sums.end(), T(0));
-    for (int64_t i = 0; i < k; ++i) {
-      const T* taps = filters + (band.plane * k + i) * k * pixels;
+void grad_input_cpu(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
+  if (s.batch * s.channels * s.inputs() == 0) return;
+  if (s.channels_last) return grad_input_channels_last(s, filters, grad, grad_input, parallel);
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, pitch = columns.size();
+  const int64_t rows = band_rows(s.rows.input, s.columns.input, s.shared() == 1 ? kBandElements : kBandElements / 8);
+  const int64_t count = bands(s.rows.input, rows), items = s.batch * s.channels * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    std::vector<Sum<T>> sums(rows * pitch);  // rows folded, columns still as Columns lays them out
+    std::vector<Sum<T>> line(s.columns.input);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t band_index = item / s.shared() % count, group = item / (s.shared() * count);
+      const int64_t plane = group * s.shared() + item % s.shared();
+      const Band band = band_of(band_index, s.rows.input, rows);
+      std::fill(sums.begin(), sums.end(), Sum<T>(0));
+      for (int64_t i = 0; i < s.rows.kernel; ++i) {
+        const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
+        for (int64_t row = band.first; row < band.last; ++row)
+          for (int64_t m = 0; m < image_count(s.rows, row, s.padding); ++m) {
+            const Progression seen = viewers(s.rows, image_at(s.rows, row, m, s.padding), i, s.padding);
+            for (int64_t y = seen.first; y < seen.last; y += seen.step)
+              add_scattered_row(k, columns.at.data(), taps + y * width, s.outputs(),
+                                grad + plane * s.outputs() + y * width, &sums[(row - band.first) * pitch], width);
+          }
+      }
       for (int64_t row = band.first; row < band.last; ++row) {
-        const Span span = positions(row, s.height, radius, s.padding);
-        const int64_t first = std::max<int64_t>(span.first - i + radius, 0);
-        const int64_t last = std::min(span.last - i + radius, s.height);
-        for (int64_t y = first; y < last; ++y)  // output rows that saw this input row through filter row i
-          add_scattered_row(k, taps + y * s.width, pixels, grad + band.plane * pixels + y * s.width,
-                            &sums[(row - band.first) * pitch], s.width);
+        const Sum<T>* sum = &sums[(row - band.first) * pitch];
+        const auto fold = [&](int64_t m) {
+          if (columns.source[m] >= 0) line[columns.source[m]] += sum[m];
+        };
+        if (columns.end > columns.begin)
+          std::copy(sum + columns.begin, sum + columns.end, line.begin());
+        else
+          std::fill(line.begin(), line.end(), Sum<T>(0));
+        for (int64_t m = 0; m < columns.begin; ++m) fold(m);
+        for (int64_t m = columns.end; m < pitch; ++m) fold(m);
+        narrow_row(line.data(), grad_input + plane * s.inputs() + row * s.columns.input, s.columns.input);
       }
     }
-    for (int64_t row = band.first; row < band.last; ++row) {
-      const T* sum = &sums[(row - band.first) * pitch] + radius;
-      T* out = grad_input + band.plane * pixels + row * s.width;
-      std::copy_n(sum, s.width, out);
-      if (s.padding == Padding::kZeros) continue;
-      for (int64_t q = 1; q <= radius; ++q) {
-        out[0] += sum[-q];
-        out[s.width - 1] += sum[s.width - 1 + q];
-      }
-    }
-  }
+  });
 }
 
 template <typename T>
-void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_filters, int64_t begin, int64_t end) {
-  const int64_t k = s.kernel, pixels = s.height * s.width, pitch = s.width + k - 1;
-  std::vector<T> padded((band_rows(s) + k - 1) * pitch);
-  for (int64_t item = begin; item < end; ++item) {
-    const Band band = band_of(s, item);
-    pad_band(s, input + band.plane * pixels, band, padded.data());
-    for (int64_t tap = 0; tap < k * k; ++tap) {
-      T* out = grad_filters + (band.plane * k * k + tap) * pixels;
-      for (int64_t y = band.first; y < band.last; ++y)
-        multiply_row(&padded[(y - band.first + tap / k) * pitch + tap % k],
-                     grad + band.plane * pixels + y * s.width, out + y * s.width, s.width);
+void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel) {
+  if (s.batch * s.groups * s.outputs() == 0) return;
+  if (s.channels_last) return grad_filters_channels_last(s, input, grad, grad_filters, parallel);
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, taps = s.taps(), shared = s.shared();
+  // where channels share a filter, a band's sums of all taps are in the cache at once
+  const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
+  const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / count;
+      const Band band = band_of(item % count, s.rows.output, rows);
+      T* out = grad_filters + group * taps * s.outputs();
+      std::fill(sums.begin(), sums.end(), Sum<T>(0));
+      for (int64_t plane = group * shared; plane < (group + 1) * shared; ++plane) {
+        padded.fill(input + plane * s.inputs(), band);
+        const T* g = grad + plane * s.outputs();
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t y = band.first; y < band.last; ++y) {
+            const Sum<T>* under = padded.row(y, tap / k) + columns.at[tap % k];
+            if (shared == 1)
+              multiply_row(under, g + y * width, out + tap * s.outputs() + y * width, width);
+            else
+              add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
+          }
+      }
+      if (shared > 1)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          narrow_row(&sums[tap * rows * width], out + tap * s.outputs() + band.first * width,
+                     (band.last - band.first) * width);
     }
-  }
+  });
 }
 
 const char* cpu_simd() {
@@ -171,11 +304,13 @@ const char* cpu_simd() {
   return "baseline";
 }
 
-template void forward_cpu(const Shape&, const float*, const float*, float*, int64_t, int64_t);
-template void forward_cpu(const Shape&, const double*, const double*, double*, int64_t, int64_t);
-template void grad_input_cpu(const Shape&, const float*, const float*, float*, int64_t, int64_t);
-template void grad_input_cpu(const Shape&, const double*, const double*, double*, int64_t, int64_t);
-template void grad_filters_cpu(const Shape&, const float*, const float*, float*, int64_t, int64_t);
-template void grad_filters_cpu(const Shape&, const double*, const double*, double*, int64_t, int64_t);
+#define FAC_INSTANTIATE(T)                                                             \
+  template void forward_cpu(const Shape&, const T*, const T*, T*, Parallel);           \
+  template void grad_input_cpu(const Shape&, const T*, const T*, T*, Parallel);        \
+  template void grad_filters_cpu(const Shape&, const T*, const T*, T*, Parallel);
+FAC_INSTANTIATE(float)
+FAC_INSTANTIATE(double)
+FAC_INSTANTIATE(Half)
+FAC_INSTANTIATE(BFloat16)
 
 }  // namespace fac

@@ -1,8 +1,10 @@
-// The CUDA kernels: one thread per pixel of the result (forward, gradient of the input) or per pixel of the
-// output (gradient of the filters), neighbours in x side by side, so that every access to the filters is
-// coalesced and each of their values is read or written once. Gathers only: no atomics, repeatable bits.
-// No warp intrinsics and no shared memory: the tests run this very file on a CPU too.
+// The CUDA kernels: one thread per value of the result (forward, gradient of the input) or per filter (gradient
+// of the filters). Neighbouring threads are neighbours in memory: pixels of a row-major tensor, channels of a
+// channels_last one. Gathers only: no atomics, repeatable bits. No warp intrinsics and no shared memory: the
+// tests run this very file on a CPU too.
 #include <cuda_runtime.h>
+
+#include <type_traits>
 
 #include "geometry.h"
 
@@ -10,74 +12,128 @@ namespace fac {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int64_t kMaxGridY = 65535;  // planes beyond it are reached by a stride
+constexpr int64_t kMaxGridY = 65535;  // what lies beyond it is reached by a stride
 
-// K is the kernel size where it is known when compiling, else 0. Only a filter's columns are unrolled: all of
-// 7 x 7 at once would spill registers.
+// Element (sample n, channel c, pixel p) of an image is at n * sample + c * channel + p * pixel.
+struct Strides {
+  int64_t sample, channel, pixel;
+};
+FAC_HOST_DEVICE inline Strides image_strides(const Shape& s, int64_t pixels) {
+  return s.channels_last ? Strides{pixels * s.channels, 1, s.channels} : Strides{pixels * s.channels, pixels, 1};
+}
+
+// The filters likewise, with a tap for a channel: (n, g, tap, p) is at n * sample + (g * taps + tap) * tap_stride ...
+FAC_HOST_DEVICE inline Strides filter_strides(const Shape& s) {
+  const int64_t channels = s.groups * s.taps(), pixels = s.outputs();
+  return s.channels_last ? Strides{pixels * channels, 1, channels} : Strides{pixels * channels, pixels, 1};
+}
+
+// The grid covers `channels` images of `pixels` per sample. Its x is the index in a plane or, channels_last, in a
+// sample; its y counts planes or samples.
+struct Place {
+  int64_t n, c, pixel;
+};
+__device__ inline int64_t inner_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+FAC_HOST_DEVICE inline int64_t inner_count(const Shape& s, int64_t channels, int64_t pixels) {
+  return s.channels_last ? channels * pixels : pixels;
+}
+FAC_HOST_DEVICE inline int64_t outer_count(const Shape& s, int64_t channels) {
+  return s.channels_last ? s.batch : s.batch * channels;
+}
+FAC_HOST_DEVICE inline Place place(const Shape& s, int64_t channels, int64_t inner, int64_t outer) {
+  return s.channels_last ? Place{outer, inner % channels, inner / channels}
+                         : Place{outer / channels, outer % channels, inner};
+}
+
+// K is the width of the kernel where it is known when compiling, else 0. Only a filter's columns are unrolled:
+// all of 7 x 7 at once would spill registers.
 template <int K, typename T>
 __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* output) {
-  const int64_t k = K > 0 ? K : s.kernel, pixels = s.height * s.width;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pixel >= pixels) return;
-  const int64_t y = pixel / s.width, x = pixel % s.width;
-  for (int64_t plane = blockIdx.y; plane < s.batch * s.channels; plane += gridDim.y) {
-    const T* taps = filters + plane * k * k * pixels + pixel;
-    T sum = 0;
+  const int64_t k = K > 0 ? K : s.columns.kernel, inner = inner_index();
+  if (inner >= inner_count(s, s.channels, s.outputs())) return;
+  const Strides in = image_strides(s, s.inputs()), out = image_strides(s, s.outputs()), filter = filter_strides(s);
+  for (int64_t outer = blockIdx.y; outer < outer_count(s, s.channels); outer += gridDim.y) {
+    const Place at = place(s, s.channels, inner, outer);
+    const int64_t y = at.pixel / s.columns.output, x = at.pixel % s.columns.output;
+    const T* image = input + at.n * in.sample + at.c * in.channel;
+    const T* taps = filters + at.n * filter.sample + at.c / s.shared() * s.taps() * filter.channel + at.pixel * filter.pixel;
+    Sum<T> sum = 0;
 #pragma unroll 1
-    for (int64_t i = 0; i < k; ++i) {
-      const int64_t row = source(y + i - k / 2, s.height, s.padding);
+    for (int64_t i = 0; i < s.rows.kernel; ++i) {
+      const int64_t row = source(position(s.rows, y, i, s.padding), s.rows.input, s.padding);
 #pragma unroll
       for (int64_t j = 0; j < k; ++j) {
-        const int64_t column = source(x + j - k / 2, s.width, s.padding);
+        const int64_t column = source(position(s.columns, x, j, s.padding), s.columns.input, s.padding);
         if (row >= 0 && column >= 0)
-          sum += input[plane * pixels + row * s.width + column] * taps[(i * k + j) * pixels];
+          sum += widen(image[(row * s.columns.input + column) * in.pixel]) * widen(taps[(i * k + j) * filter.channel]);
       }
     }
-    output[plane * pixels + pixel] = sum;
+    output[at.n * out.sample + at.c * out.channel + at.pixel * out.pixel] = narrow<T>(sum);
   }
 }
 
 template <int K, typename T>
 __global__ void grad_input_kernel(Shape s, const T* filters, const T* grad, T* grad_input) {
-  const int64_t k = K > 0 ? K : s.kernel, pixels = s.height * s.width;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pixel >= pixels) return;
-  const Span rows = positions(pixel / s.width, s.height, k / 2, s.padding);
-  const Span columns = positions(pixel % s.width, s.width, k / 2, s.padding);
-  for (int64_t plane = blockIdx.y; plane < s.batch * s.channels; plane += gridDim.y) {
-    T sum = 0;
-    for (int64_t row = rows.first; row < rows.last; ++row)
-      for (int64_t column = columns.first; column < columns.last; ++column)
+  const int64_t k = K > 0 ? K : s.columns.kernel, inner = inner_index();
+  if (inner >= inner_count(s, s.channels, s.inputs())) return;
+  const Strides in = image_strides(s, s.inputs()), out = image_strides(s, s.outputs()), filter = filter_strides(s);
+  for (int64_t outer = blockIdx.y; outer < outer_count(s, s.channels); outer += gridDim.y) {
+    const Place at = place(s, s.channels, inner, outer);
+    const int64_t row = at.pixel / s.columns.input, column = at.pixel % s.columns.input;
+    const int64_t row_images = image_count(s.rows, row, s.padding);
+    const int64_t column_images = image_count(s.columns, column, s.padding);
+    const T* image = grad + at.n * out.sample + at.c * out.channel;
+    const T* taps = filters + at.n * filter.sample + at.c / s.shared() * s.taps() * filter.channel;
+    Sum<T> sum = 0;
 #pragma unroll 1
-        for (int64_t i = 0; i < k; ++i)
+    for (int64_t m = 0; m < row_images; ++m)
+#pragma unroll 1
+      for (int64_t i = 0; i < s.rows.kernel; ++i) {
+        const Progression rows = viewers(s.rows, image_at(s.rows, row, m, s.padding), i, s.padding);
+#pragma unroll 1
+        for (int64_t y = rows.first; y < rows.last; y += rows.step)
+#pragma unroll 1
+          for (int64_t l = 0; l < column_images; ++l) {
+            const int64_t q = image_at(s.columns, column, l, s.padding);
 #pragma unroll
-          for (int64_t j = 0; j < k; ++j) {  // output pixel (y, x) saw this input pixel through tap (i, j)
-            const int64_t y = row - i + k / 2, x = column - j + k / 2;
-            if (y < 0 || y >= s.height || x < 0 || x >= s.width) continue;
-            const int64_t at = y * s.width + x;
-            sum += filters[((plane * k + i) * k + j) * pixels + at] * grad[plane * pixels + at];
+            for (int64_t j = 0; j < k; ++j) {
+              const Progression columns = viewers(s.columns, q, j, s.padding);
+#pragma unroll 1
+              for (int64_t x = columns.first; x < columns.last; x += columns.step) {
+                const int64_t pixel = y * s.columns.output + x;
+                sum += widen(taps[(i * k + j) * filter.channel + pixel * filter.pixel]) * widen(image[pixel * out.pixel]);
+              }
+            }
           }
-    grad_input[plane * pixels + pixel] = sum;
+      }
+    grad_input[at.n * in.sample + at.c * in.channel + at.pixel * in.pixel] = narrow<T>(sum);
   }
 }
 
 template <int K, typename T>
 __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* grad_filters) {
-  const int64_t k = K > 0 ? K : s.kernel, pixels = s.height * s.width;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pixel >= pixels) return;
-  const int64_t y = pixel / s.width, x = pixel % s.width;
-  for (int64_t plane = blockIdx.y; plane < s.batch * s.channels; plane += gridDim.y) {
-    const T g = grad[plane * pixels + pixel];
-    T* taps = grad_filters + plane * k * k * pixels + pixel;
+  const int64_t k = K > 0 ? K : s.columns.kernel, inner = inner_index();
+  if (inner >= inner_count(s, s.groups, s.outputs())) return;
+  const Strides in = image_strides(s, s.inputs()), out = image_strides(s, s.outputs()), filter = filter_strides(s);
+  for (int64_t outer = blockIdx.y; outer < outer_count(s, s.groups); outer += gridDim.y) {
+    const Place at = place(s, s.groups, inner, outer);
+    const int64_t y = at.pixel / s.columns.output, x = at.pixel % s.columns.output, shared = s.shared();
+    const T* channels = input + at.n * in.sample + at.c * shared * in.channel;
+    const T* grads = grad + at.n * out.sample + at.c * shared * out.channel + at.pixel * out.pixel;
+    T* taps = grad_filters + at.n * filter.sample + at.c * s.taps() * filter.channel + at.pixel * filter.pixel;
 #pragma unroll 1
-    for (int64_t i = 0; i < k; ++i) {
-      const int64_t row = source(y + i - k / 2, s.height, s.padding);
+    for (int64_t i = 0; i < s.rows.kernel; ++i) {
+      const int64_t row = source(position(s.rows, y, i, s.padding), s.rows.input, s.padding);
 #pragma unroll
       for (int64_t j = 0; j < k; ++j) {
-        const int64_t column = source(x + j - k / 2, s.width, s.padding);
-        const bool inside = row >= 0 && column >= 0;
-        taps[(i * k + j) * pixels] = inside ? input[plane * pixels + row * s.width + column] * g : T(0);
+        const int64_t column = source(position(s.columns, x, j, s.padding), s.columns.input, s.padding);
+        const int64_t pixel = (row * s.columns.input + column) * in.pixel;
+        Sum<T> sum = 0;
+        if (row >= 0 && column >= 0)
+#pragma unroll 1
+          for (int64_t c = 0; c < shared; ++c)
+            sum += widen(channels[c * in.channel + pixel]) * widen(grads[c * out.channel]);
+        taps[(i * k + j) * filter.channel] = narrow<T>(sum);
       }
     }
   }
@@ -86,53 +142,59 @@ __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* g
 template <typename T>
 using Kernel = void (*)(Shape, const T*, const T*, T*);
 
+// Threads over `channels` images of `pixels` for each sample.
 template <typename T>
-const char* launch(Kernel<T> kernel, const Shape& s, const T* a, const T* b, T* out, void* stream) {
-  const int64_t planes = s.batch * s.channels, pixels = s.height * s.width;
-  if (planes == 0 || pixels == 0) return nullptr;
-  const int64_t blocks = (pixels + kThreads - 1) / kThreads;
+const char* launch(Kernel<T> kernel, const Shape& s, int64_t channels, int64_t pixels, const T* a, const T* b, T* out,
+                   void* stream) {
+  const int64_t inner = inner_count(s, channels, pixels), outer = outer_count(s, channels);
+  if (inner == 0 || outer == 0) return nullptr;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(planes < kMaxGridY ? planes : kMaxGridY));
+  config.gridDim = dim3(static_cast<unsigned>((inner + kThreads - 1) / kThreads),
+                        static_cast<unsigned>(outer < kMaxGridY ? outer : kMaxGridY));
   config.blockDim = dim3(kThreads);
   config.stream = static_cast<cudaStream_t>(stream);
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, s, a, b, out);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
+// The kernel for a width that was compiled for, else the one for any. double, there for gradcheck, has that alone.
+template <typename T, typename Pick>
+Kernel<T> by_width(int64_t k, Pick pick) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (k == 3) return pick(std::integral_constant<int, 3>());
+    if (k == 5) return pick(std::integral_constant<int, 5>());
+    if (k == 7) return pick(std::integral_constant<int, 7>());
+  }
+  return pick(std::integral_constant<int, 0>());
+}
+
 }  // namespace
 
 template <typename T>
 const char* forward_cuda(const Shape& s, const T* input, const T* filters, T* output, void* stream) {
-  const Kernel<T> kernel = s.kernel == 3   ? forward_kernel<3, T>
-                           : s.kernel == 5 ? forward_kernel<5, T>
-                           : s.kernel == 7 ? forward_kernel<7, T>
-                                           : forward_kernel<0, T>;
-  return launch(kernel, s, input, filters, output, stream);
+  const auto pick = [](auto k) -> Kernel<T> { return forward_kernel<decltype(k)::value, T>; };
+  return launch(by_width<T>(s.columns.kernel, pick), s, s.channels, s.outputs(), input, filters, output, stream);
 }
 
 template <typename T>
 const char* grad_input_cuda(const Shape& s, const T* filters, const T* grad, T* grad_input, void* stream) {
-  const Kernel<T> kernel = s.kernel == 3   ? grad_input_kernel<3, T>
-                           : s.kernel == 5 ? grad_input_kernel<5, T>
-                           : s.kernel == 7 ? grad_input_kernel<7, T>
-                                           : grad_input_kernel<0, T>;
-  return launch(kernel, s, filters, grad, grad_input, stream);
+  const auto pick = [](auto k) -> Kernel<T> { return grad_input_kernel<decltype(k)::value, T>; };
+  return launch(by_width<T>(s.columns.kernel, pick), s, s.channels, s.inputs(), filters, grad, grad_input, stream);
 }
 
 template <typename T>
 const char* grad_filters_cuda(const Shape& s, const T* input, const T* grad, T* grad_filters, void* stream) {
-  const Kernel<T> kernel = s.kernel == 3   ? grad_filters_kernel<3, T>
-                           : s.kernel == 5 ? grad_filters_kernel<5, T>
-                           : s.kernel == 7 ? grad_filters_kernel<7, T>
-                                           : grad_filters_kernel<0, T>;
-  return launch(kernel, s, input, grad, grad_filters, stream);
+  const auto pick = [](auto k) -> Kernel<T> { return grad_filters_kernel<decltype(k)::value, T>; };
+  return launch(by_width<T>(s.columns.kernel, pick), s, s.groups, s.outputs(), input, grad, grad_filters, stream);
 }
 
-template const char* forward_cuda(const Shape&, const float*, const float*, float*, void*);
-template const char* forward_cuda(const Shape&, const double*, const double*, double*, void*);
-template const char* grad_input_cuda(const Shape&, const float*, const float*, float*, void*);
-template const char* grad_input_cuda(const Shape&, const double*, const double*, double*, void*);
-template const char* grad_filters_cuda(const Shape&, const float*, const float*, float*, void*);
-template const char* grad_filters_cuda(const Shape&, const double*, const double*, double*, void*);
+#define FAC_INSTANTIATE(T)                                                              \
+  template const char* forward_cuda(const Shape&, const T*, const T*, T*, void*);       \
+  template const char* grad_input_cuda(const Shape&, const T*, const T*, T*, void*);    \
+  template const char* grad_filters_cuda(const Shape&, const T*, const T*, T*, void*);
+FAC_INSTANTIATE(float)
+FAC_INSTANTIATE(double)
+FAC_INSTANTIATE(Half)
+FAC_INSTANTIATE(BFloat16)
 
 }  // namespace fac

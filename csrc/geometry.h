@@ -1,33 +1,68 @@
-// Padding as arithmetic on one axis of n pixels, written once for CPU and CUDA. A position q runs over
-// [-radius, n + radius): the axis with its border.
+// Where a tap looks, and its inverse, on one axis: written once for CPU and CUDA. A position is a pixel index
+// that may lie beyond the ends, in [-before, input + after); its source is the pixel that padding shows there.
 #pragma once
 #include "fac.h"
 
-#ifdef __CUDACC__
-#define FAC_HOST_DEVICE __host__ __device__
-#else
-#define FAC_HOST_DEVICE
-#endif
-
 namespace fac {
+
+// The position under tap t of output pixel o.
+FAC_HOST_DEVICE inline int64_t position(const Axis& a, int64_t o, int64_t t, Padding padding) {
+  if (padding != Padding::kInside) return o * a.stride + t * a.dilation - a.before;
+  const int64_t phase = o % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
+  int64_t start = o / a.dilation - a.kernel / 2;  // the window, in every dilation-th pixel
+  if (start > length - a.kernel) start = length - a.kernel;
+  if (start < 0) start = 0;
+  return (start + t) * a.dilation + phase;
+}
 
 // The pixel that position q shows, or -1 where it shows a zero.
 FAC_HOST_DEVICE inline int64_t source(int64_t q, int64_t n, Padding padding) {
   if (q >= 0 && q < n) return q;
-  if (padding == Padding::kZeros) return -1;
-  return q < 0 ? 0 : n - 1;
+  if (padding == Padding::kReplicate) return q < 0 ? 0 : n - 1;
+  if (padding == Padding::kReflect) return q < 0 ? -q : 2 * (n - 1) - q;
+  if (padding == Padding::kCircular) return q < 0 ? q + n : q - n;
+  return -1;
 }
 
-// The positions first <= q < last that show pixel i: the adjoint of source, which turns the gradient with
-// respect to the input into a gather.
-struct Span {
-  int64_t first, last;
+// The positions that show pixel i, the inverse of source: image_at(i, m) for m in [0, image_count(i)).
+FAC_HOST_DEVICE inline int64_t image_count(const Axis& a, int64_t i, Padding padding) {
+  const int64_t n = a.input;
+  const bool first = i == 0, last = i == n - 1;
+  switch (padding) {
+    case Padding::kReplicate: return 1 + (first ? a.before : 0) + (last && a.after > 0 ? a.after : 0);
+    case Padding::kReflect: return 1 + (!first && i <= a.before) + (!last && n - 1 - i <= a.after);
+    case Padding::kCircular: return 1 + (n - i <= a.before) + (i < a.after);
+    default: return 1;
+  }
+}
+FAC_HOST_DEVICE inline int64_t image_at(const Axis& a, int64_t i, int64_t m, Padding padding) {
+  const int64_t n = a.input;
+  if (m == 0) return i;
+  switch (padding) {
+    case Padding::kReplicate: return i == 0 && m <= a.before ? -m : n - 1 + m - (i == 0 ? a.before : 0);
+    case Padding::kReflect: return m == 1 && i > 0 && i <= a.before ? -i : 2 * (n - 1) - i;
+    default: return m == 1 && n - i <= a.before ? i - n : i + n;  // circular
+  }
+}
+
+// The output pixels whose tap t looks at position q: first, first + step, ... before last.
+struct Progression {
+  int64_t first, last, step;
 };
-FAC_HOST_DEVICE inline Span positions(int64_t i, int64_t n, int64_t radius, Padding padding) {
-  Span span = {i, i + 1};
-  if (padding == Padding::kReplicate && i == 0) span.first -= radius;
-  if (padding == Padding::kReplicate && i == n - 1) span.last += radius;
-  return span;
+FAC_HOST_DEVICE inline Progression viewers(const Axis& a, int64_t q, int64_t t, Padding padding) {
+  if (padding != Padding::kInside) {
+    int64_t o = q + a.before - t * a.dilation;
+    if (a.stride != 1) {
+      if (o % a.stride) return {0, 0, 1};
+      o /= a.stride;
+    }
+    return o >= 0 && o < a.output ? Progression{o, o + 1, 1} : Progression{0, 0, 1};
+  }
+  const int64_t phase = q % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
+  const int64_t start = q / a.dilation - t, half = a.kernel / 2;
+  if (start < 0 || start > length - a.kernel) return {0, 0, 1};
+  const int64_t first = start == 0 ? 0 : start + half, last = start == length - a.kernel ? length - 1 : start + half;
+  return {first * a.dilation + phase, last * a.dilation + phase + 1, a.dilation};
 }
 
 }  // namespace fac

@@ -4,76 +4,43 @@
 
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
+// Padding mode travels as a number: the stable ABI's string argument allocates on every call and never frees it.
+#define FAC_SETTINGS                                                                                      \
+  ", int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, int padding_mode, "              \
+  "int channels_per_filter) -> Tensor"
 
-// Padding travels as a number: the stable ABI's string argument allocates on every call and never frees it.
 STABLE_TORCH_LIBRARY(fac_ext, library) {
-  library.def("fac(Tensor input, Tensor filters, int kernel_size, int padding) -> Tensor");
-  library.def("fac_grad_input(Tensor filters, Tensor grad, int kernel_size, int padding) -> Tensor");
-  library.def("fac_grad_filters(Tensor input, Tensor grad, int kernel_size, int padding) -> Tensor");
+  library.def("fac(Tensor input, Tensor filters" FAC_SETTINGS);
+  library.def("fac_grad_input(Tensor filters, Tensor grad" FAC_SETTINGS);
+  library.def("fac_grad_filters(Tensor input, Tensor grad" FAC_SETTINGS);
 }
 
 namespace fac {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // multiply-adds that are worth a thread
-
-template <typename Run>
-void spread(const Shape& s, Run run) {
-  const int64_t items = cpu_items(s);
-  if (items == 0) return;
-  const int64_t work = s.batch * s.channels * s.height * s.width * s.kernel * s.kernel / items;
-  torch::stable::parallel_for(0, items, std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1), run);
+void on_torch_threads(int64_t items, int64_t grain, const Run& run) {
+  torch::stable::parallel_for(0, items, grain, run);
 }
 
-Tensor fac_cpu(const Tensor& input, const Tensor& filters, int64_t kernel, int64_t padding) {
-  const Shape s = check_filters("fac", input, filters, kernel, padding);
-  const Tensor x = torch::stable::contiguous(input), f = torch::stable::contiguous(filters);
-  Tensor output = torch::stable::new_empty(x, x.sizes());
-  switch_dtype("fac", x, [&](auto zero) {
-    using T = decltype(zero);
-    spread(s, [&](int64_t begin, int64_t end) {
-      forward_cpu(s, data<T>(x), data<T>(f), mutable_data<T>(output), begin, end);
-    });
-  });
-  return output;
-}
-
-Tensor fac_grad_input_cpu(const Tensor& filters, const Tensor& grad, int64_t kernel, int64_t padding) {
-  const Shape s = check_filters("fac_grad_input", grad, filters, kernel, padding);
-  const Tensor f = torch::stable::contiguous(filters), g = torch::stable::contiguous(grad);
-  Tensor grad_input = torch::stable::new_empty(g, g.sizes());
-  switch_dtype("fac_grad_input", g, [&](auto zero) {
-    using T = decltype(zero);
-    spread(s, [&](int64_t begin, int64_t end) {
-      grad_input_cpu(s, data<T>(f), data<T>(g), mutable_data<T>(grad_input), begin, end);
-    });
-  });
-  return grad_input;
-}
-
-Tensor fac_grad_filters_cpu(const Tensor& input, const Tensor& grad, int64_t kernel, int64_t padding) {
-  const Shape s = check_images("fac_grad_filters", input, grad, kernel, padding);
-  const Tensor x = torch::stable::contiguous(input), g = torch::stable::contiguous(grad);
-  Tensor grad_filters =
-      torch::stable::new_empty(x, {s.batch, s.channels * kernel * kernel, s.height, s.width});
-  switch_dtype("fac_grad_filters", x, [&](auto zero) {
-    using T = decltype(zero);
-    spread(s, [&](int64_t begin, int64_t end) {
-      grad_filters_cpu(s, data<T>(x), data<T>(g), mutable_data<T>(grad_filters), begin, end);
-    });
-  });
-  return grad_filters;
-}
+struct Cpu {
+  template <typename T>
+  static void forward(const Shape& s, const Tensor&, const T* input, const T* filters, T* output) {
+    forward_cpu(s, input, filters, output, on_torch_threads);
+  }
+  template <typename T>
+  static void grad_input(const Shape& s, const Tensor&, const T* filters, const T* grad, T* grad_input) {
+    grad_input_cpu(s, filters, grad, grad_input, on_torch_threads);
+  }
+  template <typename T>
+  static void grad_filters(const Shape& s, const Tensor&, const T* input, const T* grad, T* grad_filters) {
+    grad_filters_cpu(s, input, grad, grad_filters, on_torch_threads);
+  }
+};
 
 }  // namespace
 }  // namespace fac
 
-STABLE_TORCH_LIBRARY_IMPL(fac_ext, CPU, library) {
-  library.impl("fac", TORCH_BOX(&fac::fac_cpu));
-  library.impl("fac_grad_input", TORCH_BOX(&fac::fac_grad_input_cpu));
-  library.impl("fac_grad_filters", TORCH_BOX(&fac::fac_grad_filters_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(fac_ext, CPU, library) { fac::implement<fac::Cpu>(library); }
 
 // FAC_EXT_VERSION, FAC_EXT_CUDA (toolkit, "" for none) and FAC_EXT_ARCHS come from setup.py.
 PYBIND11_MODULE(_C, module) {

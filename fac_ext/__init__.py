@@ -1,4 +1,4 @@
-"""Filter adaptive convolution: every pixel of every channel has its own k x k filter."""
+"""Filter adaptive convolution: every pixel of every channel has its own filter."""
 
 from pkgutil import extend_path
 
@@ -12,7 +12,8 @@ except ModuleNotFoundError as error:
     raise ImportError("fac_ext is not compiled yet: run `pip install .` in its source folder") from error
 
 from fac_ext.functional import fac
+from fac_ext.modules import FAC
 from fac_ext.reference import fac_reference
 
-__all__ = ["build_info", "fac", "fac_reference"]
+__all__ = ["FAC", "build_info", "fac", "fac_reference"]
 __version__ = build_info()["version"]

@@ -11,31 +11,47 @@ the same formulas registered on it.
 
 import torch
 
+from fac_ext.geometry import Geometry
+
+DEVICES = ("cpu", "cuda", "meta")  # where the operators are
 _ops = torch.ops.fac_ext
 
 
-def fac(input, filters, kernel_size, padding):
-    return _call(_Fac, _ops.fac, input, filters, kernel_size, padding)
+def fac(input, filters, *geometry):
+    return _call(_Fac, _ops.fac, input, filters, *geometry)
 
 
-def fac_grad_input(filters, grad, kernel_size, padding):
-    return _call(_FacGradInput, _ops.fac_grad_input, filters, grad, kernel_size, padding)
+def fac_grad_input(filters, grad, *geometry):
+    return _call(_FacGradInput, _ops.fac_grad_input, filters, grad, *geometry)
 
 
-def fac_grad_filters(input, grad, kernel_size, padding):
-    return _call(_FacGradFilters, _ops.fac_grad_filters, input, grad, kernel_size, padding)
+def fac_grad_filters(input, grad, *geometry):
+    return _call(_FacGradFilters, _ops.fac_grad_filters, input, grad, *geometry)
 
 
-def _call(function, op, a, b, kernel_size, padding):
+def _call(function, op, a, b, *geometry):
     if torch.compiler.is_compiling():
-        return op(a, b, kernel_size, padding)
-    return function.apply(a, b, kernel_size, padding)
+        return op(a, b, *geometry)
+    return function.apply(a, b, *geometry)
 
 
 def _save(ctx, inputs, output):
-    a, b, *ctx.settings = inputs
+    a, b, *ctx.geometry = inputs
     ctx.save_for_backward(a, b)
     ctx.save_for_forward(a, b)
+
+
+def _derivative(by_first, by_second):
+    """The backward of an operator of (a, b): by_first(b, h, ...) and by_second(a, h, ...), as far as needed."""
+
+    def backward(ctx, h):
+        a, b = ctx.saved_tensors
+        need_a, need_b, *_ = ctx.needs_input_grad
+        grad_a = by_first(b, h, *ctx.geometry) if need_a else None
+        grad_b = by_second(a, h, *ctx.geometry) if need_b else None
+        return (grad_a, grad_b, *(None for _ in ctx.geometry))
+
+    return staticmethod(backward)
 
 
 def _jvp(function):
@@ -43,7 +59,7 @@ def _jvp(function):
 
     def jvp(ctx, da, db, *_):
         a, b = ctx.saved_tensors
-        return function(da, b, *ctx.settings) + function(a, db, *ctx.settings)
+        return function(da, b, *ctx.geometry) + function(a, db, *ctx.geometry)
 
     return staticmethod(jvp)
 
@@ -51,13 +67,13 @@ def _jvp(function):
 def _vmap(function):
     """Each operator treats the samples of a batch alone: fold the mapped axis into N."""
 
-    def vmap(info, in_dims, a, b, *settings):
+    def vmap(info, in_dims, a, b, *geometry):
         def fold(tensor, dim):
             tensor = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             return tensor.flatten(0, 1)
 
         n = (a if in_dims[0] is None else a.movedim(in_dims[0], 0)[0]).shape[0]
-        out = function(fold(a, in_dims[0]), fold(b, in_dims[1]), *settings)
+        out = function(fold(a, in_dims[0]), fold(b, in_dims[1]), *geometry)
         return out.unflatten(0, (info.batch_size, n)), 0
 
     return staticmethod(vmap)
@@ -66,74 +82,57 @@ def _vmap(function):
 class _Fac(torch.autograd.Function):
     forward = staticmethod(lambda *args: _ops.fac(*args))
     setup_context = staticmethod(_save)
+    backward = _derivative(fac_grad_input, fac_grad_filters)
     jvp = _jvp(fac)
     vmap = _vmap(fac)
-
-    @staticmethod
-    def backward(ctx, grad):
-        input, filters = ctx.saved_tensors
-        need_input, need_filters, *_ = ctx.needs_input_grad
-        return (
-            fac_grad_input(filters, grad, *ctx.settings) if need_input else None,
-            fac_grad_filters(input, grad, *ctx.settings) if need_filters else None,
-            None,
-            None,
-        )
 
 
 class _FacGradInput(torch.autograd.Function):
     forward = staticmethod(lambda *args: _ops.fac_grad_input(*args))
     setup_context = staticmethod(_save)
+    backward = _derivative(lambda g, h, *geometry: fac_grad_filters(h, g, *geometry), lambda f, h, *geometry: fac(h, f, *geometry))
     jvp = _jvp(fac_grad_input)
     vmap = _vmap(fac_grad_input)
-
-    @staticmethod
-    def backward(ctx, h):
-        filters, grad = ctx.saved_tensors
-        need_filters, need_grad, *_ = ctx.needs_input_grad
-        return (
-            fac_grad_filters(h, grad, *ctx.settings) if need_filters else None,
-            fac(h, filters, *ctx.settings) if need_grad else None,
-            None,
-            None,
-        )
 
 
 class _FacGradFilters(torch.autograd.Function):
     forward = staticmethod(lambda *args: _ops.fac_grad_filters(*args))
     setup_context = staticmethod(_save)
+    backward = _derivative(lambda g, h, *geometry: fac_grad_input(h, g, *geometry), fac)
     jvp = _jvp(fac_grad_filters)
     vmap = _vmap(fac_grad_filters)
 
-    @staticmethod
-    def backward(ctx, h):
-        input, grad = ctx.saved_tensors
-        need_input, need_grad, *_ = ctx.needs_input_grad
-        return (
-            fac_grad_input(h, grad, *ctx.settings) if need_input else None,
-            fac(input, h, *ctx.settings) if need_grad else None,
-            None,
-            None,
-        )
+
+def _is_channels_last(tensor):
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def _fake_like_second(a, b, kernel_size, padding):
-    return b.new_empty(b.shape)
+def _empty(like, shape, channels_last):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _fake_like_first(a, b, kernel_size, padding):
-    return a.new_empty(a.shape)
+def _fake_fac(input, filters, *geometry):
+    return _empty(input, (*input.shape[:2], *filters.shape[2:]), _is_channels_last(filters))
 
 
-def _fake_filters(input, grad, kernel_size, padding):
-    n, c, h, w = input.shape
-    return input.new_empty((n, c * kernel_size * kernel_size, h, w))
+def _fake_grad_input(filters, grad, *geometry):
+    size = (Geometry(*geometry).input_size(axis, grad.shape[2 + axis]) for axis in (0, 1))
+    return _empty(grad, (*grad.shape[:2], *size), _is_channels_last(filters))
+
+
+def _fake_grad_filters(input, grad, *geometry):
+    geometry = Geometry(*geometry)
+    n, c, h, w = grad.shape
+    channels = c // geometry.channels_per_filter * geometry.kernel_size[0] * geometry.kernel_size[1]
+    channels_last = _is_channels_last(grad) or (not grad.is_contiguous() and _is_channels_last(input))
+    return _empty(input, (n, channels, h, w), channels_last)
 
 
 for _name, _function, _fake in (
-    ("fac", _Fac, _fake_like_first),
-    ("fac_grad_input", _FacGradInput, _fake_like_second),
-    ("fac_grad_filters", _FacGradFilters, _fake_filters),
+    ("fac", _Fac, _fake_fac),
+    ("fac_grad_input", _FacGradInput, _fake_grad_input),
+    ("fac_grad_filters", _FacGradFilters, _fake_grad_filters),
 ):
     torch.library.register_fake(f"fac_ext::{_name}", _fake)
     torch.library.register_autograd(f"fac_ext::{_name}", _function.backward, setup_context=_save)

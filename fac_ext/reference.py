@@ -2,33 +2,49 @@
 
 import torch.nn.functional as F
 
-
-def _pad(input, radius, padding_mode):
-    mode = "constant" if padding_mode == "zeros" else padding_mode
-    return F.pad(input, (radius, radius, radius, radius), mode)
+from fac_ext.geometry import check_tensors, margins, resolve
 
 
-def fac_reference(input, filters, kernel_size, *, padding_mode="zeros"):
-    """The definition: unfold every k x k patch, multiply by its filter, sum. Same signature as fac.
+def fac_reference(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    """The definition: unfold every kh x kw patch, multiply by its filter, sum. Same signature and errors as fac.
 
-    Holds k*k copies of the input and of the product in memory.
+    Holds kh*kw copies of the input and of the product in memory; sums in the tensors' own dtype.
     """
-    n, c, h, w = input.shape
-    patches = F.unfold(_pad(input, kernel_size // 2, padding_mode), kernel_size)  # (N, C*k*k, H*W)
-    taps = (n, c, kernel_size * kernel_size, h, w)
-    return (patches.reshape(taps) * filters.reshape(taps)).sum(2)
-
-
-def fac_shift_sum(input, filters, kernel_size, *, padding_mode="zeros"):
-    """The same sum as k*k shifted images, with no k*k copies: what good PyTorch code would do.
-
-    Under torch.compile it becomes one loop, and is the peer to beat.
-    """
-    n, c, h, w = input.shape
-    padded = _pad(input, kernel_size // 2, padding_mode)
-    filters = filters.reshape(n, c, kernel_size, kernel_size, h, w)
-    return sum(
-        padded[:, :, i : i + h, j : j + w] * filters[:, :, i, j]
-        for i in range(kernel_size)
-        for j in range(kernel_size)
+    padded, (n, c, g, kh, kw, h, w), stride, dilation = _prepare(
+        input, filters, kernel_size, stride, dilation, padding, padding_mode
     )
+    patches = F.unfold(padded, (kh, kw), dilation=dilation, stride=stride)  # (N, C*kh*kw, Ho*Wo)
+    patches = patches.reshape(n, g, c // g, kh * kw, h, w)
+    return (patches * filters.reshape(n, g, 1, kh * kw, h, w)).sum(3).reshape(n, c, h, w)
+
+
+def fac_shift_sum(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    """The same sum as kh*kw shifted images, with no kh*kw copies: what good PyTorch code would do.
+
+    Under torch.compile it becomes one loop, and is the peer to beat. fac runs it on devices that it has no
+    kernels for, and exports it to ONNX.
+    """
+    padded, (n, c, g, kh, kw, h, w), (sh, sw), (dh, dw) = _prepare(
+        input, filters, kernel_size, stride, dilation, padding, padding_mode
+    )
+    padded = padded.reshape(n, g, c // g, *padded.shape[2:])
+    filters = filters.reshape(n, g, 1, kh, kw, h, w)
+    total = 0
+    for i in range(kh):
+        for j in range(kw):
+            rows, columns = (slice(a, a + s * (m - 1) + 1, s) for a, s, m in ((i * dh, sh, h), (j * dw, sw, w)))
+            total = total + padded[..., rows, columns] * filters[:, :, :, i, j]
+    return total.reshape(n, c, h, w)
+
+
+def _prepare(input, filters, kernel_size, stride, dilation, padding, padding_mode):
+    """The padded input, (N, C, G, kh, kw, Ho, Wo), and stride and dilation as pairs."""
+    check_tensors(input, filters)
+    geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
+    (top, bottom), (left, right) = margins(*geometry[:3], padding)
+    mode = "constant" if padding_mode == "zeros" else padding_mode
+    padded = F.pad(input, (left, right, top, bottom), mode)
+    n, _, h, w = filters.shape
+    c = input.shape[1]
+    sizes = (n, c, max(c // geometry.channels_per_filter, 1), *geometry.kernel_size, h, w)
+    return padded, sizes, geometry.stride, geometry.dilation

@@ -1,43 +1,62 @@
-"""The operator once more, as its formula reads: numpy, float64, a loop over every index. Slow; small tensors only."""
+"""The operator once more, from torch.nn.functional.pad and indexing alone, in float64, and what rounding allows."""
 
-import itertools
-
-import numpy as np
 import torch
+import torch.nn.functional as F
+
+# Relative error of one product or sum, and of the result where it is rounded once more when stored.
+EPS = {
+    torch.float64: (2.0**-53, 0.0),
+    torch.float32: (2.0**-24, 0.0),
+    torch.float16: (2.0**-24, 2.0**-11),  # summed in float32, stored in half
+    torch.bfloat16: (2.0**-24, 2.0**-8),
+}
+SMALLEST = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-126}
 
 
-def _terms(height, width, k, padding_mode):
-    """(y, x, i, j, row, column): output pixel, tap, and the input pixel under it; without those under zeros."""
-    for y, x, i, j in itertools.product(range(height), range(width), range(k), range(k)):
-        row, column = y + i - (k - 1) // 2, x + j - (k - 1) // 2
-        if padding_mode == "replicate":
-            row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
-        if 0 <= row < height and 0 <= column < width:
-            yield y, x, i, j, row, column
+def _two(value):
+    return value if isinstance(value, tuple) else (value, value)
 
 
-def fac_and_gradients(input, filters, grad, k, padding_mode):
-    """(output, gradient of the input, gradient of the filters) of <grad, fac(input, filters)>."""
-    x, f, g = (tensor.detach().cpu().double().numpy() for tensor in (input, filters, grad))
-    n, c, h, w = x.shape
-    f = f.reshape(n, c, k, k, h, w)
-    out, grad_x, grad_f = np.zeros_like(x), np.zeros_like(x), np.zeros_like(f)
-    for y, column_out, i, j, row, column in _terms(h, w, k, padding_mode):
-        here = (slice(None), slice(None), y, column_out)
-        there = (slice(None), slice(None), row, column)
-        tap = (slice(None), slice(None), i, j, y, column_out)
-        out[here] += x[there] * f[tap]
-        grad_x[there] += f[tap] * g[here]
-        grad_f[tap] += x[there] * g[here]
-    return tuple(torch.from_numpy(a) for a in (out, grad_x, grad_f.reshape(n, c * k * k, h, w)))
+def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    (kh, kw), (sh, sw), (dh, dw) = _two(kernel_size), _two(stride), _two(dilation)
+    if padding == "same":
+        high, wide = dh * (kh - 1), dw * (kw - 1)
+        top, left = high // 2, wide // 2
+        bottom, right = high - top, wide - left
+    else:
+        top, left = (0, 0) if padding == "valid" else _two(padding)
+        bottom, right = top, left
+    if top or bottom or left or right:
+        mode = "constant" if padding_mode == "zeros" else padding_mode
+        input = F.pad(input, (left, right, top, bottom), mode)
+    n, c, _, _ = input.shape
+    groups = filters.shape[1] // (kh * kw)
+    h, w = filters.shape[2:]
+    rows = torch.arange(h).mul(sh)[:, None, None, None] + torch.arange(kh).mul(dh)[:, None]
+    columns = torch.arange(w).mul(sw)[:, None, None] + torch.arange(kw).mul(dw)
+    patches = input[:, :, rows, columns]  # (N, C, Ho, Wo, kh, kw)
+    mine = filters.reshape(n, groups, kh, kw, h, w).permute(0, 1, 4, 5, 2, 3)
+    mine = mine[:, torch.arange(c) // max(c // max(groups, 1), 1)]
+    return (patches * mine).sum((4, 5))
+
+
+def all_three(function, input, filters, grad, *args, **kwargs):
+    """(output, gradient of the input, gradient of the filters) of <grad, function(input, filters)>, in float64."""
+    x, f = (t.detach().cpu().double().requires_grad_() for t in (input, filters))
+    out = function(x, f, *args, **kwargs)
+    return (out.detach(), *torch.autograd.grad(out, (x, f), grad.detach().cpu().double()))
 
 
 def check(got, exact, magnitude, terms):
-    """got is within rounding of exact: |error| <= eps (terms + 1) sum |products|, the bound of any summation order.
+    """got is within rounding of exact, the bound of any summation order:
 
-    magnitude is the sum of the products' absolute values, element by element, in float64.
+        |error| <= (eps (terms + 1) + eps_stored) * sum |products| + the smallest number
+
+    magnitude is the sum of the products' absolute values, element by element, in float64; terms their number.
     """
     assert got.shape == exact.shape
-    allowed = torch.finfo(got.dtype).eps * (terms + 1) * magnitude + torch.finfo(got.dtype).tiny
-    used = ((got.detach().cpu().double() - exact).abs() / allowed).max() if got.numel() else 0
-    assert used <= 1, f"error is {float(used):.1f} times what rounding explains"
+    eps, stored = EPS[got.dtype]
+    allowed = (eps * (terms + 1) + stored) * magnitude + SMALLEST[got.dtype]
+    got = got.detach().cpu().double()
+    used = ((got - exact).abs() / allowed).max() if got.numel() else torch.zeros(())
+    assert used <= 1, f"error is {float(used):.2f} times what rounding explains"

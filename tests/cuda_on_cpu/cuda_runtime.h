@@ -2,6 +2,7 @@
 // enough of the launch API for kernels without shared memory, barriers and warp intrinsics.
 #pragma once
 #define __global__
+#define __device__
 
 struct dim3 {
   unsigned x, y, z;

@@ -1,0 +1,121 @@
+"""The geometry of a call: its arguments checked and made explicit. All that is said to people is said here."""
+
+from typing import NamedTuple
+
+import torch
+
+PADDING_MODES = ("zeros", "replicate", "reflect", "circular")  # their indices are csrc/fac.h's numbers
+INSIDE = 4  # csrc/fac.h: a window that would leave the image is moved inside it (neighbourhood attention)
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Geometry(NamedTuple):
+    """What the operators take beside their tensors."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]  # top, bottom, left, right; bottom and right less what the stride leaves over
+    padding_mode: int
+    channels_per_filter: int
+
+    def input_size(self, axis, output):
+        """The input's height (axis 0) or width (axis 1) that belongs to the output's."""
+        before, after = self.padding[2 * axis : 2 * axis + 2]
+        span = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        return (output - 1) * self.stride[axis] + span - before - after
+
+
+def pair(name, value, least):
+    """(height, width) of an int or a pair of ints, each `least` or more."""
+    values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise TypeError(f"fac: {name} must be an int or a pair of ints (height, width), got {value!r}")
+    if min(values) < least:
+        raise ValueError(f"fac: {name} must be {least} or more, got {value!r}")
+    return values
+
+
+def margins(kernel_size, stride, dilation, padding):
+    """((top, bottom), (left, right)) of torch.nn.Conv2d's padding argument."""
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(
+                f"fac: padding 'same' needs stride 1, got stride {stride}; give padding as an int or a pair"
+            )
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if isinstance(padding, str):
+        raise ValueError(f"fac: padding must be 'same', 'valid', an int or a pair of ints, got {padding!r}")
+    return tuple((p, p) for p in pair("padding", padding, 0))
+
+
+def check_tensors(input, filters):
+    for name, value in (("input", input), ("filters", filters)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_kind(input, filters):
+    for name, tensor in (("input", input), ("filters", filters)):
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"fac: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"fac: {name} must be a dense tensor, got {tensor.layout}")
+    if filters.dtype != input.dtype:
+        raise TypeError(f"fac: filters must have input's dtype {input.dtype}, got {filters.dtype}")
+    if filters.device != input.device:
+        raise ValueError(f"fac: filters must be on input's device {input.device}, got {filters.device}")
+
+
+def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode):
+    """Checks the arguments of fac() against each other and returns their Geometry."""
+    kernel_size = pair("kernel_size", kernel_size, 1)
+    stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    around = margins(kernel_size, stride, dilation, padding)
+    if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
+        raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+    check_kind(input, filters)
+    if input.dim() != 4:
+        raise ValueError(f"fac: input must be (N, C, H, W), got {tuple(input.shape)}")
+    if filters.dim() != 4:
+        raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
+    n, c, *size = input.shape
+    output, padded = [], []
+    for axis, name in enumerate(("height", "width")):
+        before, after = around[axis]
+        _check_padding(padding_mode, name, size[axis], max(before, after))
+        room = size[axis] + before + after - (kernel_size[axis] - 1) * dilation[axis] - 1
+        if padding != "same" and room < 0:
+            raise ValueError(
+                f"fac: input's {name} with its padding must cover the kernel: {size[axis]} + {before} + {after} "
+                f"pixels are fewer than dilation * (kernel_size - 1) + 1 = {size[axis] + before + after - room}"
+            )
+        output.append(room // stride[axis] + 1)
+        padded += [before, after if stride[axis] == 1 else after - int(room % stride[axis])]
+    taps = kernel_size[0] * kernel_size[1]
+    groups = filters.shape[1] // taps
+    wanted = f"(N, G*kh*kw, Ho, Wo) = ({n}, G*{taps}, {output[0]}, {output[1]})"
+    if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
+        raise ValueError(f"fac: filters must be {wanted}, got {tuple(filters.shape)}")
+    if c == 0 or groups == 0:
+        if c != groups:
+            raise ValueError(f"fac: filters must be {wanted} with G dividing C = {c}, got G = {groups}")
+        shared = 1
+    else:
+        if c % groups:
+            raise ValueError(f"fac: filters must be {wanted} with G dividing C = {c}, got G = {groups}")
+        shared = int(c // groups)
+    return Geometry(kernel_size, stride, dilation, tuple(padded), PADDING_MODES.index(padding_mode), shared)
+
+
+def _check_padding(mode, name, size, padding):
+    """As torch.nn.functional.pad does: what is shown beyond an end must exist."""
+    if mode == "replicate" and padding > 0 and size < 1:
+        raise ValueError(f"fac: padding_mode 'replicate' needs an input with pixels, got {name} {size}")
+    if mode == "reflect" and padding > 0 and padding >= size:
+        raise ValueError(f"fac: padding_mode 'reflect' needs padding < {name}, got padding {padding}, {name} {size}")
+    if mode == "circular" and padding > size:
+        raise ValueError(f"fac: padding_mode 'circular' needs padding <= {name}, got padding {padding}, {name} {size}")
