@@ -64,8 +64,9 @@ __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* out
 #pragma unroll
       for (int64_t j = 0; j < k; ++j) {
         const int64_t column = source(position(s.columns, x, j, s.padding), s.columns.input, s.padding);
-        if (row >= 0 && column >= 0)
-          sum += widen(image[(row * s.columns.input + column) * in.pixel]) * widen(taps[(i * k + j) * filter.channel]);
+        const bool inside = row >= 0 && column >= 0;  // else a zero, which makes NaN of a NaN tap
+        const Sum<T> value = inside ? widen(image[(row * s.columns.input + column) * in.pixel]) : Sum<T>(0);
+        sum += value * widen(taps[(i * k + j) * filter.channel]);
       }
     }
     output[at.n * out.sample + at.c * out.channel + at.pixel * out.pixel] = narrow<T>(sum);
@@ -127,12 +128,14 @@ __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* g
 #pragma unroll
       for (int64_t j = 0; j < k; ++j) {
         const int64_t column = source(position(s.columns, x, j, s.padding), s.columns.input, s.padding);
+        const bool inside = row >= 0 && column >= 0;
         const int64_t pixel = (row * s.columns.input + column) * in.pixel;
         Sum<T> sum = 0;
-        if (row >= 0 && column >= 0)
 #pragma unroll 1
-          for (int64_t c = 0; c < shared; ++c)
-            sum += widen(channels[c * in.channel + pixel]) * widen(grads[c * out.channel]);
+        for (int64_t c = 0; c < shared; ++c) {
+          const Sum<T> value = inside ? widen(channels[c * in.channel + pixel]) : Sum<T>(0);
+          sum += value * widen(grads[c * out.channel]);
+        }
         taps[(i * k + j) * filter.channel] = narrow<T>(sum);
       }
     }

@@ -90,7 +90,10 @@ class _Fac(torch.autograd.Function):
 class _FacGradInput(torch.autograd.Function):
     forward = staticmethod(lambda *args: _ops.fac_grad_input(*args))
     setup_context = staticmethod(_save)
-    backward = _derivative(lambda g, h, *geometry: fac_grad_filters(h, g, *geometry), lambda f, h, *geometry: fac(h, f, *geometry))
+    backward = _derivative(
+        lambda g, h, *geometry: fac_grad_filters(h, g, *geometry),
+        lambda f, h, *geometry: fac(h, f, *geometry),
+    )
     jvp = _jvp(fac_grad_input)
     vmap = _vmap(fac_grad_input)
 

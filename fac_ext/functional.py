@@ -51,6 +51,12 @@ def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", pa
         )
     if device not in derivatives.DEVICES:
         return fac_shift_sum(
-            input, filters, kernel_size, stride=stride, dilation=dilation, padding=padding, padding_mode=padding_mode
+            input,
+            filters,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            padding=padding,
+            padding_mode=padding_mode,
         )
     return derivatives.fac(input, filters, *geometry)

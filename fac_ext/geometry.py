@@ -15,7 +15,9 @@ class Geometry(NamedTuple):
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    padding: tuple[int, int, int, int]  # top, bottom, left, right; bottom and right less what the stride leaves over
+    padding: tuple[
+        int, int, int, int
+    ]  # top, bottom, left, right; bottom and right less what the stride leaves over
     padding_mode: int
     channels_per_filter: int
 
@@ -116,6 +118,10 @@ def _check_padding(mode, name, size, padding):
     if mode == "replicate" and padding > 0 and size < 1:
         raise ValueError(f"fac: padding_mode 'replicate' needs an input with pixels, got {name} {size}")
     if mode == "reflect" and padding > 0 and padding >= size:
-        raise ValueError(f"fac: padding_mode 'reflect' needs padding < {name}, got padding {padding}, {name} {size}")
+        raise ValueError(
+            f"fac: padding_mode 'reflect' needs padding < {name}, got padding {padding}, {name} {size}"
+        )
     if mode == "circular" and padding > size:
-        raise ValueError(f"fac: padding_mode 'circular' needs padding <= {name}, got padding {padding}, {name} {size}")
+        raise ValueError(
+            f"fac: padding_mode 'circular' needs padding <= {name}, got padding {padding}, {name} {size}"
+        )

@@ -24,7 +24,9 @@ class FAC(torch.nn.Module):
         self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
         margins(self.kernel_size, self.stride, self.dilation, padding)
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+            raise ValueError(
+                f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
+            )
         self.padding, self.padding_mode = padding, padding_mode
 
     def forward(self, input, filters):

@@ -10,22 +10,35 @@ EPS = {
     torch.float16: (2.0**-24, 2.0**-11),  # summed in float32, stored in half
     torch.bfloat16: (2.0**-24, 2.0**-8),
 }
-SMALLEST = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-126}
+SMALLEST = {
+    torch.float64: 2.0**-1022,
+    torch.float32: 2.0**-126,
+    torch.float16: 2.0**-25,
+    torch.bfloat16: 2.0**-126,
+}
 
 
-def _two(value):
+def two(value):
     return value if isinstance(value, tuple) else (value, value)
 
 
-def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
-    (kh, kw), (sh, sw), (dh, dw) = _two(kernel_size), _two(stride), _two(dilation)
+def margins(kernel_size, dilation, padding):
+    """((top, bottom), (left, right))"""
     if padding == "same":
-        high, wide = dh * (kh - 1), dw * (kw - 1)
-        top, left = high // 2, wide // 2
-        bottom, right = high - top, wide - left
-    else:
-        top, left = (0, 0) if padding == "valid" else _two(padding)
-        bottom, right = top, left
+        totals = [d * (k - 1) for d, k in zip(two(dilation), two(kernel_size), strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in ((0, 0) if padding == "valid" else two(padding))]
+
+
+def output_size(h, w, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    around = margins(kernel_size, dilation, padding)
+    rules = zip((h, w), around, two(kernel_size), two(stride), two(dilation), strict=True)
+    return [(size + sum(p) - d * (k - 1) - 1) // s + 1 for size, p, k, s, d in rules]
+
+
+def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    (kh, kw), (sh, sw), (dh, dw) = two(kernel_size), two(stride), two(dilation)
+    (top, bottom), (left, right) = margins(kernel_size, dilation, padding)
     if top or bottom or left or right:
         mode = "constant" if padding_mode == "zeros" else padding_mode
         input = F.pad(input, (left, right, top, bottom), mode)
@@ -47,8 +60,16 @@ def all_three(function, input, filters, grad, *args, **kwargs):
     return (out.detach(), *torch.autograd.grad(out, (x, f), grad.detach().cpu().double()))
 
 
+def bounds(input, filters, grad, *args, **kwargs):
+    """What check() needs for the output and both gradients: (exact values, magnitudes, numbers of terms)."""
+    one = (torch.ones_like(t) for t in (input, filters, grad))
+    exact = all_three(output, input, filters, grad, *args, **kwargs)
+    magnitude = all_three(output, input.abs(), filters.abs(), grad.abs(), *args, **kwargs)
+    return exact, magnitude, all_three(output, *one, *args, **kwargs)
+
+
 def check(got, exact, magnitude, terms):
-    """got is within rounding of exact, the bound of any summation order:
+    """got is within rounding of exact, the bound of any order of summation:
 
         |error| <= (eps (terms + 1) + eps_stored) * sum |products| + the smallest number
 

@@ -1,6 +1,5 @@
-"""How the package is compiled and installed, and the CUDA source as far as a machine without a GPU can see it."""
+"""How the package is compiled and installed."""
 
-import ctypes
 import os
 import re
 import shutil
@@ -10,75 +9,8 @@ import sys
 import pytest
 import torch
 
-import oracle
-from conftest import ROOT
+from conftest import ROOT, run
 from fac_ext import build_info
-from test_fac import CASES, MODES, tensors
-
-ARCHITECTURES = ("75", "80", "90", "100", "120")
-
-
-def run(*command, **options):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def test_cpu_kernels_compile_without_torch(tmp_path):
-    run(
-        "g++",
-        "-std=c++20",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-c",
-        ROOT / "csrc/fac_cpu.cpp",
-        "-o",
-        tmp_path / "cpu.o",
-    )
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
-def test_cuda_kernels_compile_without_torch_and_spill_nothing(tmp_path):
-    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    source, out = ROOT / "csrc/fac_cuda.cu", tmp_path / "cuda.o"
-    said = run("nvcc", "-O3", "-std=c++20", "-Xptxas", "-v", "--threads=0", *targets, "-c", source, "-o", out)
-    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert len(spills) == len(ARCHITECTURES) * 3 * 2 * 4  # operators, types, kernel sizes 3, 5, 7 and any
-    assert set(spills) == {("0", "0", "0")}
-
-
-@pytest.fixture(scope="module")
-def cuda_on_cpu(tmp_path_factory):
-    library = tmp_path_factory.mktemp("cuda_on_cpu") / "library.so"
-    here = ROOT / "tests/cuda_on_cpu"
-    flags = ("-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-fPIC", "-shared")
-    run("g++", *flags, f"-I{here}", f"-I{ROOT / 'csrc'}", here / "library.cpp", "-o", library)
-    return ctypes.CDLL(library)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("shape", "k"), [*CASES, ((1, 2, 24, 17), 3), ((70000, 1, 1, 2), 1)])
-def test_the_cuda_source_computes_the_operator(cuda_on_cpu, shape, k, mode):
-    """The very kernels, run thread after thread on the CPU; with guards around what they write."""
-    input, filters, grad = (tensor.detach() for tensor in tensors(shape, k))
-    small = input.numel() < 1000
-    exact = (
-        oracle.fac_and_gradients(input, filters, grad, k, mode)
-        if small
-        else (input * filters, grad * filters, input * grad)
-    )
-    sizes = (ctypes.c_int64 * 6)(*shape, k, MODES.index(mode))
-    operands = ((input, filters), (filters, grad), (input, grad))
-    for name, (a, b), right in zip(("forward", "grad_input", "grad_filters"), operands, exact, strict=True):
-        guarded = torch.full((right.numel() + 128,), torch.nan, dtype=torch.float64)
-        out = guarded[64 : 64 + right.numel()]
-        function = getattr(cuda_on_cpu, name)
-        function.restype = ctypes.c_char_p
-        error = function(sizes, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (a, b, out)))
-        assert error is None
-        torch.testing.assert_close(out.view(right.shape), right, rtol=1e-12, atol=1e-12)
-        assert guarded[:64].isnan().all() and guarded[64 + right.numel() :].isnan().all()
 
 
 def test_build_info_says_what_was_built():

@@ -1,339 +1,315 @@
-"""The operator: values, gradients of every order, what it refuses."""
+"""The operator's values and gradients: every shape, type and layout, against the oracle, within rounding."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import oracle
-from fac_ext import derivatives, fac, fac_reference
+from fac_ext import FAC, derivatives, fac, fac_reference
+from fac_ext.geometry import PADDING_MODES
 from fac_ext.reference import fac_shift_sum
 
-MODES = ("zeros", "replicate")
-# (N, C, H, W), k: H != W, k > H, one pixel, one row, one column, N > k * k, nothing at all
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+# (N, C, H, W), groups, kernel_size, keywords
 CASES = [
-    ((2, 3, 5, 7), 3),
-    ((1, 2, 6, 4), 5),
-    ((1, 2, 3, 2), 7),
-    ((1, 1, 4, 3), 9),
-    ((2, 2, 3, 5), 1),
-    ((1, 3, 1, 1), 5),
-    ((1, 2, 1, 6), 3),
-    ((1, 2, 6, 1), 3),
-    ((11, 2, 3, 2), 3),
-    ((0, 2, 3, 3), 3),
-    ((2, 0, 3, 3), 3),
-    ((2, 2, 0, 3), 3),
-    ((2, 2, 3, 0), 3),
-]
+    ((2, 3, 5, 7), 3, 3, {}),
+    ((2, 3, 5, 7), 3, 3, {"padding_mode": "replicate"}),
+    ((1, 2, 6, 4), 2, 5, {"padding_mode": "reflect"}),
+    ((1, 2, 6, 4), 2, 5, {"padding_mode": "circular"}),
+    ((1, 2, 3, 2), 2, 7, {"padding_mode": "replicate"}),  # a kernel larger than the image
+    ((1, 1, 4, 3), 1, 9, {}),
+    ((2, 2, 3, 5), 2, 1, {}),
+    ((1, 3, 1, 1), 3, 5, {"padding_mode": "replicate"}),
+    ((1, 2, 1, 6), 2, 3, {}),
+    ((1, 2, 6, 1), 2, 3, {"padding_mode": "circular"}),
+    ((1, 6, 5, 6), 1, 3, {}),
+    ((2, 6, 5, 6), 2, 3, {"padding_mode": "reflect"}),
+    ((1, 40, 4, 5), 2, 3, {}),  # more channels than one block of the channels_last kernels, not a multiple
+    ((1, 2, 6, 7), 2, 2, {}),  # even: the odd pixel of padding is at the bottom and right
+    ((1, 2, 6, 7), 2, (4, 1), {"padding_mode": "circular"}),
+    ((1, 2, 7, 6), 1, (2, 5), {"padding": "valid"}),
+    ((1, 2, 9, 8), 2, 3, {"stride": (2, 3), "padding": (1, 2)}),
+    ((1, 4, 9, 8), 2, (3, 2), {"stride": 2, "padding": 3, "padding_mode": "reflect"}),
+    ((2, 2, 10, 7), 2, 3, {"stride": 3, "padding": 0}),  # rows and columns that no window reaches
+    ((1, 2, 9, 11), 2, 3, {"dilation": (2, 3)}),
+    ((1, 2, 9, 11), 2, 3, {"dilation": 2, "stride": 2, "padding": 2, "padding_mode": "circular"}),
+    ((1, 2, 3, 3), 2, 3, {"padding": 5}),  # more padding than kernel: output pixels that see zeros alone
+    ((1, 2, 3, 3), 2, 3, {"padding": 5, "padding_mode": "replicate", "stride": 2}),
+    ((0, 2, 3, 3), 2, 3, {}),
+    ((0, 2, 3, 3), 2, 3, {"padding_mode": "replicate"}),
+    ((2, 0, 3, 3), 0, 3, {}),
+]  # fmt: skip
 
 
-def tensors(shape, k, dtype=torch.float64, device="cpu"):
+def tensors(
+    shape,
+    groups,
+    kernel_size,
+    *,
+    dtype=torch.float64,
+    device="cpu",
+    layout=torch.contiguous_format,
+    **keywords,
+):
+    """(input, filters, grad) of a call; the first two require gradients."""
     n, c, h, w = shape
-    input = torch.randn(shape, dtype=dtype, device=device, requires_grad=True)
-    filters = torch.randn(n, c * k * k, h, w, dtype=dtype, device=device, requires_grad=True)
-    return input, filters, torch.randn(shape, dtype=dtype, device=device)
+    kh, kw = oracle.two(kernel_size)
+    output = oracle.output_size(h, w, kernel_size, **keywords)
+    sizes = (shape, (n, groups * kh * kw, *output), (n, c, *output))
+    made = [torch.randn(s, device=device).to(dtype).contiguous(memory_format=layout) for s in sizes]
+    return made[0].requires_grad_(), made[1].requires_grad_(), made[2]
 
 
-def check_all(function, input, filters, grad, k, mode):
-    output = function(input, filters, k, padding_mode=mode)
-    got = (output, *torch.autograd.grad(output, (input, filters), grad))
-    exact = oracle.fac_and_gradients(input, filters, grad, k, mode)
-    magnitude = oracle.fac_and_gradients(input.abs(), filters.abs(), grad.abs(), k, mode)
-    terms = (k * k, k * k * max(k, 1) ** 2, 1)  # a replicated corner is seen by up to k^2 pixels
-    for mine, right, size, count in zip(got, exact, magnitude, terms, strict=True):
-        assert mine.dtype == input.dtype and mine.is_contiguous()
-        oracle.check(mine, right, size, count)
+def all_three(function, input, filters, grad, *args, **keywords):
+    output = function(input, filters, *args, **keywords)
+    return (output, *torch.autograd.grad(output, (input, filters), grad))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("shape", "k"), CASES)
-def test_value_and_both_gradients(shape, k, dtype, mode, device):
-    check_all(fac, *tensors(shape, k, dtype, device), k, mode)
+def check_all(function, input, filters, grad, kernel_size, **keywords):
+    results = all_three(function, input, filters, grad, kernel_size, **keywords)
+    bounds = oracle.bounds(input, filters, grad, kernel_size, **keywords)
+    for mine, right, size, terms in zip(results, *bounds, strict=True):
+        assert mine.dtype == input.dtype and mine.device == input.device
+        oracle.check(mine, right, size, terms)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("shape", "groups", "kernel_size", "keywords"), CASES)
+def test_value_and_both_gradients(shape, groups, kernel_size, keywords, dtype, layout, device):
+    operands = tensors(shape, groups, kernel_size, dtype=dtype, device=device, layout=layout, **keywords)
+    check_all(fac, *operands, kernel_size, **keywords)
+
+
 @pytest.mark.parametrize("function", [fac_reference, fac_shift_sum])
-def test_the_pytorch_forms_are_the_same_operator(function, mode):
-    for shape, k in CASES[:9]:
-        check_all(function, *tensors(shape, k), k, mode)
+def test_the_pytorch_forms_are_the_same_operator(function):
+    for shape, groups, kernel_size, keywords in CASES:
+        if shape[1] == 0 and function is fac_reference:
+            continue  # torch's unfold wants a channel
+        check_all(function, *tensors(shape, groups, kernel_size, **keywords), kernel_size, **keywords)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
-    st.sampled_from([1, 3, 5, 7, 9, 11]),
-    st.sampled_from(MODES),
-)
-def test_any_shape(shape, k, mode):
-    """Against the reference, itself held to the formula above: shapes too large for the oracle's loops."""
-    input, filters, grad = tensors(shape, k)
-    results = []
-    for function in (fac, fac_reference):
-        output = function(input, filters, k, padding_mode=mode)
-        results.append((output, *torch.autograd.grad(output, (input, filters), grad)))
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-11)
+@st.composite
+def any_call(draw):
+    """The whole space of arguments: (operands' description, kernel_size, keywords) that torch's own pad accepts."""
+    small = st.integers(1, 3)
+    groups, shared = draw(small), draw(small)
+    size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    kernel_size = draw(st.one_of(st.integers(1, 8), st.tuples(st.integers(1, 15), st.integers(1, 15))))
+    dilation = draw(st.one_of(small, st.tuples(small, small)))
+    padding = draw(
+        st.one_of(st.sampled_from(["same", "valid"]), st.integers(0, 9), st.tuples(st.integers(0, 9), small))
+    )
+    stride = 1 if padding == "same" else draw(st.one_of(small, st.tuples(small, small)))
+    mode = draw(st.sampled_from(PADDING_MODES))
+    keywords = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+    output = oracle.output_size(*size, kernel_size, **keywords)
+    around = oracle.margins(kernel_size, dilation, padding)
+    most = {"reflect": -1, "circular": 0}.get(mode, 99)
+    allowed = all(max(around[i]) <= size[i] + most for i in range(2)) and min(output) > 0
+    shape = (draw(small), groups * shared, *size)
+    return (
+        (shape, groups),
+        kernel_size,
+        keywords,
+        allowed,
+        draw(st.sampled_from(DTYPES)),
+        draw(st.sampled_from(LAYOUTS)),
+    )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_planes_of_several_bands(mode, device):
+@settings(max_examples=300, deadline=None)
+@given(any_call(), st.data())
+def test_any_call(call, data):
+    (shape, groups), kernel_size, keywords, allowed, dtype, layout = call
+    torch.manual_seed(0)
+    if not allowed:
+        taps = oracle.two(kernel_size)
+        filters = torch.zeros(shape[0], groups * taps[0] * taps[1], *shape[2:])
+        with pytest.raises(ValueError, match="fac: "):
+            fac(torch.zeros(shape), filters, kernel_size, **keywords)
+        return
+    operands = tensors(shape, groups, kernel_size, dtype=dtype, layout=layout, **keywords)
+    check_all(fac, *operands, kernel_size, **keywords)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("mode", PADDING_MODES)
+def test_planes_of_several_bands(mode, layout, device):
     """More rows than the CPU kernels take at once, and more pixels than a CUDA block has threads."""
-    input, filters, grad = tensors((1, 2, 150, 260), 5, torch.float64, device)
-    for function in (fac, fac_reference):
-        output = function(input, filters, 5, padding_mode=mode)
-        results = (output, *torch.autograd.grad(output, (input, filters), grad))
-        if function is fac:
-            mine = results
-    for a, b in zip(mine, results, strict=True):
+    operands = tensors((1, 2, 150, 260), 2, 5, device=device, layout=layout)
+    mine, theirs = (all_three(function, *operands, 5, padding_mode=mode) for function in (fac, fac_reference))
+    for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("shape", "k"), [((1, 2, 4, 3), 3), ((2, 1, 2, 3), 5), ((1, 1, 1, 1), 3)])
-def test_gradcheck(shape, k, mode, device):
-    input, filters, _ = tensors(shape, k, device=device)
-
-    def f(input, filters):
-        return fac(input, filters, k, padding_mode=mode)
-
-    assert gradcheck(f, (input, filters), check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(f, (input, filters))
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_results_have_the_filters_layout(layout, device):
+    operands = tensors((2, 4, 5, 6), 2, 3, device=device, layout=layout)
+    results = all_three(fac, *operands, 3)
+    assert all(result.is_contiguous(memory_format=layout) for result in results)
+    mixed = fac(operands[0].contiguous(), operands[1], 3)  # a small input in the other layout changes nothing
+    assert mixed.is_contiguous(memory_format=layout) and torch.equal(mixed, results[0])
 
 
-def test_third_order():
-    input, filters, _ = tensors((1, 1, 3, 2), 3)
-
-    def grad_of_grad(input, filters):
-        (g,) = torch.autograd.grad(fac(input, filters, 3).pow(3).sum(), filters, create_graph=True)
-        return torch.autograd.grad(g.pow(2).sum(), input, create_graph=True)
-
-    assert gradcheck(grad_of_grad, (input, filters))
-
-
-class Calls(TorchDispatchMode):
-    """The names of our operators that were called."""
+class Seen(TorchDispatchMode):
+    """Names of the operators called, and sizes of the tensors that were copied or allocated by torch's own."""
 
     def __init__(self):
         super().__init__()
-        self.names = []
+        self.ours, self.others = [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
         if function.namespace == "fac_ext":
-            self.names.append(function.name().removeprefix("fac_ext::"))
-        return function(*args, **(kwargs or {}))
+            self.ours.append(function.name().removeprefix("fac_ext::"))
+        elif isinstance(out, torch.Tensor) and function.name() not in ("aten::detach", "aten::view"):
+            self.others.append((function.name(), out.numel()))
+        return out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_no_copy_of_the_filters(layout):
+    """Nothing of the filters' size is made in the forward pass, and only their gradient in the backward pass."""
+    operands = tensors((1, 8, 64, 64), 8, 5, dtype=torch.float32, layout=layout)
+    size = operands[1].numel() * operands[1].element_size()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        output = fac(*operands[:2], 5)
+    taken = [event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0]
+    assert max(taken) == output.numel() * 4
+    with torch.profiler.profile(profile_memory=True) as profile:
+        torch.autograd.grad(output, operands[:2], operands[2])
+    taken = [event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage >= size]
+    assert taken == [size]
 
 
 def test_only_the_gradient_that_is_asked_for(device):
-    input, filters, grad = tensors((1, 2, 4, 5), 3, device=device)
-    both = torch.autograd.grad(fac(input, filters, 3), (input, filters), grad)
+    input, filters, grad = tensors((1, 2, 4, 5), 2, 3, device=device)
+    _, *both = all_three(fac, input, filters, grad, 3)
     for a, b, wanted, right, op in (
         (input, filters.detach(), input, both[0], "fac_grad_input"),
         (input.detach(), filters, filters, both[1], "fac_grad_filters"),
     ):
-        with Calls() as calls:
+        with Seen() as seen:
             (alone,) = torch.autograd.grad(fac(a, b, 3), wanted, grad)
-        assert calls.names == ["fac", op]
+        assert seen.ours == ["fac", op]
         assert torch.equal(alone, right)
-    with Calls() as calls:
+    geometry = ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 0, 1)
+    with Seen() as seen:
         for first, second, op in ((filters, grad, "fac_grad_input"), (input, grad, "fac_grad_filters")):
             for one in (0, 1):  # the second derivatives too
                 pair = [t.detach().requires_grad_(i == one) for i, t in enumerate((first, second))]
-                out = getattr(derivatives, op)(*pair, 3, 0)
-                calls.names.clear()
+                out = getattr(derivatives, op)(*pair, *geometry)
+                seen.ours.clear()
                 torch.autograd.grad(out.sum(), pair[one])
-                assert len(calls.names) == 1
+                assert len(seen.ours) == 1
     assert not fac(input.detach(), filters.detach(), 3).requires_grad
 
 
-def test_vmap_jacobians_and_hessian():
-    input, filters, _ = tensors((2, 2, 3, 3), 3)
-    many = torch.randn(4, *filters.shape, dtype=torch.float64)
-    mapped = torch.func.vmap(fac, in_dims=(None, 0, None))(input, many, 3)
-    torch.testing.assert_close(mapped, torch.stack([fac(input, one, 3) for one in many]))
-    for transform in (torch.func.jacrev, torch.func.jacfwd):
-        for argnum in (0, 1):
-            mine, theirs = (transform(f, argnum)(input, filters, 3) for f in (fac, fac_reference))
-            torch.testing.assert_close(mine, theirs)
-    mine, theirs = (
-        torch.func.hessian(lambda x, f=f: f(x, filters, 3).pow(2).sum())(input) for f in (fac, fac_reference)
-    )
-    torch.testing.assert_close(mine, theirs)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_same_bits_every_time(layout, device):
+    for groups in (4, 2):
+        operands = tensors((2, 4, 33, 47), groups, 5, dtype=torch.float32, device=device, layout=layout)
+        runs = [all_three(fac, *operands, 5, padding_mode="replicate") for _ in range(3)]
+        assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
 
-def test_same_bits_every_time(device):
-    input, filters, grad = tensors((2, 4, 33, 47), 5, torch.float32, device)
-    runs = []
-    for _ in range(3):
-        output = fac(input, filters, 5, padding_mode="replicate")
-        runs.append((output, *torch.autograd.grad(output, (input, filters), grad)))
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
-
-
-def test_any_strides(device):
-    input, filters, grad = tensors((2, 3, 6, 8), 3, device=device)
-    straight = fac(input, filters, 3)
-    wanted = torch.autograd.grad(straight, (input, filters), grad)
-
-    def stridden(tensor):
-        return tensor.detach().repeat_interleave(2, 3)[..., ::2].transpose(2, 3).contiguous().transpose(2, 3)
-
-    a, b = stridden(input).requires_grad_(), stridden(filters).requires_grad_()
-    assert not a.is_contiguous() and not b.is_contiguous()
-    output = fac(a, b, 3)
-    assert torch.equal(output, straight)
-    got = torch.autograd.grad(output, (a, b), stridden(grad))
-    assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
-    expanded = torch.autograd.grad(fac(input, filters, 3).sum(), (input, filters))  # a gradient of stride 0
-    dense = torch.autograd.grad(fac(input, filters, 3), (input, filters), torch.ones_like(grad))
-    assert all(torch.equal(x, y) for x, y in zip(expanded, dense, strict=True))
-
-
-def test_compiles_whole(device):
-    input, filters, grad = tensors((1, 2, 5, 6), 3, torch.float32, device)
-
-    def f(input, filters):
-        return fac(input, filters, 3, padding_mode="replicate") * 2
-
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    for function in (f, compiled):
-        output = function(input, filters)
-        results = (output, *torch.autograd.grad(output, (input, filters), grad))
-        if function is f:
-            plain = results
-    assert all(torch.equal(a, b) for a, b in zip(plain, results, strict=True))
-
-
-@pytest.mark.xfail(strict=True, reason="torch drops a custom jvp when compiling: pytorch#192985")
-def test_compiled_forward_mode():
-    input, filters, _ = tensors((1, 1, 3, 4), 3)
-
-    def tangent(input, filters):
-        return torch.func.jvp(lambda x: fac(x, filters, 3), (input,), (torch.ones_like(input),))[1]
-
-    compiled = torch.compile(tangent, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        compiled(input.detach(), filters.detach()), tangent(input.detach(), filters.detach())
-    )
-
-
-@pytest.mark.xfail(strict=True, reason="torch.func of a registered operator: pytorch#170834, #193279")
-def test_compiled_functional_gradient():
-    input, filters, _ = tensors((1, 1, 3, 4), 3)
-
-    def gradient(input, filters):
-        return torch.func.grad(lambda x: fac(x, filters, 3).pow(2).sum())(input)
-
-    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        compiled(input.detach(), filters.detach()), gradient(input.detach(), filters.detach())
-    )
-
-
-def test_fake_and_meta_tensors_have_shapes():
-    input, filters, _ = tensors((2, 3, 4, 5), 3, device="meta")
-    output = fac(input, filters, 3)
-    assert output.shape == input.shape and output.device.type == "meta"
-
-
-def test_any_number_of_threads_gives_the_same_bits():
-    input, filters, grad = tensors((2, 16, 40, 50), 5, torch.float32)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("groups", [16, 2])
+def test_any_number_of_threads_gives_the_same_bits(groups, layout):
+    operands = tensors((2, 16, 40, 50), groups, 5, dtype=torch.float32, layout=layout)
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            output = fac(input, filters, 5)
-            runs.append((output, *torch.autograd.grad(output, (input, filters), grad)))
+            runs.append(all_three(fac, *operands, 5))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
-
-
-def test_operators_are_registered_right(device):
-    input, filters, grad = tensors((1, 2, 4, 5), 3, device=device)
-    ops = torch.ops.fac_ext
-    for op, a, b in (
-        (ops.fac, input, filters),
-        (ops.fac_grad_input, filters, grad),
-        (ops.fac_grad_filters, input, grad),
-    ):
-        torch.library.opcheck(op.default, (a, b, 3, 1))
 
 
 def test_operators_guard_memory():
     """What would read out of bounds is refused below the public function too."""
     image, filters = torch.zeros(1, 2, 4, 4), torch.zeros(1, 18, 4, 4)
     ops = torch.ops.fac_ext
+    good = {"kernel_size": [3, 3], "stride": [1, 1], "dilation": [1, 1], "padding": [1, 1, 1, 1]}
+    good |= {"padding_mode": 0, "channels_per_filter": 1}
+    ops.fac(image, filters, **good)
+    for change in (
+        {"kernel_size": [3, 5]},
+        {"kernel_size": [0, 3]},
+        {"kernel_size": [3]},
+        {"stride": [2, 1]},
+        {"stride": [0, 1]},
+        {"dilation": [1, -1]},
+        {"dilation": [1, 2]},
+        {"padding": [1, 1, 1]},
+        {"padding": [2, 0, 1, 1]} | {"padding_mode": 9},
+        {"padding": [-1, 3, 1, 1]},
+        {"padding": [3, -1, 1, 1]},
+        {"padding_mode": -1},
+        {"padding_mode": 5},
+        {"channels_per_filter": 0},
+        {"channels_per_filter": 3},
+        {"channels_per_filter": 2},
+    ):
+        with pytest.raises(RuntimeError):
+            ops.fac(image, filters, **good | change)
+    wide = {"kernel_size": [9, 9], "padding": [4, 4, 4, 4]}
+    for mode in (2, 4):  # reflect by as much as the image, a window larger than the image
+        with pytest.raises(RuntimeError, match="larger than the input"):
+            ops.fac(image, torch.zeros(1, 162, 4, 4), **good | wide | {"padding_mode": mode})
     for bad in (
-        lambda: ops.fac(image, filters[:, :17], 3, 0),
-        lambda: ops.fac(image, filters[..., :3], 3, 0),
-        lambda: ops.fac(image, filters.double(), 3, 0),
-        lambda: ops.fac(image[0], filters, 3, 0),
-        lambda: ops.fac(image, torch.zeros(1, 8, 4, 4), 2, 0),
-        lambda: ops.fac(image, filters, 3, 2),
-        lambda: ops.fac(image.half(), filters.half(), 3, 0),
-        lambda: ops.fac_grad_input(filters, image[:, :1], 3, 0),
-        lambda: ops.fac_grad_filters(image, image[..., :3], 3, 0),
+        lambda: ops.fac(image, filters[:, :17], **good),
+        lambda: ops.fac(image, filters[..., :3], **good),
+        lambda: ops.fac(image, filters.double(), **good),
+        lambda: ops.fac(image[0], filters, **good),
+        lambda: ops.fac(image, torch.zeros(2, 18, 4, 4), **good),
+        lambda: ops.fac(image.long(), filters.long(), **good),
+        lambda: ops.fac_grad_input(filters, image[:, :1], **good),
+        lambda: ops.fac_grad_input(filters, image, **good | {"padding": [4, 4, 4, 4]}),
+        lambda: ops.fac_grad_filters(image, image[..., :3], **good),
+        lambda: ops.fac_grad_filters(image, image[:, :1], **good),
     ):
         with pytest.raises(RuntimeError, match="fac"):
             bad()
 
 
-def test_under_autocast_it_runs_in_float32(device):
-    input, filters, _ = tensors((1, 2, 4, 5), 3, torch.bfloat16, device)
-    with torch.autocast(device, torch.bfloat16):
-        output = fac(input, filters, 3)
-    assert output.dtype == torch.float32
-    assert torch.equal(output, fac(input.float(), filters.float(), 3))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_a_convolutions(dtype, device):
+    """float32 and half tensors are cast, float64 stays; gradients come back in each tensor's own dtype."""
+    input, filters, _ = tensors((1, 2, 4, 5), 2, 3, dtype=torch.float32, device=device)
+    mixed = filters.detach().to(dtype).requires_grad_()
+    weight = torch.randn(2, 2, 3, 3, device=device)
+    with torch.autocast(device, dtype):
+        output, convolved = fac(input, mixed, 3), torch.nn.functional.conv2d(input, weight, padding=1)
+        double = fac(input.double(), filters.double(), 3)
+    assert output.dtype == convolved.dtype == dtype and double.dtype == torch.float64
+    assert torch.equal(output, fac(input.to(dtype), mixed, 3))
     output.sum().backward()
-    assert input.grad.dtype == torch.bfloat16
+    assert input.grad.dtype == torch.float32 and mixed.grad.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    ("error", "words", "change"),
-    [
-        (TypeError, r"input must be a torch.Tensor, got list", {"input": [1.0]}),
-        (TypeError, r"filters must be a torch.Tensor, got NoneType", {"filters": None}),
-        (TypeError, r"input must be float32 or float64, got torch.int64", {"input": torch.zeros(1, 2, 4, 5).long()}),
-        (TypeError, r"filters must be float32 or float64, got torch.float16", {"filters": torch.zeros(1, 18, 4, 5).half()}),
-        (TypeError, r"filters must have input's dtype torch.float32, got torch.float64", {"filters": torch.zeros(1, 18, 4, 5).double()}),
-        (TypeError, r"kernel_size must be an int, got 3.0", {"kernel_size": 3.0}),
-        (TypeError, r"kernel_size must be an int, got True", {"kernel_size": True}),
-        (ValueError, r"kernel_size must be positive and odd, got 4", {"kernel_size": 4}),
-        (ValueError, r"kernel_size must be positive and odd, got 0", {"kernel_size": 0}),
-        (ValueError, r"kernel_size must be positive and odd, got -3", {"kernel_size": -3}),
-        (ValueError, r"padding_mode must be one of zeros, replicate, got 'reflect'", {"padding_mode": "reflect"}),
-        (ValueError, r"padding_mode must be one of zeros, replicate, got \['zeros'\]", {"padding_mode": ["zeros"]}),
-        (ValueError, r"input must be \(N, C, H, W\), got \(2, 4, 5\)", {"input": torch.zeros(2, 4, 5)}),
-        (ValueError, r"filters must be \(N, C\*k\*k, H, W\) = \(1, 18, 4, 5\), got \(1, 17, 4, 5\)", {"filters": torch.zeros(1, 17, 4, 5)}),
-        (ValueError, r"= \(1, 18, 4, 5\), got \(1, 18, 5, 4\)", {"filters": torch.zeros(1, 18, 5, 4)}),
-        (ValueError, r"= \(1, 18, 4, 5\), got \(2, 18, 4, 5\)", {"filters": torch.zeros(2, 18, 4, 5)}),
-        (ValueError, r"filters must be on input's device cpu, got meta", {"filters": torch.zeros(1, 18, 4, 5, device="meta")}),
-    ],
-)  # fmt: skip
-def test_errors_name_argument_rule_and_value(error, words, change):
-    arguments = {
-        "input": torch.zeros(1, 2, 4, 5),
-        "filters": torch.zeros(1, 18, 4, 5),
-        "kernel_size": 3,
-    } | change
-    with pytest.raises(error, match="fac: .*" + words):
-        fac(**arguments)
+def test_module_is_the_function():
+    for shape, groups, kernel_size, keywords in CASES:
+        input, filters, _ = tensors(shape, groups, kernel_size, **keywords)
+        layer = FAC(kernel_size, **keywords)
+        assert torch.equal(layer(input, filters), fac(input, filters, kernel_size, **keywords))
+        assert not list(layer.parameters()) and f"kernel_size={oracle.two(kernel_size)}" in repr(layer)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_runs_on_the_current_stream():
-    input, filters, _ = tensors((1, 64, 128, 128), 5, torch.float32, "cuda")
-    wanted = fac(input, filters, 5)
-    late = torch.empty_like(filters)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # a kernel on another stream would read `late` before it is written
-        late.copy_(filters)
-        output = fac(input, late, 5)
-    stream.synchronize()
-    assert torch.equal(output, wanted)
+def test_not_a_number_passes_through(device):
+    """A NaN spoils the pixels that see it, under a zero of the padding too, and no others."""
+    for layout in LAYOUTS:
+        input, filters, grad = tensors((1, 2, 6, 7), 2, 3, device=device, layout=layout)
+        with torch.no_grad():
+            filters[0, 0, 0, 0] = filters[0, 13, 3, 4] = torch.nan  # the first looks beyond the corner
+            input[0, 1, 5, 6] = torch.inf
+        results = all_three(fac, input, filters, grad, 3)
+        wanted = oracle.all_three(oracle.output, input, filters, grad, 3)
+        assert results[0].isnan()[0, 0, 0, 0] and results[0].isnan()[0, 1, 3, 4]
+        for mine, right in zip(results, wanted, strict=True):
+            torch.testing.assert_close(mine.cpu(), right, equal_nan=True)

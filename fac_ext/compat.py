@@ -1,0 +1,205 @@
+"""The operators that people use now, under their own names and layouts: thin adapters to the kernels of fac.
+
+Filters are handed on as views: [N, H, W, taps] in memory is channels_last to fac, which reads it as it is and
+lays out the result alike. Other errors than those raised here are fac's, and call the filters `filters`.
+"""
+
+import torch
+
+from fac_ext import build_info, derivatives
+from fac_ext.functional import fac
+from fac_ext.geometry import DTYPES, INSIDE, Geometry, pair
+from fac_ext.modules import FAC
+
+_HAS_CUDA = build_info()["cuda"] is not None  # asked here, because torch.compile cannot trace the question
+
+
+def _check(op, name, value, layout):
+    """value is a dense tensor with the dimensions of layout, such as "(N, C, H, W)"."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {value.layout}")
+    if value.dim() != len(layout.split()):
+        raise ValueError(f"{op}: {name} must be {layout}, got {tuple(value.shape)}")
+
+
+def _odd(op, kernel_size):
+    """(height, width) of kernel_size, both odd."""
+    h, w = pair("kernel_size", kernel_size, 1)
+    if h % 2 == 0 or w % 2 == 0:
+        raise ValueError(f"{op}: kernel_size must be odd, got {kernel_size!r}")
+    return h, w
+
+
+class KernelConv2D(FAC):
+    """The filter adaptive convolution layer of STFAN's release, whose border is continued by replication.
+
+    Called as layer(input, kernel) with (N, C, H, W) and (N, C*k*k, H, W), it returns (N, C, H, W). The
+    release's CUDA code computes wrong gradients of the filters for batches larger than k*k.
+
+    Args:
+        kernel_size: odd int.
+
+    Raises:
+        TypeError, ValueError: kernel_size is no odd int; in forward, what :func:`fac_ext.fac` refuses.
+    """
+
+    def __init__(self, kernel_size):
+        super().__init__(_odd("KernelConv2D", kernel_size), padding_mode="replicate")
+
+    def forward(self, input, kernel):
+        return super().forward(input, kernel)
+
+
+def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
+    """Involution, as `_involution_cuda` of d-li14/involution: G filters at each pixel, zero padding.
+
+    Args:
+        input: (N, C, H, W).
+        weight: (N, G, kh, kw, Ho, Wo), G dividing C; channel c has the filter of group c // (C / G).
+        bias: (C,), added to the result, or None.
+        stride, padding, dilation: int or (height, width).
+
+    Returns:
+        (N, C, Ho, Wo) with Ho = (H + 2*ph - dh*(kh - 1) - 1) // sh + 1, Wo likewise.
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, two dtypes, and what else :func:`fac_ext.fac` refuses.
+    """
+    _check("involution", "input", input, "(N, C, H, W)")
+    _check("involution", "weight", weight, "(N, G, kh, kw, Ho, Wo)")
+    if bias is not None:
+        _check("involution", "bias", bias, "(C,)")
+        if bias.shape[0] != input.shape[1]:
+            raise ValueError(f"involution: bias must be (C,) = ({input.shape[1]},), got {tuple(bias.shape)}")
+        if bias.dtype != input.dtype:
+            raise TypeError(f"involution: bias must have input's dtype {input.dtype}, got {bias.dtype}")
+    filters, size = weight.flatten(1, 3), weight.shape[2:4]
+    output = fac(input, filters, size, stride=stride, dilation=dilation, padding=padding)
+    return output if bias is None else output + bias.to(output.dtype)[:, None, None]  # autocast casts output
+
+
+def carafe_naive(features, masks, kernel_size, group_size, scale_factor=1):
+    """CARAFE's reassembly without upsampling, mmcv.ops.carafe_naive at scale_factor 1.
+
+    Upsampling by s is the same sum over enlarged features, with the taps s pixels apart:
+    ``fac(F.interpolate(features, scale_factor=s, mode="nearest"), masks, kernel_size, dilation=s)``.
+
+    Args:
+        features: (N, C, H, W), continued by zeros.
+        masks: (N, group_size*k*k, H, W), group_size dividing C.
+        kernel_size: odd int.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        TypeError, ValueError: another scale_factor, an even kernel_size, what :func:`fac_ext.fac` refuses.
+    """
+    if scale_factor != 1:
+        raise ValueError(
+            f"carafe_naive: scale_factor must be 1, got {scale_factor!r}; for s > 1 call fac(F.interpolate("
+            "features, scale_factor=s, mode='nearest'), masks, kernel_size, dilation=s)"
+        )
+    kh, kw = _odd("carafe_naive", kernel_size)
+    _check("carafe_naive", "masks", masks, "(N, group_size*k*k, H, W)")
+    if masks.shape[1] != group_size * kh * kw:
+        wanted = f"group_size*k*k = {group_size!r}*{kh * kw} channels"
+        raise ValueError(f"carafe_naive: masks must have {wanted}, got {tuple(masks.shape)}")
+    return fac(features, masks, (kh, kw))
+
+
+def adaptive_conv(input, filters):
+    """FeatUp's AdaptiveConv.apply: one filter at each pixel for all channels, no padding.
+
+    FeatUp's CUDA code leaves most of the filters' values without a gradient.
+
+    Args:
+        input: (N, C, Ho + kh - 1, Wo + kw - 1), padded by the caller.
+        filters: (N, Ho, Wo, kh, kw).
+
+    Returns:
+        (N, C, Ho, Wo).
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, and what else :func:`fac_ext.fac` refuses.
+    """
+    _check("adaptive_conv", "filters", filters, "(N, Ho, Wo, kh, kw)")
+    return fac(input, filters.flatten(3).permute(0, 3, 1, 2), filters.shape[3:], padding="valid")
+
+
+def na2d_av(attn, value, kernel_size, dilation=1):
+    """Neighbourhood attention's weighted sum: natten.functional.na2d_av, which NATTEN 0.20 removed.
+
+    Each pixel sees kh x kw pixels around it, `dilation` apart. A window that would leave the image is moved
+    inside it by multiples of `dilation`, so that all its pixels have the same y mod dh and x mod dw.
+
+    Args:
+        attn: (B, heads, H, W, kh*kw), after softmax. Contiguous, it is read without a copy.
+        value: (B, heads, H, W, d), same dtype and device as attn. NATTEN cast attn to value's dtype; here
+            nothing is cast, by autocast neither: where softmax made attn float32 and value is half, cast one.
+        kernel_size: odd int or pair (height, width), with H >= kh*dh and W >= kw*dw.
+        dilation: int or pair.
+
+    Returns:
+        (B, heads, H, W, d), differentiable as :func:`fac_ext.fac` is. NATTEN's causal masks, additional
+        values and nested tensors are not supported.
+
+    Raises:
+        TypeError: an argument that is no dense tensor or no int, two dtypes, or one that has no kernels.
+        ValueError: an even kernel_size, shapes that do not fit each other or the window, two devices.
+        RuntimeError: a device that this build of fac_ext has no kernels for.
+    """
+    (kh, kw), (dh, dw) = _odd("na2d_av", kernel_size), pair("dilation", dilation, 1)
+    _check("na2d_av", "attn", attn, "(B, heads, H, W, kh*kw)")
+    _check("na2d_av", "value", value, "(B, heads, H, W, d)")
+    if attn.dtype != value.dtype or attn.dtype not in DTYPES:
+        wanted = "one dtype, float64, float32, float16 or bfloat16"
+        raise TypeError(f"na2d_av: attn and value must have {wanted}, got {attn.dtype} and {value.dtype}")
+    if value.device != attn.device:
+        raise ValueError(f"na2d_av: value must be on attn's device {attn.device}, got {value.device}")
+    batch, heads, h, w, d = value.shape
+    if attn.shape != (batch, heads, h, w, kh * kw):
+        wanted = f"(B, heads, H, W, kh*kw) = {(batch, heads, h, w, kh * kw)}"
+        raise ValueError(f"na2d_av: attn must be {wanted}, got {tuple(attn.shape)}")
+    if h < kh * dh or w < kw * dw or d < 1:
+        wanted = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
+        raise ValueError(f"na2d_av: value must have {wanted}, got {tuple(value.shape)}")
+    device = attn.device.type
+    if device not in derivatives.DEVICES or (device == "cuda" and not _HAS_CUDA):
+        raise RuntimeError(f"na2d_av: attn is on {device}, for which this build of fac_ext has no kernels")
+    top, left = kh // 2 * dh, kw // 2 * dw
+    geometry = Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, d)
+    image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn))
+    return derivatives.fac(image, filters, *geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
+
+
+def separable_fac(input, vertical, horizontal, kernel_size, *, dilation=1, padding_mode="zeros"):
+    """Separable filter adaptive convolution (IFAN): kh + kw filter values for a window of kh x kw pixels.
+
+    Two calls of fac, with kernels (kh, 1) and (1, kw), each with its own filters. The published code
+    (codeslake/IFAN, padding_mode "replicate") uses the first for both; for its weights give `vertical` twice.
+
+    Args:
+        input: (N, C, H, W).
+        vertical, horizontal: (N, G*kh, H, W) and (N, G*kw, H, W), each with a G that divides C.
+        kernel_size, dilation: int or (height, width).
+        padding_mode: as in :func:`fac_ext.fac`.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, and what else :func:`fac_ext.fac` refuses.
+    """
+    (kh, kw), (dh, dw) = pair("kernel_size", kernel_size, 1), pair("dilation", dilation, 1)
+    _check("separable_fac", "input", input, "(N, C, H, W)")
+    n, _, h, w = input.shape
+    for name, filters, k in (("vertical", vertical, kh), ("horizontal", horizontal, kw)):
+        _check("separable_fac", name, filters, "(N, G*k, H, W)")
+        if filters.shape != (n, filters.shape[1] // k * k, h, w):
+            wanted = f"(N, G*k, H, W) = ({n}, G*{k}, {h}, {w})"
+            raise ValueError(f"separable_fac: {name} must be {wanted}, got {tuple(filters.shape)}")
+    output = fac(input, vertical, (kh, 1), dilation=(dh, 1), padding_mode=padding_mode)
+    return fac(output, horizontal, (1, kw), dilation=(1, dw), padding_mode=padding_mode)

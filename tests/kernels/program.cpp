@@ -1,0 +1,118 @@
+// The kernels alone, for tests/test_kernels.py: csrc/fac_cuda.cu run on the CPU, thread after thread, and the CPU
+// kernels on one thread. Operands are copied into arrays of exactly their size, so that a sanitizer sees every
+// access beyond an end. Reads numbers from standard input and writes results to standard output:
+//   run     {cuda, type, operator, fac::Shape in its order}, two operands    -> the result, for each call
+//   axis    {fac::Axis in its order, padding}                                -> what taps look at, and back
+//   widen | narrow   {type, count}, values                                   -> values of the other type
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "../../csrc/fac_cuda.cu"
+
+namespace {
+
+using fac::Axis;
+using fac::Shape;
+
+template <typename T>
+bool read(T* values, size_t count) {
+  return std::fread(values, sizeof(T), count, stdin) == count;
+}
+template <typename T>
+std::vector<T> read_array(size_t count) {
+  std::vector<T> values(count);
+  if (!read(values.data(), count)) std::exit(2);
+  return values;
+}
+template <typename T>
+void write(const std::vector<T>& values) {
+  std::fwrite(values.data(), sizeof(T), values.size(), stdout);
+}
+
+Axis axis_of(const int64_t* a) { return {a[0], a[1], a[2], a[3], a[4], a[5], a[6]}; }
+
+void on_this_thread(int64_t items, int64_t, const fac::Run& run) {
+  for (int64_t item = 0; item < items; ++item) run(item, item + 1);
+}
+
+template <typename T>
+void run(bool cuda, int64_t which, const Shape& s) {
+  const int64_t input = s.batch * s.channels * s.inputs(), output = s.batch * s.channels * s.outputs();
+  const int64_t filters = s.batch * s.groups * s.taps() * s.outputs();
+  const std::vector<T> a = read_array<T>(which == 1 ? filters : input), b = read_array<T>(which == 0 ? filters : output);
+  std::vector<T> out(which == 0 ? output : which == 1 ? input : filters);
+  const char* error = nullptr;
+  if (cuda) {
+    error = which == 0   ? fac::forward_cuda(s, a.data(), b.data(), out.data(), nullptr)
+            : which == 1 ? fac::grad_input_cuda(s, a.data(), b.data(), out.data(), nullptr)
+                         : fac::grad_filters_cuda(s, a.data(), b.data(), out.data(), nullptr);
+  } else {
+    if (which == 0) fac::forward_cpu(s, a.data(), b.data(), out.data(), on_this_thread);
+    if (which == 1) fac::grad_input_cpu(s, a.data(), b.data(), out.data(), on_this_thread);
+    if (which == 2) fac::grad_filters_cpu(s, a.data(), b.data(), out.data(), on_this_thread);
+  }
+  if (error) {
+    std::fprintf(stderr, "%s\n", error);
+    std::exit(3);
+  }
+  write(out);
+}
+
+void run_calls() {
+  for (int64_t n[22]; read(n, 22);) {
+    const Shape s = {n[3], n[4], n[5], axis_of(n + 6), axis_of(n + 13), static_cast<fac::Padding>(n[20]), n[21] != 0};
+    if (n[1] == 0) run<double>(n[0], n[2], s);
+    if (n[1] == 1) run<float>(n[0], n[2], s);
+    if (n[1] == 2) run<fac::Half>(n[0], n[2], s);
+    if (n[1] == 3) run<fac::BFloat16>(n[0], n[2], s);
+  }
+}
+
+// For each axis: the source of tap t of output pixel o; then how often viewers finds (o, t) for its source.
+void map_axes() {
+  for (int64_t n[8]; read(n, 8);) {
+    const Axis a = axis_of(n);
+    const auto padding = static_cast<fac::Padding>(n[7]);
+    std::vector<int64_t> sources(a.output * a.kernel), found(a.output * a.kernel);
+    for (int64_t o = 0; o < a.output; ++o)
+      for (int64_t t = 0; t < a.kernel; ++t)
+        sources[o * a.kernel + t] = fac::source(fac::position(a, o, t, padding), a.input, padding);
+    for (int64_t i = 0; i < a.input; ++i)
+      for (int64_t m = 0; m < fac::image_count(a, i, padding); ++m)
+        for (int64_t t = 0; t < a.kernel; ++t) {
+          const fac::Progression seen = fac::viewers(a, fac::image_at(a, i, m, padding), t, padding);
+          for (int64_t o = seen.first; o < seen.last; o += seen.step)
+            found.at(o * a.kernel + t) += sources[o * a.kernel + t] == i ? 1 : 1000;
+        }
+    write(sources);
+    write(found);
+  }
+}
+
+template <typename T>
+void widen_all(size_t count) {
+  std::vector<float> wide;
+  for (const T value : read_array<T>(count)) wide.push_back(fac::widen(value));
+  write(wide);
+}
+template <typename T>
+void narrow_all(size_t count) {
+  std::vector<T> values;
+  for (const float value : read_array<float>(count)) values.push_back(fac::narrow<T>(value));
+  write(values);
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const std::string command = arguments[1];
+  if (command == "run") run_calls();
+  if (command == "axis") map_axes();
+  int64_t n[2];
+  if ((command == "widen" || command == "narrow") && read(n, 2)) {
+    const bool half = n[0] == 2;
+    if (command == "widen") half ? widen_all<fac::Half>(n[1]) : widen_all<fac::BFloat16>(n[1]);
+    if (command == "narrow") half ? narrow_all<fac::Half>(n[1]) : narrow_all<fac::BFloat16>(n[1]);
+  }
+}
