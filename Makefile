@@ -1,6 +1,7 @@
 # make demo    set up, then deblur a real clip (make demo VIDEO=any.mp4 for your own)
 # make test    set up, then run all tests
 # make check   the linters
+# make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac beside its peers
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
@@ -13,7 +14,7 @@ PY := .venv/bin/python
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
 
-.PHONY: demo test check bench gpu clean
+.PHONY: demo test check wheels bench gpu clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
@@ -42,14 +43,19 @@ check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+wheels: .venv/ready
+	$(PY) -m pytest -m wheels
+
 bench: .venv/ready
 	$(PY) benchmarks/bench_fac.py --json benchmarks/results
 
 gpu:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
-	$(PYTHON) -m pytest -m "not network"
-	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-		$(PYTHON) -m pytest tests/test_fac.py -k "cuda and (value or strides)"
+	$(PYTHON) -m pytest -m "not network and not wheels"
+	for tool in memcheck racecheck initcheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(PYTHON) -m pytest tests/test_fac.py -k "cuda and value and not float64" || exit 1; \
+	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --shape 1,128,180,320 --json benchmarks/results --commit "$(COMMIT)"
 
 clean:

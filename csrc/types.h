@@ -63,7 +63,8 @@ FAC_HOST_DEVICE inline float widen(Half value) {
   const uint32_t rebias = 112u << 23;
   const uint32_t normal = (size << 13) + rebias + (size >= 0x7c00 ? rebias : 0);  // infinity and NaN: twice
   const uint32_t subnormal = bits_of(static_cast<float>(static_cast<int32_t>(size)) * 0x1p-24f);
-  return float_of(sign | (size < 0x400 ? subnormal : normal));
+  const uint32_t choose = -static_cast<uint32_t>(size < 0x400);  // a mask, since a choice of floats becomes a branch
+  return float_of(sign | (subnormal & choose) | (normal & ~choose));
 #endif
 }
 

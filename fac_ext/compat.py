@@ -6,12 +6,10 @@ lays out the result alike. Other errors than those raised here are fac's, and ca
 
 import torch
 
-from fac_ext import build_info, derivatives
-from fac_ext.functional import fac
+from fac_ext import derivatives
+from fac_ext.functional import HAS_CUDA, fac
 from fac_ext.geometry import DTYPES, INSIDE, Geometry, pair
 from fac_ext.modules import FAC
-
-_HAS_CUDA = build_info()["cuda"] is not None  # asked here, because torch.compile cannot trace the question
 
 
 def _check(op, name, value, layout):
@@ -35,11 +33,8 @@ def _odd(op, kernel_size):
 class KernelConv2D(FAC):
     """The filter adaptive convolution layer of STFAN's release, whose border is continued by replication.
 
-    Called as layer(input, kernel) with (N, C, H, W) and (N, C*k*k, H, W), it returns (N, C, H, W). The
-    release's CUDA code computes wrong gradients of the filters for batches larger than k*k.
-
-    Args:
-        kernel_size: odd int.
+    Made with an odd kernel_size and called as layer(input, kernel) with (N, C, H, W) and (N, C*k*k, H, W), it
+    returns (N, C, H, W). The release's CUDA code computes wrong gradients of the filters if N > k*k.
 
     Raises:
         TypeError, ValueError: kernel_size is no odd int; in forward, what :func:`fac_ext.fac` refuses.
@@ -81,39 +76,36 @@ def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
 
 
 def carafe_naive(features, masks, kernel_size, group_size, scale_factor=1):
-    """CARAFE's reassembly without upsampling, mmcv.ops.carafe_naive at scale_factor 1.
+    """CARAFE's content-aware reassembly, as mmcv.ops.carafe_naive: upsampling by s = scale_factor.
 
-    Upsampling by s is the same sum over enlarged features, with the taps s pixels apart:
-    ``fac(F.interpolate(features, scale_factor=s, mode="nearest"), masks, kernel_size, dilation=s)``.
+    The same sum as fac's over the features enlarged s times, with the taps s pixels apart.
 
     Args:
         features: (N, C, H, W), continued by zeros.
-        masks: (N, group_size*k*k, H, W), group_size dividing C.
+        masks: (N, group_size*k*k, H*s, W*s), group_size dividing C.
         kernel_size: odd int.
+        scale_factor: int.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H*s, W*s).
 
     Raises:
-        TypeError, ValueError: another scale_factor, an even kernel_size, what :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: an even kernel_size, a scale_factor below 1, what :func:`fac_ext.fac` refuses.
     """
-    if scale_factor != 1:
-        raise ValueError(
-            f"carafe_naive: scale_factor must be 1, got {scale_factor!r}; for s > 1 call fac(F.interpolate("
-            "features, scale_factor=s, mode='nearest'), masks, kernel_size, dilation=s)"
-        )
     kh, kw = _odd("carafe_naive", kernel_size)
-    _check("carafe_naive", "masks", masks, "(N, group_size*k*k, H, W)")
+    scale = pair("scale_factor", scale_factor, 1)
+    _check("carafe_naive", "features", features, "(N, C, H, W)")
+    _check("carafe_naive", "masks", masks, "(N, group_size*k*k, H*s, W*s)")
     if masks.shape[1] != group_size * kh * kw:
         wanted = f"group_size*k*k = {group_size!r}*{kh * kw} channels"
         raise ValueError(f"carafe_naive: masks must have {wanted}, got {tuple(masks.shape)}")
-    return fac(features, masks, (kh, kw))
+    if scale != (1, 1):
+        features = torch.nn.functional.interpolate(features, scale_factor=scale, mode="nearest")
+    return fac(features, masks, (kh, kw), dilation=scale)
 
 
 def adaptive_conv(input, filters):
-    """FeatUp's AdaptiveConv.apply: one filter at each pixel for all channels, no padding.
-
-    FeatUp's CUDA code leaves most of the filters' values without a gradient.
+    """FeatUp's AdaptiveConv.apply: one filter at each pixel for all channels, without padding.
 
     Args:
         input: (N, C, Ho + kh - 1, Wo + kw - 1), padded by the caller.
@@ -137,8 +129,8 @@ def na2d_av(attn, value, kernel_size, dilation=1):
 
     Args:
         attn: (B, heads, H, W, kh*kw), after softmax. Contiguous, it is read without a copy.
-        value: (B, heads, H, W, d), same dtype and device as attn. NATTEN cast attn to value's dtype; here
-            nothing is cast, by autocast neither: where softmax made attn float32 and value is half, cast one.
+        value: (B, heads, H, W, d), same device. attn is cast to its dtype, as NATTEN does: under autocast
+            softmax makes a float32 attn for a half value.
         kernel_size: odd int or pair (height, width), with H >= kh*dh and W >= kw*dw.
         dilation: int or pair.
 
@@ -147,16 +139,16 @@ def na2d_av(attn, value, kernel_size, dilation=1):
         values and nested tensors are not supported.
 
     Raises:
-        TypeError: an argument that is no dense tensor or no int, two dtypes, or one that has no kernels.
+        TypeError: an argument that is no dense tensor or no int, a dtype that has no kernels.
         ValueError: an even kernel_size, shapes that do not fit each other or the window, two devices.
         RuntimeError: a device that this build of fac_ext has no kernels for.
     """
     (kh, kw), (dh, dw) = _odd("na2d_av", kernel_size), pair("dilation", dilation, 1)
     _check("na2d_av", "attn", attn, "(B, heads, H, W, kh*kw)")
     _check("na2d_av", "value", value, "(B, heads, H, W, d)")
-    if attn.dtype != value.dtype or attn.dtype not in DTYPES:
-        wanted = "one dtype, float64, float32, float16 or bfloat16"
-        raise TypeError(f"na2d_av: attn and value must have {wanted}, got {attn.dtype} and {value.dtype}")
+    for name, tensor in (("attn", attn), ("value", value)):
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"na2d_av: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
     if value.device != attn.device:
         raise ValueError(f"na2d_av: value must be on attn's device {attn.device}, got {value.device}")
     batch, heads, h, w, d = value.shape
@@ -167,11 +159,11 @@ def na2d_av(attn, value, kernel_size, dilation=1):
         wanted = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
         raise ValueError(f"na2d_av: value must have {wanted}, got {tuple(value.shape)}")
     device = attn.device.type
-    if device not in derivatives.DEVICES or (device == "cuda" and not _HAS_CUDA):
+    if device not in derivatives.DEVICES or (device == "cuda" and not HAS_CUDA):
         raise RuntimeError(f"na2d_av: attn is on {device}, for which this build of fac_ext has no kernels")
     top, left = kh // 2 * dh, kw // 2 * dw
     geometry = Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, d)
-    image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn))
+    image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn.to(value.dtype)))
     return derivatives.fac(image, filters, *geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
 
 

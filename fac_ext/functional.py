@@ -6,6 +6,10 @@ from fac_ext import _C, derivatives
 from fac_ext.geometry import check_tensors, resolve
 from fac_ext.reference import fac_shift_sum
 
+# Asked once, because torch.compile cannot trace the questions.
+HAS_CUDA = _C.build_info()["cuda"] is not None
+AUTOCAST_DEVICES = tuple(d for d in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(d))
+
 
 def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
     """Filter adaptive convolution: each output pixel of each channel has its own kh x kw filter.
@@ -40,12 +44,12 @@ def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", pa
     """
     check_tensors(input, filters)
     device = input.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         castable = (torch.float32, torch.float16, torch.bfloat16)
         input, filters = (t.to(dtype) if t.dtype in castable else t for t in (input, filters))
     geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
-    if device == "cuda" and _C.build_info()["cuda"] is None:
+    if device == "cuda" and not HAS_CUDA:
         raise RuntimeError(
             "fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH"
         )

@@ -58,7 +58,7 @@ image, taps = z(1, 2, 4, 5), z(1, 18, 4, 5)
 )  # fmt: skip
 def test_errors_name_argument_rule_and_value(error, words, change, function):
     arguments = {"input": image, "filters": taps, "kernel_size": 3} | change
-    with pytest.raises(error, match="^fac: .*" + words):
+    with pytest.raises(error, match=r"^fac: .*" + words):
         function(**arguments)
 
 
@@ -72,7 +72,7 @@ def test_errors_name_argument_rule_and_value(error, words, change, function):
     ],
 )
 def test_the_module_refuses_when_it_is_made(error, words, arguments):
-    with pytest.raises(error, match="^fac: " + words):
+    with pytest.raises(error, match=r"^fac: " + words):
         FAC(**arguments)
 
 
@@ -113,5 +113,5 @@ def test_nothing_else_comes_out_of_bad_arguments(data):
         )
     else:
         arguments[name] = data.draw(st.sampled_from([None, 1.0, "input", [[1.0]]]))
-    with pytest.raises((ValueError, TypeError), match="^fac: "):
+    with pytest.raises((ValueError, TypeError), match=r"^fac: "):
         fac(**arguments)
