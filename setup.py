@@ -60,7 +60,10 @@ except LookupError as reason:
     if os.environ.get("FAC_EXT_CUDA") == "1":
         sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {why_not}; set CUDA_HOME to a CUDA toolkit that fits")
 sources = ["csrc/fac_cpu.cpp", "csrc/fac_cpu_channels_last.cpp", "csrc/ops.cpp"]
-flags = {"cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", f"-fmacro-prefix-map={Path.cwd()}/=", STABLE_ABI], "nvcc": ["-O3", "-std=c++20"]}
+flags = {
+    "cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", f"-fmacro-prefix-map={Path.cwd()}/=", STABLE_ABI],
+    "nvcc": ["-O3", "-std=c++20"],
+}
 # libtorch whole, so that its CUDA half is in scope where it has one; not libtorch_python, which has no stable ABI
 link = ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
 if cuda:

@@ -148,7 +148,9 @@ def na2d_av(attn, value, kernel_size, dilation=1):
     _check("na2d_av", "value", value, "(B, heads, H, W, d)")
     for name, tensor in (("attn", attn), ("value", value)):
         if tensor.dtype not in DTYPES:
-            raise TypeError(f"na2d_av: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+            raise TypeError(
+                f"na2d_av: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}"
+            )
     if value.device != attn.device:
         raise ValueError(f"na2d_av: value must be on attn's device {attn.device}, got {value.device}")
     batch, heads, h, w, d = value.shape

@@ -11,7 +11,8 @@ the same formulas registered on it.
 
 import torch
 
-from fac_ext.geometry import Geometry
+from fac_ext.geometry import INSIDE, Geometry
+from fac_ext.reference import shift_sum
 
 DEVICES = ("cpu", "cuda", "meta")  # where the operators are
 _ops = torch.ops.fac_ext
@@ -31,14 +32,22 @@ def fac_grad_filters(input, grad, *geometry):
 
 def _call(function, op, a, b, *geometry):
     if torch.compiler.is_compiling():
+        if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
+            raise NotImplementedError(
+                "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
+                "compile what is inside torch.func.jvp or jacfwd, not what calls it"
+            )
         return op(a, b, *geometry)
     return function.apply(a, b, *geometry)
 
 
 def _save(ctx, inputs, output):
+    """Each tensor's gradient needs the other one alone: a network that predicts filters need not keep them."""
     a, b, *ctx.geometry = inputs
-    ctx.save_for_backward(a, b)
+    need_a, need_b, *_ = ctx.needs_input_grad
+    ctx.save_for_backward(a if need_b else None, b if need_a else None)
     ctx.save_for_forward(a, b)
+    ctx.set_materialize_grads(False)
 
 
 def _derivative(by_first, by_second):
@@ -47,8 +56,8 @@ def _derivative(by_first, by_second):
     def backward(ctx, h):
         a, b = ctx.saved_tensors
         need_a, need_b, *_ = ctx.needs_input_grad
-        grad_a = by_first(b, h, *ctx.geometry) if need_a else None
-        grad_b = by_second(a, h, *ctx.geometry) if need_b else None
+        grad_a = by_first(b, h, *ctx.geometry) if need_a and h is not None else None
+        grad_b = by_second(a, h, *ctx.geometry) if need_b and h is not None else None
         return (grad_a, grad_b, *(None for _ in ctx.geometry))
 
     return staticmethod(backward)
@@ -59,7 +68,9 @@ def _jvp(function):
 
     def jvp(ctx, da, db, *_):
         a, b = ctx.saved_tensors
-        return function(da, b, *ctx.geometry) + function(a, db, *ctx.geometry)
+        by_a = None if da is None else function(da, b, *ctx.geometry)
+        by_b = None if db is None else function(a, db, *ctx.geometry)
+        return by_a if by_b is None else by_b if by_a is None else by_a + by_b
 
     return staticmethod(jvp)
 
@@ -139,3 +150,15 @@ for _name, _function, _fake in (
 ):
     torch.library.register_fake(f"fac_ext::{_name}", _fake)
     torch.library.register_autograd(f"fac_ext::{_name}", _function.backward, setup_context=_save)
+
+
+def _decompose(input, filters, *geometry):
+    """fac in operators that ONNX has."""
+    geometry = Geometry(*geometry)
+    return NotImplemented if geometry.padding_mode == INSIDE else shift_sum(input, filters, geometry)
+
+
+# torch.onnx.export decomposes by this table what it does not know; torch.compile and torch.export do not look at it,
+# but fake tensors of unknown sizes do, unless an operator is in the table of "meta" functions too.
+torch._decomp.register_decomposition(_ops.fac.default)(_decompose)
+torch._decomp.register_decomposition(_ops.fac.default, type="meta")(_fake_fac)

@@ -8,7 +8,9 @@ from fac_ext.reference import fac_shift_sum
 
 # Asked once, because torch.compile cannot trace the questions.
 HAS_CUDA = _C.build_info()["cuda"] is not None
-AUTOCAST_DEVICES = tuple(d for d in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(d))
+AUTOCAST_DEVICES = tuple(
+    d for d in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(d)
+)
 
 
 def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):

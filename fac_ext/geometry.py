@@ -99,18 +99,26 @@ def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode
         padded += [before, after if stride[axis] == 1 else after - int(room % stride[axis])]
     taps = kernel_size[0] * kernel_size[1]
     groups = filters.shape[1] // taps
-    wanted = f"(N, G*kh*kw, Ho, Wo) = ({n}, G*{taps}, {output[0]}, {output[1]})"
     if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
-        raise ValueError(f"fac: filters must be {wanted}, got {tuple(filters.shape)}")
+        raise ValueError(f"fac: filters must be {_wanted(n, taps, output)}, got {tuple(filters.shape)}")
     if c == 0 or groups == 0:
         if c != groups:
-            raise ValueError(f"fac: filters must be {wanted} with G dividing C = {c}, got G = {groups}")
+            raise ValueError(
+                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+            )
         shared = 1
     else:
         if c % groups:
-            raise ValueError(f"fac: filters must be {wanted} with G dividing C = {c}, got G = {groups}")
+            raise ValueError(
+                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+            )
         shared = int(c // groups)
     return Geometry(kernel_size, stride, dilation, tuple(padded), PADDING_MODES.index(padding_mode), shared)
+
+
+def _wanted(n, taps, output):
+    """Said only when it is wrong: under torch.compile, a size that is printed is a size that is fixed."""
+    return f"(N, G*kh*kw, Ho, Wo) = ({n}, G*{taps}, {output[0]}, {output[1]})"
 
 
 def _check_padding(mode, name, size, padding):

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from fac_ext.geometry import check_tensors, margins, resolve
+from fac_ext.geometry import PADDING_MODES, check_tensors, resolve
 
 
 def fac_reference(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
@@ -10,25 +10,41 @@ def fac_reference(input, filters, kernel_size, *, stride=1, dilation=1, padding=
 
     Holds kh*kw copies of the input and of the product in memory; sums in the tensors' own dtype.
     """
-    padded, (n, g, shared, kh, kw, h, w), stride, dilation = _prepare(
-        input, filters, kernel_size, stride, dilation, padding, padding_mode
-    )
-    patches = F.unfold(padded, (kh, kw), dilation=dilation, stride=stride)  # (N, C*kh*kw, Ho*Wo)
-    patches = patches.reshape(n, g, shared, kh * kw, h, w)
-    return (patches * filters.reshape(n, g, 1, kh * kw, h, w)).sum(3).reshape(n, g * shared, h, w)
+    check_tensors(input, filters)
+    geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
+    (kh, kw), shared = geometry.kernel_size, geometry.channels_per_filter
+    n, _, h, w = filters.shape
+    patches = F.unfold(pad(input, geometry), (kh, kw), geometry.dilation, stride=geometry.stride)
+    patches = patches.reshape(n, -1, shared, kh * kw, h, w)  # from (N, C*kh*kw, Ho*Wo)
+    return (patches * filters.reshape(n, -1, 1, kh * kw, h, w)).sum(3).flatten(1, 2)
 
 
 def fac_shift_sum(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
     """The same sum as kh*kw shifted images, with no kh*kw copies: what good PyTorch code would do.
 
     Under torch.compile it becomes one loop, and is the peer to beat. fac runs it on devices that it has no
-    kernels for, and exports it to ONNX.
+    kernels for.
     """
-    padded, (n, g, shared, kh, kw, h, w), (sh, sw), (dh, dw) = _prepare(
-        input, filters, kernel_size, stride, dilation, padding, padding_mode
+    check_tensors(input, filters)
+    return shift_sum(
+        input, filters, resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
     )
-    padded = padded.reshape(n, g, shared, *padded.shape[2:])
-    filters = filters.reshape(n, g, 1, kh, kw, h, w)
+
+
+def pad(input, geometry):
+    """The input with its border; what the stride leaves over may stay, as no window reaches it."""
+    top, bottom, left, right = (max(pixels, 0) for pixels in geometry.padding)
+    mode = PADDING_MODES[geometry.padding_mode].replace("zeros", "constant")
+    return F.pad(input, (left, right, top, bottom), mode)
+
+
+def shift_sum(input, filters, geometry):
+    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
+    n, c, _, _ = input.shape
+    h, w = filters.shape[2:]
+    groups = c // geometry.channels_per_filter
+    padded = pad(input, geometry).unflatten(1, (groups, geometry.channels_per_filter))
+    filters = filters.reshape(n, groups, 1, kh, kw, h, w)
     total = 0
     for i in range(kh):
         for j in range(kw):
@@ -36,17 +52,4 @@ def fac_shift_sum(input, filters, kernel_size, *, stride=1, dilation=1, padding=
                 slice(a, a + s * (m - 1) + 1, s) for a, s, m in ((i * dh, sh, h), (j * dw, sw, w))
             )
             total = total + padded[..., rows, columns] * filters[:, :, :, i, j]
-    return total.reshape(n, g * shared, h, w)
-
-
-def _prepare(input, filters, kernel_size, stride, dilation, padding, padding_mode):
-    """The padded input, (N, G, C / G, kh, kw, Ho, Wo), and stride and dilation as pairs."""
-    check_tensors(input, filters)
-    geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
-    (top, bottom), (left, right) = margins(*geometry[:3], padding)
-    mode = "constant" if padding_mode == "zeros" else padding_mode
-    padded = F.pad(input, (left, right, top, bottom), mode)
-    n, _, h, w = filters.shape
-    shared = geometry.channels_per_filter
-    sizes = (n, input.shape[1] // shared, shared, *geometry.kernel_size, h, w)
-    return padded, sizes, geometry.stride, geometry.dilation
+    return total.flatten(1, 2)

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import oracle
-from fac_ext import compat, derivatives, fac
+from fac_ext import compat, derivatives
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
