@@ -13,10 +13,10 @@ def fac_reference(input, filters, kernel_size, *, stride=1, dilation=1, padding=
     check_tensors(input, filters)
     geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
     (kh, kw), shared = geometry.kernel_size, geometry.channels_per_filter
-    n, _, h, w = filters.shape
+    (n, _, h, w), groups = filters.shape, input.shape[1] // shared
     patches = F.unfold(pad(input, geometry), (kh, kw), geometry.dilation, stride=geometry.stride)
-    patches = patches.reshape(n, -1, shared, kh * kw, h, w)  # from (N, C*kh*kw, Ho*Wo)
-    return (patches * filters.reshape(n, -1, 1, kh * kw, h, w)).sum(3).flatten(1, 2)
+    patches = patches.reshape(n, groups, shared, kh * kw, h, w)  # from (N, C*kh*kw, Ho*Wo)
+    return (patches * filters.reshape(n, groups, 1, kh * kw, h, w)).sum(3).flatten(1, 2)
 
 
 def fac_shift_sum(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):

@@ -1,7 +1,5 @@
 """Bugs that published operators of this kind have, or had: each would have been caught by the test named after it."""
 
-import math
-import mmap
 import os
 import sys
 
@@ -133,37 +131,31 @@ print(fac_ext.fac(torch.ones(1, 1, 2, 2), torch.ones(1, 9, 2, 2), 3).sum().item(
     assert run(sys.executable, "-c", code, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}).split() == ["16.0"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
-def test_more_elements_than_32_bits_count(layout, device):
-    """2^31 filter values and more. Zeros that are never written cost a CPU no memory, so this needs little of it."""
+def test_more_elements_than_32_bits_count(device):
+    """2^31 filter values and more."""
     if device == "cuda" and torch.cuda.get_device_properties(0).total_memory < 24 * 2**30:
         pytest.skip("needs 24 GB of GPU memory")
     k, size = 15, 3096
-    c = -(-(2**31) // (k * k * size * size)) + 1
-    shape = (c, k * k, size, size) if layout == torch.contiguous_format else (c, size, size, k * k)
-    if device == "cpu":
-        zeros = mmap.mmap(-1, 2 * math.prod(shape))
-        zeros.madvise(mmap.MADV_HUGEPAGE)  # page faults are most of the time otherwise
-        filters = torch.frombuffer(zeros, dtype=torch.bfloat16).view(shape)
-    else:
-        filters = torch.zeros(shape, dtype=torch.bfloat16, device=device)
-    filters = filters if layout == torch.contiguous_format else filters.permute(0, 3, 1, 2)
-    assert filters.numel() > 2**31 and filters.is_contiguous(memory_format=layout)
-    input = torch.ones(c, 1, size, size, dtype=torch.bfloat16, device=device)
-    input = input.contiguous(memory_format=layout)
-    places = ((0, 0, 0), (c - 1, 1000, 1001), (c - 1, size - 20, size - 20))
-    for value, (n, y, x) in enumerate(places, 1):
-        filters[n, 7, y, x] = value
-        filters[n, 100, y, x] = value
-    output = fac(input, filters, k, padding_mode="circular")
-    assert {(n, y, x): output[n, 0, y, x].item() for n, y, x in places} == {
-        p: 2 * v for v, p in enumerate(places, 1)
-    }
-    assert output.sum(dtype=torch.float32) == 2 * (1 + 2 + 3)
-    geometry = ((k, k), (1, 1), (1, 1), (7, 7, 7, 7), 3, 1)
-    gradient = torch.ops.fac_ext.fac_grad_input(filters, torch.ones_like(output), *geometry)
-    assert gradient.sum(dtype=torch.float32) == 2 * (1 + 2 + 3)
-    assert gradient[c - 1, 0, 1000 - 7, 1001].item() == 2  # tap 7 is row 0, column 7
+    n = -(-(2**31) // (k * k * size * size)) + 1
+    memory = torch.zeros(n * k * k * size * size, dtype=torch.bfloat16, device=device)
+    assert memory.numel() > 2**31
+    for layout in LAYOUTS:  # of the same memory, as its page faults are most of the time
+        if layout == torch.channels_last:
+            filters = memory.view(n, size, size, k * k).permute(0, 3, 1, 2)
+        else:
+            filters = memory.view(n, k * k, size, size)
+        input = torch.ones(n, 1, size, size, dtype=torch.bfloat16, device=device)
+        places = ((0, 0, 0), (n - 1, 1000, 1001), (n - 1, size - 20, size - 20))
+        for value, (sample, y, x) in enumerate(places, 1):
+            filters[sample, [7, 100], y, x] = value
+        output = fac(input, filters, k, padding_mode="circular")
+        assert [output[sample, 0, y, x].item() for sample, y, x in places] == [2, 4, 6]
+        assert output.sum(dtype=torch.float32) == 2 + 4 + 6
+        geometry = ((k, k), (1, 1), (1, 1), (7, 7, 7, 7), 3, 1)
+        gradient = torch.ops.fac_ext.fac_grad_input(filters, torch.ones_like(output), *geometry)
+        assert gradient.sum(dtype=torch.float32) == 2 + 4 + 6
+        assert gradient[n - 1, 0, 1000 - 7, 1001].item() == 2  # tap 7 is row 0, column 7
+        filters[:, [7, 100]] = 0
 
 
 needs_gpu = pytest.mark.skipif(not (torch.cuda.is_available() and build_info()["cuda"]), reason="needs a GPU")
