@@ -10,6 +10,7 @@ the same formulas registered on it.
 """
 
 import torch
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from fac_ext.geometry import INSIDE, Geometry
 from fac_ext.reference import shift_sum
@@ -67,10 +68,11 @@ def _jvp(function):
     """Each operator is linear in either tensor."""
 
     def jvp(ctx, da, db, *_):
-        a, b = ctx.saved_tensors
-        by_a = None if da is None else function(da, b, *ctx.geometry)
-        by_b = None if db is None else function(a, db, *ctx.geometry)
-        return by_a if by_b is None else by_b if by_a is None else by_a + by_b
+        with _set_fwd_grad_enabled(True):  # for jvp inside jvp; of this level, a and b are the values alone
+            a, b = (unpack_dual(tensor, level=0).primal for tensor in ctx.saved_tensors)
+            by_a = None if da is None else function(da, b, *ctx.geometry)
+            by_b = None if db is None else function(a, db, *ctx.geometry)
+            return by_a if by_b is None else by_b if by_a is None else by_a + by_b
 
     return staticmethod(jvp)
 

@@ -43,4 +43,13 @@ for a, b in zip(
     torch.testing.assert_close(a, b)
 batched = torch.func.vmap(lambda f: fac(operands[0], f, 3))(torch.stack([operands[1]] * 3))
 torch.testing.assert_close(batched[2], fac(*operands, 3))
+nested = [
+    torch.func.jvp(
+        lambda f: torch.func.jvp(lambda g: function(operands[0] * g.mean(), g, 3), (f,), (f.cos(),))[1],
+        (operands[1],),
+        (operands[1].sin(),),
+    )[1]
+    for function in (fac, fac_reference)
+]
+torch.testing.assert_close(*nested)
 print(json.dumps({"torch": torch.__version__, "python": platform.python_version(), **fac_ext.build_info()}))

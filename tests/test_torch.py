@@ -98,6 +98,9 @@ TRANSFORMS = {
     "jvp of jvp": lambda f, x, k: jvp(
         lambda k: jvp(lambda x: f(x, k).sin(), (x,), (x.cos(),))[1], (k,), (k.cos(),)
     ),
+    "jvp of jvp by both": lambda f, x, k: jvp(
+        lambda x, k: jvp(f, (x, k), (x.cos(), k.cos()))[1], (x, k), (x.sin(), k.sin())
+    ),
     "third order": lambda f, x, k: grad(
         lambda x: grad(lambda k: grad(lambda x: (f(x, k) ** 3).sum())(x).sin().sum())(k).sin().sum()
     )(x),
