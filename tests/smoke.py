@@ -45,7 +45,9 @@ batched = torch.func.vmap(lambda f: fac(operands[0], f, 3))(torch.stack([operand
 torch.testing.assert_close(batched[2], fac(*operands, 3))
 nested = [
     torch.func.jvp(
-        lambda f: torch.func.jvp(lambda g: function(operands[0] * g.mean(), g, 3), (f,), (f.cos(),))[1],
+        lambda f, function=function: torch.func.jvp(
+            lambda g: function(operands[0] * g.mean(), g, 3), (f,), (f.cos(),)
+        )[1],
         (operands[1],),
         (operands[1].sin(),),
     )[1]
