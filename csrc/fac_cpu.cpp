@@ -14,17 +14,16 @@ namespace fac {
 namespace {
 
 constexpr int64_t kBandElements = 16384;  // of one band of one plane
-constexpr int64_t kGrain = 32768;         // multiply-adds that are worth a thread
 
 // How one input row is laid out in scratch memory, so that tap j of output pixel x is at element at[j] + x:
-// the row with its border, or, where stride is not 1, a row of its own for each tap.
+// the row with its border, or, where stride is not 1 or the border would be most of it, a row of its own for each tap.
 struct Columns {
   std::vector<int64_t> source;  // the input column at each element, -1 for zero
   std::vector<int64_t> at;
   int64_t begin = 0, end = 0;  // elements that are the whole input row in its order
 
   Columns(const Axis& a, Padding padding) {
-    const bool plain = a.stride == 1 && padding != Padding::kInside;
+    const bool plain = a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output;
     const int64_t pitch = plain ? a.dilation : a.output;
     for (int64_t j = 0; j < a.kernel; ++j) at.push_back(j * pitch);
     source.resize(at.back() + a.output);
@@ -64,37 +63,50 @@ FAC_MULTIVERSION void narrow_row(const Sum<T>* __restrict row, T* __restrict out
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
 }
 
-// The input rows that the output rows of a band look at, each laid out as Columns says.
+// The positions that the output rows of a band look at, numbered: tap row i of output row y is number of(y, i).
+struct Rows {
+  int64_t first, kernel;
+  std::vector<int64_t> positions, numbers;
+
+  Rows(const Axis& a, Padding padding, const Band& band) : first(band.first), kernel(a.kernel) {
+    for (int64_t y = band.first; y < band.last; ++y)
+      for (int64_t i = 0; i < kernel; ++i) numbers.push_back(position(a, y, i, padding));
+    positions = numbers;
+    std::sort(positions.begin(), positions.end());
+    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+    for (int64_t& q : numbers) q = std::lower_bound(positions.begin(), positions.end(), q) - positions.begin();
+  }
+  int64_t of(int64_t y, int64_t i) const { return numbers[(y - first) * kernel + i]; }
+};
+
+std::vector<Rows> all_rows(const Shape& s, int64_t band) {
+  std::vector<Rows> rows;
+  for (int64_t index = 0; index < bands(s.rows.output, band); ++index)
+    rows.emplace_back(s.rows, s.padding, band_of(index, s.rows.output, band));
+  return rows;
+}
+
+// Those rows of one plane, each laid out as Columns says.
 template <typename T>
 class PaddedBand {
  public:
   PaddedBand(const Shape& s, const Columns& columns) : s_(s), columns_(columns) {}
 
-  void fill(const T* plane, const Band& band) {
-    int64_t end = 0;
-    first_ = INT64_MAX;
-    for (int64_t y = band.first; y < band.last; ++y) {
-      first_ = std::min(first_, position(s_.rows, y, 0, s_.padding));
-      end = std::max(end, position(s_.rows, y, s_.rows.kernel - 1, s_.padding) - first_ + 1);
-    }
-    filled_.assign(end, false);
-    if (static_cast<int64_t>(rows_.size()) < end * columns_.size()) rows_.resize(end * columns_.size());
-    for (int64_t y = band.first; y < band.last; ++y)
-      for (int64_t i = 0; i < s_.rows.kernel; ++i) {
-        const int64_t q = position(s_.rows, y, i, s_.padding);
-        if (!filled_[q - first_]) lay_out(plane, q);
-        filled_[q - first_] = true;
-      }
+  void fill(const T* plane, const Rows& rows) {
+    rows_ = &rows;
+    const int64_t size = static_cast<int64_t>(rows.positions.size()) * columns_.size();
+    if (static_cast<int64_t>(values_.size()) < size) values_.resize(size);
+    for (size_t number = 0; number < rows.positions.size(); ++number)
+      lay_out(plane, rows.positions[number], &values_[number * columns_.size()]);
   }
 
   const Sum<T>* row(int64_t y, int64_t i) const {  // what tap row i of output row y looks at
-    return &rows_[(position(s_.rows, y, i, s_.padding) - first_) * columns_.size()];
+    return &values_[rows_->of(y, i) * columns_.size()];
   }
 
  private:
-  void lay_out(const T* plane, int64_t q) {
+  void lay_out(const T* plane, int64_t q, Sum<T>* out) {
     const int64_t y = source(q, s_.rows.input, s_.padding);
-    Sum<T>* out = &rows_[(q - first_) * columns_.size()];
     if (y < 0) {
       std::fill_n(out, columns_.size(), Sum<T>(0));
       return;
@@ -108,42 +120,50 @@ class PaddedBand {
 
   const Shape& s_;
   const Columns& columns_;
-  int64_t first_ = 0;
-  std::vector<bool> filled_;
-  std::vector<Sum<T>> rows_;
+  const Rows* rows_ = nullptr;
+  std::vector<Sum<T>> values_;
 };
 
-// sums[x] += sum_j padded[at[j] + x] * filters[j * tap + x], for all k taps of a filter row (K > 0: at once)
-template <int K, typename T>
-FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* __restrict padded,
-                                       const T* __restrict filters, int64_t tap, Sum<T>* __restrict sums,
-                                       int64_t width) {
-  if constexpr (K > 0) {
-    const Sum<T>* under[K];
-    for (int j = 0; j < K; ++j) under[j] = padded + at[j];
-    for (int64_t x = 0; x < width; ++x) {
-      Sum<T> sum = sums[x];
-      for (int j = 0; j < K; ++j) sum += under[j][x] * widen(filters[j * tap + x]);
-      sums[x] = sum;
-    }
-  } else {
-    for (int64_t j = 0; j < k; ++j) {
-      const Sum<T>* __restrict under = padded + at[j];
-      const T* __restrict taps = filters + j * tap;
-      for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
-    }
+// sums[x] += the products of R filter rows of K taps, under[i] being what row i looks at. About ten sequential streams
+// are what memory serves best: 25 of them defeat the prefetcher, five add up the sums too often.
+template <int R, int K, typename T>
+FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
+                                        int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+  const Sum<T>* seen[R * K];
+  for (int t = 0; t < R * K; ++t) seen[t] = under[t / K] + at[t % K];
+  for (int64_t x = 0; x < width; ++x) {
+    Sum<T> sum = sums[x];
+    for (int t = 0; t < R * K; ++t) sum += seen[t][x] * widen(filters[t * tap + x]);
+    sums[x] = sum;
   }
 }
 
+// The same for one row of any number of taps.
 template <typename T>
-using RowFunction = void (*)(int64_t, const int64_t*, const Sum<T>*, const T*, int64_t, Sum<T>*, int64_t);
+FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters,
+                                       int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+  for (int64_t j = 0; j < k; ++j) {
+    const Sum<T>* __restrict under = padded + at[j];
+    const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
+  }
+}
 
+// How many filter rows of k taps are taken at once where `left` are left, and that step.
+constexpr int64_t rows_at_once(int64_t k, int64_t left) { return k == 3 && left >= 3 ? 3 : k == 5 && left >= 2 ? 2 : 1; }
 template <typename T>
-RowFunction<T> filtered_row(int64_t k) {
-  return k == 3   ? add_filtered_row<3, T>
-         : k == 5 ? add_filtered_row<5, T>
-         : k == 7 ? add_filtered_row<7, T>
-                  : add_filtered_row<0, T>;
+void add_rows(int64_t rows, int64_t k, const int64_t* at, const Sum<T>* const* under, const T* filters, int64_t tap,
+              Sum<T>* sums, int64_t width) {
+  if (k == 3 && rows == 3)
+    add_filtered_rows<3, 3>(at, under, filters, tap, sums, width);
+  else if (k == 5 && rows == 2)
+    add_filtered_rows<2, 5>(at, under, filters, tap, sums, width);
+  else if (k == 5)
+    add_filtered_rows<1, 5>(at, under, filters, tap, sums, width);
+  else if (k == 7)
+    add_filtered_rows<1, 7>(at, under, filters, tap, sums, width);
+  else
+    add_filtered_row(k, at, under[0], filters, tap, sums, width);
 }
 
 // The transpose of the above: sums[at[j] + x] += filters[j * tap + x] * grad[x]
@@ -169,11 +189,6 @@ FAC_MULTIVERSION void add_product_row(const Sum<T>* __restrict a, const T* __res
   for (int64_t x = 0; x < width; ++x) sums[x] += a[x] * widen(b[x]);
 }
 
-int64_t grain(const Shape& s, int64_t items) {
-  const int64_t work = s.batch * s.channels * s.outputs() * s.taps() / items;
-  return std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1);
-}
-
 }  // namespace
 
 template <typename T>
@@ -181,10 +196,10 @@ void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, Pa
   if (s.batch * s.channels * s.outputs() == 0) return;
   if (s.channels_last) return forward_channels_last(s, input, filters, output, parallel);
   const Columns columns(s.columns, s.padding);
-  const RowFunction<T> add_row = filtered_row<T>(s.columns.kernel);
   const int64_t width = s.columns.output, k = s.columns.kernel;
   const int64_t rows = band_rows(s.rows.output, width, s.shared() == 1 ? kBandElements : kBandElements / 8);
   // channels of one group are neighbours, so that the filters that they share are still in the cache
+  const std::vector<Rows> seen = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.channels * count;
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
@@ -194,7 +209,7 @@ void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, Pa
       const int64_t plane = group * s.shared() + item % s.shared();
       const Band band = band_of(band_index, s.rows.output, rows);
       const int64_t elements = (band.last - band.first) * width;
-      padded.fill(input + plane * s.inputs(), band);
+      padded.fill(input + plane * s.inputs(), seen[band_index]);
       T* out = output + plane * s.outputs() + band.first * width;
       Sum<T>* sums;
       if constexpr (std::is_same_v<T, Sum<T>>) {
@@ -204,11 +219,14 @@ void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, Pa
         sums = scratch.data();
       }
       std::fill_n(sums, elements, Sum<T>(0));
-      for (int64_t i = 0; i < s.rows.kernel; ++i) {
+      for (int64_t i = 0, n; i < s.rows.kernel; i += n) {
+        n = rows_at_once(k, s.rows.kernel - i);
         const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
-        for (int64_t y = band.first; y < band.last; ++y)
-          add_row(k, columns.at.data(), padded.row(y, i), taps + y * width, s.outputs(),
-                  sums + (y - band.first) * width, width);
+        for (int64_t y = band.first; y < band.last; ++y) {
+          const Sum<T>* under[3];
+          for (int64_t row = 0; row < n; ++row) under[row] = padded.row(y, i + row);
+          add_rows(n, k, columns.at.data(), under, taps + y * width, s.outputs(), sums + (y - band.first) * width, width);
+        }
       }
       if constexpr (!std::is_same_v<T, Sum<T>>) narrow_row(sums, out, elements);
     }
@@ -266,25 +284,33 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
   const int64_t width = s.columns.output, k = s.columns.kernel, taps = s.taps(), shared = s.shared();
   // where channels share a filter, a band's sums of all taps are in the cache at once
   const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
+  const std::vector<Rows> seen = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
+  const bool streaming = worth_streaming<T>(s.batch * s.groups * taps * s.outputs());
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
     std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
+    std::vector<T> line(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / count;
       const Band band = band_of(item % count, s.rows.output, rows);
       T* out = grad_filters + group * taps * s.outputs();
       std::fill(sums.begin(), sums.end(), Sum<T>(0));
       for (int64_t plane = group * shared; plane < (group + 1) * shared; ++plane) {
-        padded.fill(input + plane * s.inputs(), band);
+        padded.fill(input + plane * s.inputs(), seen[item % count]);
         const T* g = grad + plane * s.outputs();
         for (int64_t tap = 0; tap < taps; ++tap)
           for (int64_t y = band.first; y < band.last; ++y) {
             const Sum<T>* under = padded.row(y, tap / k) + columns.at[tap % k];
-            if (shared == 1)
-              multiply_row(under, g + y * width, out + tap * s.outputs() + y * width, width);
-            else
+            T* products = out + tap * s.outputs() + y * width;
+            if (shared == 1 && streaming) {
+              multiply_row(under, g + y * width, line.data(), width);
+              stream(line.data(), products, width);
+            } else if (shared == 1) {
+              multiply_row(under, g + y * width, products, width);
+            } else {
               add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
+            }
           }
       }
       if (shared > 1)
@@ -292,6 +318,7 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
           narrow_row(&sums[tap * rows * width], out + tap * s.outputs() + band.first * width,
                      (band.last - band.first) * width);
     }
+    flush_stream();
   });
 }
 

@@ -1,18 +1,21 @@
 // The CPU kernels for channels_last tensors: the taps of a pixel's channel lie side by side, the channels of a
-// pixel too. An output pixel is one item of work: a table of the pixels under its taps, then a pass over its
-// channels that reads (or writes) the filters in the order of memory.
+// pixel too. For each output pixel there is a table of the pixels under its taps, then a pass over its channels that
+// reads (or writes) the filters in the order of memory. Where each channel has its own filter, eight channels are
+// taken at once: their taps, eight by eight, are transposed in registers to lie as the channels of the pixels do.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "fac_cpu.h"
 #include "geometry.h"
+#include "lanes.h"
 
 namespace fac {
 namespace {
 
-constexpr int64_t kGrain = 32768;      // multiply-adds that are worth a thread
-constexpr int64_t kBandRows = 16;      // of the input, in the gradient of the input
-constexpr int64_t kBlockChannels = 16;
+constexpr int64_t kBandRows = 45;  // of the input, in its gradient; up to k - 1 rows of filters are read for two bands
+constexpr int64_t kBlockChannels = 128;
+constexpr int kLanes = 8;
 
 // Sources of all taps of all output pixels of one axis, -1 where there is a zero.
 class Sources {
@@ -40,14 +43,52 @@ void look_under(const Shape& s, const T* sample, const int64_t* rows, const int6
                      : sample + (rows[i] * s.columns.input + columns[j]) * s.channels;
 }
 
+// rows[l] = tap first + l of eight channels, and back.
 template <typename T>
-FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const T* __restrict filters,
-                                   Sum<T>* __restrict sums, T* __restrict output) {
+FAC_INLINE void load_taps(const T* filters, int64_t taps, int64_t first, Lanes<Sum<T>> (&rows)[kLanes]) {
+  for (int c = 0; c < kLanes; ++c) load(filters + c * taps + first, rows[c]);
+  transpose<Sum<T>>(rows);
+}
+template <typename T>
+FAC_INLINE void store_taps(Lanes<Sum<T>> (&rows)[kLanes], T* filters, int64_t taps, int64_t first) {
+  transpose<Sum<T>>(rows);
+  for (int c = 0; c < kLanes; ++c) store(rows[c], filters + c * taps + first);
+}
+
+// The taps are taken eight at a time from `first` on; the last eight overlap the ones before, of which `done` were
+// taken already: visit(first, done).
+template <typename Visit>
+FAC_INLINE void for_eights(int64_t taps, const Visit& visit) {
+  for (int64_t tap = 0; tap < taps; tap += kLanes) {
+    const int64_t first = std::min(tap, taps - kLanes);
+    visit(first, tap - first);
+  }
+}
+
+template <typename T>
+FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const T* filters, Sum<T>* __restrict sums,
+                                   T* __restrict output) {
   const int64_t taps = s.taps(), shared = s.shared();
+  int64_t c = 0;
+  if (shared == 1 && taps >= kLanes)
+    for (; c + kLanes <= s.channels; c += kLanes) {
+      Lanes<Sum<T>> sum = {};
+      for_eights(taps, [&](int64_t first, int64_t done) FAC_INLINE_LAMBDA {
+        Lanes<Sum<T>> rows[kLanes], pixel;
+        load_taps(filters + c * taps, taps, first, rows);
+#pragma GCC unroll 8
+        for (int l = 0; l < kLanes; ++l) {
+          if (l < done) continue;
+          load(under[first + l] + c, pixel);
+          sum += rows[l] * pixel;
+        }
+      });
+      store(sum, output + c);
+    }
   if (shared == 1) {
-    for (int64_t c = 0; c < s.channels; ++c, filters += taps) {
+    for (; c < s.channels; ++c) {
       Sum<T> sum = 0;
-      for (int64_t tap = 0; tap < taps; ++tap) sum += widen(under[tap][c]) * widen(filters[tap]);
+      for (int64_t tap = 0; tap < taps; ++tap) sum += widen(under[tap][c]) * widen(filters[c * taps + tap]);
       output[c] = narrow<T>(sum);
     }
     return;
@@ -57,47 +98,81 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
     for (int64_t tap = 0; tap < taps; ++tap) {
       const Sum<T> weight = widen(filters[tap]);
       const T* __restrict pixel = under[tap] + first;
-      for (int64_t c = 0; c < shared; ++c) sums[first + c] += widen(pixel[c]) * weight;
+      for (c = 0; c < shared; ++c) sums[first + c] += widen(pixel[c]) * weight;
     }
-  for (int64_t c = 0; c < s.channels; ++c) output[c] = narrow<T>(sums[c]);
+  for (c = 0; c < s.channels; ++c) output[c] = narrow<T>(sums[c]);
 }
 
 template <typename T>
-FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, const T* __restrict grad,
-                                      T* __restrict grad_filters) {
+FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
   const int64_t taps = s.taps(), shared = s.shared();
-  for (int64_t first = 0; first < s.channels; first += shared, grad_filters += taps)
+  int64_t channel = 0;
+  if (shared == 1 && taps >= kLanes)
+    for (; channel + kLanes <= s.channels; channel += kLanes, grad_filters += kLanes * taps) {
+      Lanes<Sum<T>> g;
+      load(grad + channel, g);
+      for_eights(taps, [&](int64_t first, int64_t) FAC_INLINE_LAMBDA {
+        Lanes<Sum<T>> rows[kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+          load(under[first + l] + channel, rows[l]);
+          rows[l] *= g;
+        }
+        store_taps(rows, grad_filters, taps, first);
+      });
+    }
+  for (; channel < s.channels; channel += shared, grad_filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
+      Lanes<Sum<T>> partial = {}, pixel, g;
+      int64_t c = channel;
+      for (; c + kLanes <= channel + shared; c += kLanes) {
+        load(under[tap] + c, pixel);
+        load(grad + c, g);
+        partial += pixel * g;
+      }
       Sum<T> sum = 0;
-      for (int64_t c = first; c < first + shared; ++c) sum += widen(under[tap][c]) * widen(grad[c]);
+      for (; c < channel + shared; ++c) sum += widen(under[tap][c]) * widen(grad[c]);
+      for (int l = 0; l < kLanes; ++l) sum += partial[l];
       grad_filters[tap] = narrow<T>(sum);
     }
 }
 
-// Adds grad * filters of one output pixel, channels [first, last), to the sums of the input pixels under its taps
-// (under[tap] points at channel `first`; nullptr: not in this band, or a zero).
+// Adds grad * filters of one output pixel, channels [begin, end), to the sums of the input pixels under its taps
+// (under[tap] points at channel `begin`; nullptr: not in this band, or a zero).
 template <typename T>
-FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* __restrict filters, const T* __restrict grad,
-                                    Sum<T>* const* under, int64_t first, int64_t last) {
+FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under,
+                                    int64_t begin, int64_t end) {
   const int64_t taps = s.taps(), shared = s.shared();
-  for (int64_t c = first; c < last;) {
+  int64_t c = begin;
+  if (shared == 1 && taps >= kLanes)
+    for (; c + kLanes <= end; c += kLanes) {
+      Lanes<Sum<T>> g;
+      load(grad + c, g);
+      for_eights(taps, [&](int64_t first, int64_t done) FAC_INLINE_LAMBDA {
+        Lanes<Sum<T>> rows[kLanes], sum;
+        load_taps(filters + c * taps, taps, first, rows);
+#pragma GCC unroll 8
+        for (int l = 0; l < kLanes; ++l) {
+          if (l < done || under[first + l] == nullptr) continue;
+          Sum<T>* to = under[first + l] + c - begin;
+          load(to, sum);
+          sum += rows[l] * g;
+          store(sum, to);
+        }
+      });
+    }
+  while (c < end) {
     const T* weights = filters + c / shared * taps;
-    const int64_t end = std::min(last, (c / shared + 1) * shared);
+    const int64_t last = std::min(end, (c / shared + 1) * shared);
     for (int64_t tap = 0; tap < taps; ++tap) {
       if (under[tap] == nullptr) continue;
       const Sum<T> weight = widen(weights[tap]);
-      for (int64_t channel = c; channel < end; ++channel) under[tap][channel - first] += weight * widen(grad[channel]);
+      for (int64_t channel = c; channel < last; ++channel) under[tap][channel - begin] += weight * widen(grad[channel]);
     }
-    c = end;
+    c = last;
   }
 }
 
-int64_t grain(const Shape& s, int64_t items) {
-  const int64_t work = s.batch * s.channels * s.outputs() * s.taps() / items;
-  return std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1);
-}
-
-// run(n, y, x, under, pixel) for every output pixel; pixel counts them all
+// visit(pixel, under, sums) for every output pixel; pixel counts them all, sums is room for one number per channel.
 template <typename T, typename Visit>
 void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const Visit& visit) {
   const Sources rows(s.rows, s.padding), columns(s.columns, s.padding);
@@ -132,44 +207,51 @@ void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T
   });
 }
 
-// An item is a band of input rows and a block of channels: their sums stay in the cache while the output pixels
-// that look at them are gone through in order.
+// An item is a band of input rows and a block of channels. The output pixels that look at them are gone through in
+// order, so that the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
 template <typename T>
 void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
+  constexpr bool in_place = std::is_same_v<T, Sum<T>>;
   const Sources rows(s.rows, s.padding), columns(s.columns, s.padding);
   const int64_t height = s.rows.input, width = s.columns.input;
   const int64_t bands = (height + kBandRows - 1) / kBandRows;
   const int64_t blocks = (s.channels + kBlockChannels - 1) / kBlockChannels;
   const int64_t items = s.batch * bands * blocks;
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
-    std::vector<Sum<T>> sums(std::min(kBandRows, height) * width * kBlockChannels);
+    std::vector<Sum<T>> scratch;
     std::vector<Sum<T>*> under(s.taps());
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / (bands * blocks), top = item / blocks % bands * kBandRows;
       const int64_t bottom = std::min(top + kBandRows, height);
       const int64_t first = item % blocks * kBlockChannels, last = std::min(first + kBlockChannels, s.channels);
-      std::fill(sums.begin(), sums.end(), Sum<T>(0));
+      T* out = grad_input + ((n * height + top) * width) * s.channels + first;
+      Sum<T>* sums;
+      int64_t pitch;  // from pixel to pixel
+      if constexpr (in_place) {
+        sums = out, pitch = s.channels;
+        for (int64_t pixel = 0; pixel < (bottom - top) * width; ++pixel) std::fill_n(sums + pixel * pitch, last - first, 0);
+      } else {
+        pitch = last - first;
+        scratch.assign((bottom - top) * width * pitch, 0);
+        sums = scratch.data();
+      }
       for (int64_t y = 0; y < s.rows.output; ++y) {
         const int64_t* to = rows.of(y);
         if (std::none_of(to, to + s.rows.kernel, [&](int64_t row) { return row >= top && row < bottom; })) continue;
         for (int64_t x = 0; x < s.columns.output; ++x) {
+          const int64_t* column = columns.of(x);
           for (int64_t i = 0; i < s.rows.kernel; ++i)
-            for (int64_t j = 0; j < s.columns.kernel; ++j) {
-              const int64_t row = to[i], column = columns.of(x)[j];
-              const bool here = row >= top && row < bottom && column >= 0;
-              under[i * s.columns.kernel + j] =
-                  here ? &sums[((row - top) * width + column) * kBlockChannels] : nullptr;
-            }
+            for (int64_t j = 0; j < s.columns.kernel; ++j)
+              under[i * s.columns.kernel + j] = to[i] >= top && to[i] < bottom && column[j] >= 0
+                                                    ? sums + ((to[i] - top) * width + column[j]) * pitch
+                                                    : nullptr;
           const int64_t pixel = (n * s.rows.output + y) * s.columns.output + x;
           scatter_pixel(s, filters + pixel * s.groups * s.taps(), grad + pixel * s.channels, under.data(), first, last);
         }
       }
-      for (int64_t row = top; row < bottom; ++row)
-        for (int64_t column = 0; column < width; ++column) {
-          const Sum<T>* sum = &sums[((row - top) * width + column) * kBlockChannels];
-          T* out = grad_input + ((n * height + row) * width + column) * s.channels;
-          for (int64_t c = first; c < last; ++c) out[c] = narrow<T>(sum[c - first]);
-        }
+      if constexpr (!in_place)
+        for (int64_t pixel = 0; pixel < (bottom - top) * width; ++pixel)
+          for (int64_t c = 0; c < pitch; ++c) out[pixel * s.channels + c] = narrow<T>(sums[pixel * pitch + c]);
     }
   });
 }

@@ -1,6 +1,6 @@
 // The host code of the three operators, once for all devices: check, choose the layout, allocate, switch over the
-// element type, and call Device::forward, ::grad_input or ::grad_filters. The checks here guard memory; the ones
-// that speak to people are in fac_ext/geometry.py.
+// element type, and call Device::forward, ::grad_input or ::grad_filters; Device::fresh is told of each result. The
+// checks here guard memory; the ones that speak to people are in fac_ext/geometry.py.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,6 +18,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
+constexpr int64_t kMost = int64_t{1} << 31;  // of kernel_size, stride, dilation, padding
 
 inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner_to_outer) {
   int64_t expected = 1;
@@ -30,6 +31,12 @@ inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner
 inline bool is_row_major(const Tensor& t) { return t.numel() == 0 || strides_follow(t, {3, 2, 1, 0}); }
 inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && strides_follow(t, {1, 3, 2, 0}); }
 
+// Axis's equation, in numbers that do not overflow.
+using Wide = __int128;
+inline Wide input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before, int64_t after) {
+  return (Wide(output) - 1) * stride + (Wide(kernel) - 1) * dilation + 1 - before - after;
+}
+
 inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t index, const Ints& kernel_size,
                       const Ints& stride, const Ints& dilation, const Ints& padding, Padding mode) {
   const Axis a = {input, output, kernel_size[index], stride[index], dilation[index], padding[2 * index],
@@ -37,14 +44,17 @@ inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t inde
   STD_TORCH_CHECK(a.kernel > 0 && a.stride > 0 && a.dilation > 0, op,
                   ": kernel_size, stride and dilation must be positive");
   STD_TORCH_CHECK(a.before >= 0 && a.after > -a.stride, op, ": padding must not be negative");
-  STD_TORCH_CHECK(input + a.before + a.after == (output - 1) * a.stride + (a.kernel - 1) * a.dilation + 1, op,
+  STD_TORCH_CHECK(Wide(input) == input_size(output, a.kernel, a.stride, a.dilation, a.before, a.after), op,
                   ": the sizes do not fit kernel_size, stride, dilation and padding");
   if (output == 0) return a;
   const int64_t beyond = std::max(a.before, a.after);
-  const bool inside = beyond <= 0 || mode == Padding::kZeros || (mode == Padding::kReplicate && input > 0) ||
-                      (mode == Padding::kReflect && beyond < input) || (mode == Padding::kCircular && beyond <= input) ||
-                      (mode == Padding::kInside && a.stride == 1 && input == output && input >= a.kernel * a.dilation);
-  STD_TORCH_CHECK(inside, op, ": the padding is larger than the input allows");
+  const bool known = mode == Padding::kInside
+                         ? a.stride == 1 && input == output && a.before == a.kernel / 2 * a.dilation &&
+                               Wide(a.kernel) * a.dilation <= input
+                         : beyond <= 0 || mode == Padding::kZeros || (mode == Padding::kReplicate && input > 0) ||
+                               (mode == Padding::kReflect && beyond < input) ||
+                               (mode == Padding::kCircular && beyond <= input);
+  STD_TORCH_CHECK(known, op, ": the padding is larger than the input allows");
   return a;
 }
 
@@ -76,10 +86,13 @@ inline void check_ranks(const char* op, const Tensor& a, const Tensor& b, const 
   STD_TORCH_CHECK(a.dim() == 4 && b.dim() == 4, op, ": both tensors must have 4 dimensions");
   STD_TORCH_CHECK(kernel_size.size() == 2 && stride.size() == 2 && dilation.size() == 2 && padding.size() == 4, op,
                   ": kernel_size, stride and dilation have 2 numbers, padding has 4");
+  for (const Ints* numbers : {&kernel_size, &stride, &dilation, &padding})
+    for (const int64_t number : *numbers)
+      STD_TORCH_CHECK(number > -kMost && number < kMost, op, ": ", number, " is out of range");
 }
 
 inline void check_filters(const char* op, const Shape& s, const Tensor& filters) {
-  STD_TORCH_CHECK(filters.size(1) == s.groups * s.taps() && filters.size(2) == s.rows.output &&
+  STD_TORCH_CHECK(filters.size(1) == Wide(s.groups) * s.taps() && filters.size(2) == s.rows.output &&
                       filters.size(3) == s.columns.output,
                   op, ": filters must have shape (N, groups * taps, height, width) of the output");
 }
@@ -123,7 +136,7 @@ Tensor fac(const Tensor& input, const Tensor& filters, Ints kernel_size, Ints st
   Tensor output = allocate(x, {s.batch, s.channels, s.rows.output, s.columns.output}, layout);
   switch_dtype("fac", x, [&](auto zero) {
     using T = decltype(zero);
-    Device::forward(s, x, data<T>(x), data<T>(f), mutable_data<T>(output));
+    Device::forward(s, x, data<T>(x), data<T>(f), Device::fresh(mutable_data<T>(output), output.numel()));
   });
   return output;
 }
@@ -133,12 +146,12 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
                       Ints padding, int64_t padding_mode, int64_t channels_per_filter) {
   check_ranks("fac_grad_input", filters, grad, kernel_size, stride, dilation, padding);
   const MemoryFormat layout = is_channels_last(filters) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  const auto input_size = [&](size_t i) {  // Axis's equation
-    return (grad.size(2 + i) - 1) * stride[i] + (kernel_size[i] - 1) * dilation[i] + 1 - padding[2 * i] -
-           padding[2 * i + 1];
+  const auto size = [&](size_t i) {
+    return input_size(grad.size(2 + i), kernel_size[i], stride[i], dilation[i], padding[2 * i], padding[2 * i + 1]);
   };
-  const int64_t height = input_size(0), width = input_size(1);
-  STD_TORCH_CHECK(height >= 0 && width >= 0, "fac_grad_input: the padding leaves no input");
+  for (const Wide wide : {size(0), size(1)})
+    STD_TORCH_CHECK(wide >= 0 && wide < Wide(1) << 62, "fac_grad_input: the padding leaves no input");
+  const int64_t height = static_cast<int64_t>(size(0)), width = static_cast<int64_t>(size(1));
   const Shape s = make_shape("fac_grad_input", grad, filters, height, width, grad.size(2), grad.size(3),
                              layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding,
                              padding_mode, channels_per_filter);
@@ -147,7 +160,7 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
   Tensor grad_input = allocate(g, {s.batch, s.channels, height, width}, layout);
   switch_dtype("fac_grad_input", g, [&](auto zero) {
     using T = decltype(zero);
-    Device::grad_input(s, g, data<T>(f), data<T>(g), mutable_data<T>(grad_input));
+    Device::grad_input(s, g, data<T>(f), data<T>(g), Device::fresh(mutable_data<T>(grad_input), grad_input.numel()));
   });
   return grad_input;
 }
@@ -164,10 +177,11 @@ Tensor fac_grad_filters(const Tensor& input, const Tensor& grad, Ints kernel_siz
                              grad.size(3), channels_last, kernel_size, stride, dilation, padding, padding_mode,
                              channels_per_filter);
   const Tensor x = torch::stable::contiguous(input, layout), g = torch::stable::contiguous(grad, layout);
+  STD_TORCH_CHECK(Wide(s.groups) * s.taps() < Wide(1) << 62, "fac_grad_filters: too many taps");
   Tensor grad_filters = allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);
   switch_dtype("fac_grad_filters", x, [&](auto zero) {
     using T = decltype(zero);
-    Device::grad_filters(s, x, data<T>(x), data<T>(g), mutable_data<T>(grad_filters));
+    Device::grad_filters(s, x, data<T>(x), data<T>(g), Device::fresh(mutable_data<T>(grad_filters), grad_filters.numel()));
   });
   return grad_filters;
 }

@@ -1,0 +1,88 @@
+// Eight numbers at a time, for what compilers do not vectorize by themselves: in the vector types that GCC and Clang
+// translate for any processor.
+#pragma once
+#include <cstring>
+#include <type_traits>
+
+#include "types.h"
+
+namespace fac {
+
+#define FAC_INLINE inline __attribute__((always_inline))
+#define FAC_INLINE_LAMBDA __attribute__((always_inline))
+
+typedef uint16_t Uint16x8 __attribute__((vector_size(16)));
+typedef uint32_t Uint32x8 __attribute__((vector_size(32)));
+typedef int32_t Int32x8 __attribute__((vector_size(32)));
+typedef int64_t Int64x8 __attribute__((vector_size(64)));
+template <typename S>
+struct LanesOf;
+template <>
+struct LanesOf<float> {
+  typedef float type __attribute__((vector_size(32)));
+  typedef Int32x8 index;
+};
+template <>
+struct LanesOf<double> {
+  typedef double type __attribute__((vector_size(64)));
+  typedef Int64x8 index;
+};
+template <typename S>
+using Lanes = typename LanesOf<S>::type;
+
+FAC_INLINE void load(const float* from, Lanes<float>& lanes) { std::memcpy(&lanes, from, sizeof lanes); }
+FAC_INLINE void load(const double* from, Lanes<double>& lanes) { std::memcpy(&lanes, from, sizeof lanes); }
+FAC_INLINE void load(const BFloat16* from, Lanes<float>& lanes) {
+  Uint16x8 bits;
+  std::memcpy(&bits, from, sizeof bits);
+  lanes = (Lanes<float>)(__builtin_convertvector(bits, Uint32x8) << 16);
+}
+FAC_INLINE void load(const Half* from, Lanes<float>& lanes) {  // widen of types.h
+  Uint16x8 bits;
+  std::memcpy(&bits, from, sizeof bits);
+  const Uint32x8 wide = __builtin_convertvector(bits, Uint32x8), size = wide & 0x7fff, sign = (wide & 0x8000) << 16;
+  const Uint32x8 infinite = (Uint32x8)(size >= 0x7c00), tiny = (Uint32x8)(size < 0x400);
+  const Uint32x8 normal = (size << 13) + (112u << 23) + (infinite & (112u << 23));
+  const Uint32x8 subnormal = (Uint32x8)(__builtin_convertvector((Int32x8)size, Lanes<float>) * 0x1p-24f);
+  lanes = (Lanes<float>)(sign | (subnormal & tiny) | (normal & ~tiny));
+}
+template <typename T>
+FAC_INLINE void store(const Lanes<Sum<T>>& lanes, T* to) {
+  if constexpr (std::is_same_v<T, Sum<T>>) {
+    std::memcpy(to, &lanes, sizeof lanes);
+  } else {
+    Sum<T> wide[8];
+    T narrowed[8];
+    std::memcpy(wide, &lanes, sizeof lanes);
+    for (int l = 0; l < 8; ++l) narrowed[l] = narrow<T>(wide[l]);
+    std::memcpy(to, narrowed, sizeof narrowed);
+  }
+}
+
+#if defined(__clang__)
+#define FAC_SHUFFLE(S, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FAC_SHUFFLE(S, a, b, ...) __builtin_shuffle(a, b, typename LanesOf<S>::index{__VA_ARGS__})
+#endif
+
+// rows[r][l] becomes rows[l][r]: three rounds that exchange lanes 4, 2 and 1 apart.
+template <typename S>
+FAC_INLINE void transpose(Lanes<S> (&rows)[8]) {
+  for (int r = 0; r < 4; ++r) {
+    const Lanes<S> a = rows[r], b = rows[r + 4];
+    rows[r] = FAC_SHUFFLE(S, a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+    rows[r + 4] = FAC_SHUFFLE(S, a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+  for (int r : {0, 1, 4, 5}) {
+    const Lanes<S> a = rows[r], b = rows[r + 2];
+    rows[r] = FAC_SHUFFLE(S, a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+    rows[r + 2] = FAC_SHUFFLE(S, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int r : {0, 2, 4, 6}) {
+    const Lanes<S> a = rows[r], b = rows[r + 1];
+    rows[r] = FAC_SHUFFLE(S, a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+    rows[r + 1] = FAC_SHUFFLE(S, a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  }
+}
+
+}  // namespace fac
