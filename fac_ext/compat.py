@@ -16,10 +16,16 @@ def _check(op, name, value, layout):
     """value is a dense tensor with the dimensions of layout, such as "(N, C, H, W)"."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise TypeError(f"{op}: {name} must be a dense tensor, got {value.layout}")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else value.layout
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {kind}")
     if value.dim() != len(layout.split()):
         raise ValueError(f"{op}: {name} must be {layout}, got {tuple(value.shape)}")
+
+
+def _taps(op, name, value, size):
+    if min(size) < 1:
+        raise ValueError(f"{op}: {name} must have taps, got {tuple(value.shape)}")
 
 
 def _odd(op, kernel_size):
@@ -37,7 +43,7 @@ class KernelConv2D(FAC):
     returns (N, C, H, W). The release's CUDA code computes wrong gradients of the filters if N > k*k.
 
     Raises:
-        TypeError, ValueError: kernel_size is no odd int; in forward, what :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: kernel_size is no odd int or pair of them; in forward, what :func:`fac_ext.fac` refuses.
     """
 
     def __init__(self, kernel_size):
@@ -64,12 +70,15 @@ def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
     """
     _check("involution", "input", input, "(N, C, H, W)")
     _check("involution", "weight", weight, "(N, G, kh, kw, Ho, Wo)")
+    _taps("involution", "weight", weight, weight.shape[2:4])
     if bias is not None:
         _check("involution", "bias", bias, "(C,)")
         if bias.shape[0] != input.shape[1]:
             raise ValueError(f"involution: bias must be (C,) = ({input.shape[1]},), got {tuple(bias.shape)}")
         if bias.dtype != input.dtype:
             raise TypeError(f"involution: bias must have input's dtype {input.dtype}, got {bias.dtype}")
+        if bias.device != input.device:
+            raise ValueError(f"involution: bias must be on input's device {input.device}, got {bias.device}")
     filters, size = weight.flatten(1, 3), weight.shape[2:4]
     output = fac(input, filters, size, stride=stride, dilation=dilation, padding=padding)
     return output if bias is None else output + bias.to(output.dtype)[:, None, None]  # autocast casts output
@@ -96,10 +105,17 @@ def carafe_naive(features, masks, kernel_size, group_size, scale_factor=1):
     scale = pair("scale_factor", scale_factor, 1)
     _check("carafe_naive", "features", features, "(N, C, H, W)")
     _check("carafe_naive", "masks", masks, "(N, group_size*k*k, H*s, W*s)")
+    if isinstance(group_size, bool) or not isinstance(group_size, int):
+        raise TypeError(f"carafe_naive: group_size must be an int, got {group_size!r}")
     if masks.shape[1] != group_size * kh * kw:
         wanted = f"group_size*k*k = {group_size!r}*{kh * kw} channels"
         raise ValueError(f"carafe_naive: masks must have {wanted}, got {tuple(masks.shape)}")
     if scale != (1, 1):
+        if features.dtype not in DTYPES or min(features.shape[2:]) < 1:
+            wanted = "pixels, in float64, float32, float16 or bfloat16"
+            raise ValueError(
+                f"carafe_naive: features must have {wanted}, got {tuple(features.shape)}, {features.dtype}"
+            )
         features = torch.nn.functional.interpolate(features, scale_factor=scale, mode="nearest")
     return fac(features, masks, (kh, kw), dilation=scale)
 
@@ -118,6 +134,7 @@ def adaptive_conv(input, filters):
         TypeError, ValueError: shapes that do not fit, and what else :func:`fac_ext.fac` refuses.
     """
     _check("adaptive_conv", "filters", filters, "(N, Ho, Wo, kh, kw)")
+    _taps("adaptive_conv", "filters", filters, filters.shape[3:])
     return fac(input, filters.flatten(3).permute(0, 3, 1, 2), filters.shape[3:], padding="valid")
 
 

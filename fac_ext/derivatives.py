@@ -36,7 +36,7 @@ def _call(function, op, a, b, *geometry):
         if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
             raise NotImplementedError(
                 "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
-                "compile what is inside torch.func.jvp or jacfwd, not what calls it"
+                "leave what calls torch.func.jvp or jacfwd uncompiled"
             )
         return op(a, b, *geometry)
     return function.apply(a, b, *geometry)
@@ -85,9 +85,11 @@ def _vmap(function):
             tensor = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             return tensor.flatten(0, 1)
 
-        n = (a if in_dims[0] is None else a.movedim(in_dims[0], 0)[0]).shape[0]
+        shape = list(a.shape)
+        if in_dims[0] is not None:
+            del shape[in_dims[0]]
         out = function(fold(a, in_dims[0]), fold(b, in_dims[1]), *geometry)
-        return out.unflatten(0, (info.batch_size, n)), 0
+        return out.unflatten(0, (info.batch_size, shape[0])), 0
 
     return staticmethod(vmap)
 

@@ -47,9 +47,9 @@ def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", pa
     check_tensors(input, filters)
     device = input.device.type
     if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        castable = (torch.float32, torch.float16, torch.bfloat16)
-        input, filters = (t.to(dtype) if t.dtype in castable else t for t in (input, filters))
+        dtype, castable = torch.get_autocast_dtype(device), (torch.float32, torch.float16, torch.bfloat16)
+        if input.dtype in castable and filters.dtype in castable:
+            input, filters = input.to(dtype), filters.to(dtype)
     geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
     if device == "cuda" and not HAS_CUDA:
         raise RuntimeError(

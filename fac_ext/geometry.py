@@ -35,6 +35,8 @@ def pair(name, value, least):
         raise TypeError(f"fac: {name} must be an int or a pair of ints (height, width), got {value!r}")
     if min(values) < least:
         raise ValueError(f"fac: {name} must be {least} or more, got {value!r}")
+    if max(values) >= 2**31:
+        raise ValueError(f"fac: {name} must be less than 2**31, got {value!r}")
     return values
 
 
@@ -54,6 +56,11 @@ def margins(kernel_size, stride, dilation, padding):
     return tuple((p, p) for p in pair("padding", padding, 0))
 
 
+def check_mode(padding_mode):
+    if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
+        raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+
+
 def check_tensors(input, filters):
     for name, value in (("input", input), ("filters", filters)):
         if not isinstance(value, torch.Tensor):
@@ -64,8 +71,9 @@ def check_kind(input, filters):
     for name, tensor in (("input", input), ("filters", filters)):
         if tensor.dtype not in DTYPES:
             raise TypeError(f"fac: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"fac: {name} must be a dense tensor, got {tensor.layout}")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "a nested tensor" if tensor.is_nested else tensor.layout
+            raise TypeError(f"fac: {name} must be a dense tensor, got {kind}")
     if filters.dtype != input.dtype:
         raise TypeError(f"fac: filters must have input's dtype {input.dtype}, got {filters.dtype}")
     if filters.device != input.device:
@@ -77,8 +85,7 @@ def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode
     kernel_size = pair("kernel_size", kernel_size, 1)
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     around = margins(kernel_size, stride, dilation, padding)
-    if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
-        raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+    check_mode(padding_mode)
     check_kind(input, filters)
     if input.dim() != 4:
         raise ValueError(f"fac: input must be (N, C, H, W), got {tuple(input.shape)}")

@@ -3,7 +3,7 @@
 import torch
 
 from fac_ext.functional import fac
-from fac_ext.geometry import PADDING_MODES, margins, pair
+from fac_ext.geometry import check_mode, margins, pair
 
 
 class FAC(torch.nn.Module):
@@ -23,10 +23,7 @@ class FAC(torch.nn.Module):
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
         margins(self.kernel_size, self.stride, self.dilation, padding)
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(
-                f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
-            )
+        check_mode(padding_mode)
         self.padding, self.padding_mode = padding, padding_mode
 
     def forward(self, input, filters):

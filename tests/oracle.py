@@ -36,10 +36,21 @@ def output_size(h, w, kernel_size, *, stride=1, dilation=1, padding="same", padd
     return [(size + sum(p) - d * (k - 1) - 1) // s + 1 for size, p, k, s, d in rules]
 
 
+def windows(size, kernel, dilation):
+    """(size, kernel): the pixels under the taps of each pixel, its window moved inside the image where it would leave."""
+    rows = torch.empty(size, kernel, dtype=torch.long)
+    for o in range(size):
+        mine = torch.arange(o % dilation, size, dilation)  # the pixels that o's window may show
+        first = min(max(o // dilation - kernel // 2, 0), len(mine) - kernel)
+        rows[o] = mine[first : first + kernel]
+    return rows
+
+
 def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
     (kh, kw), (sh, sw), (dh, dw) = two(kernel_size), two(stride), two(dilation)
     (top, bottom), (left, right) = margins(kernel_size, dilation, padding)
-    if top or bottom or left or right:
+    inside = padding_mode == "inside"
+    if not inside and (top or bottom or left or right):
         mode = "constant" if padding_mode == "zeros" else padding_mode
         input = F.pad(input, (left, right, top, bottom), mode)
     n, c, _, _ = input.shape
@@ -47,6 +58,8 @@ def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same",
     h, w = filters.shape[2:]
     rows = torch.arange(h).mul(sh)[:, None, None, None] + torch.arange(kh).mul(dh)[:, None]
     columns = torch.arange(w).mul(sw)[:, None, None] + torch.arange(kw).mul(dw)
+    if inside:
+        rows, columns = windows(h, kh, dh)[:, None, :, None], windows(w, kw, dw)[:, None]
     patches = input[:, :, rows, columns]  # (N, C, Ho, Wo, kh, kw)
     mine = filters.reshape(n, groups, kh, kw, h, w).permute(0, 1, 4, 5, 2, 3)
     mine = mine[:, torch.arange(c) // max(c // max(groups, 1), 1)]

@@ -34,6 +34,10 @@ image, taps = z(1, 2, 4, 5), z(1, 18, 4, 5)
         (ValueError, r"kernel_size must be 1 or more, got \(3, -3\)", {"kernel_size": (3, -3)}),
         (ValueError, r"stride must be 1 or more, got 0", {"stride": 0}),
         (ValueError, r"dilation must be 1 or more, got \(1, 0\)", {"dilation": (1, 0)}),
+        (ValueError, r"dilation must be less than 2\*\*31, got 9223372036854775808", {"dilation": 2**63}),
+        (ValueError, r"stride must be less than 2\*\*31, got \(1, 2147483648\)", {"stride": (1, 2**31), "padding": 0}),
+        (ValueError, r"kernel_size must be less than 2\*\*31", {"kernel_size": 2**70}),
+        (TypeError, r"input must be a dense tensor, got a nested tensor", {"input": torch.nested.nested_tensor([z(2, 4, 5)])}),
         (ValueError, r"padding must be 0 or more, got -1", {"padding": -1}),
         (ValueError, r"padding must be 'same', 'valid', an int or a pair of ints, got 'full'", {"padding": "full"}),
         (ValueError, r"padding 'same' needs stride 1, got stride \(2, 2\)", {"stride": 2}),
@@ -77,7 +81,7 @@ def test_the_module_refuses_when_it_is_made(error, words, arguments):
 
 
 nonsense = st.one_of(
-    st.none(), st.text(max_size=3), st.floats(), st.integers(-3, 0), st.booleans(), st.lists(st.integers(-2, 2), max_size=4).filter(lambda v: len(v) != 2)
+    st.none(), st.text(max_size=3), st.floats(), st.integers(-3, 0), st.integers(2**31, 2**70), st.tuples(st.integers(1, 3), st.integers(-3, 0)), st.booleans(), st.lists(st.integers(-2, 2), max_size=4).filter(lambda v: len(v) != 2)
 )  # fmt: skip
 
 
@@ -90,13 +94,19 @@ def test_nothing_else_comes_out_of_bad_arguments(data):
     )
     n, c, h, w = shape
     arguments = {"input": z(shape), "filters": z(n, c * 9, h, w), "kernel_size": 3}
-    kind = data.draw(st.sampled_from(["rank", "size", "dtype", "groups", "number", "nothing"]))
+    kind = data.draw(
+        st.sampled_from(["device", "scalar", "rank", "size", "dtype", "groups", "number", "nothing"])
+    )
     name = data.draw(st.sampled_from(["input", "filters"]))
     tensor = arguments[name]
     if kind == "rank":
         arguments[name] = tensor.reshape(
             data.draw(st.sampled_from([(-1,), (n, -1), (1, *tensor.shape), (-1, h, w)]))
         )
+    elif kind == "device":
+        arguments[name] = tensor.to("meta")
+    elif kind == "scalar":
+        arguments[name] = tensor.sum()
     elif kind == "size":
         axis, by = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([-1, 1]))
         arguments[name] = z([s + by * (i == axis) for i, s in enumerate(tensor.shape)])

@@ -147,6 +147,14 @@ def test_planes_of_several_bands(mode, layout, device):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize(("channels", "groups"), [(4, 2), (4, 1), (140, 140), (140, 2)])
+def test_several_bands_and_blocks_of_channels(channels, groups, layout, device):
+    """Bands are smaller where channels share a filter; 140 channels are two blocks of the channels_last kernels."""
+    shape = (1, channels, 100, 60) if channels == 4 else (1, channels, 100, 5)
+    check_all(fac, *tensors(shape, groups, 3, device=device, layout=layout), 3, padding_mode="replicate")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 def test_results_have_the_filters_layout(layout, device):
     operands = tensors((2, 4, 5, 6), 2, 3, device=device, layout=layout)
     results = all_three(fac, *operands, 3)
@@ -255,9 +263,24 @@ def test_operators_guard_memory():
         {"channels_per_filter": 0},
         {"channels_per_filter": 3},
         {"channels_per_filter": 2},
+        {"kernel_size": [2**62 + 1, 3]},
+        {"stride": [2**63 - 1, 1], "padding": [0, 0, 1, 1]},
+        {"dilation": [2**63 - 1] * 2, "padding": [0] * 4},
+        {"padding": [2**62, 2**62, 1, 1]},
     ):
         with pytest.raises(RuntimeError):
             ops.fac(image, filters, **good | change)
+    inside = {"padding_mode": 4, "padding": [0] * 4}
+    one, tap = torch.ones(1, 1, 40, 40), {"kernel_size": [1, 1]}
+    for bad in (  # windows that are said to be moved inside, with settings that no such window has
+        lambda: ops.fac_grad_input(torch.ones(1, 9, 4, 4), torch.ones(1, 1, 4, 4), **good | inside),
+        lambda: ops.fac_grad_input(one, one, **good | inside | tap | {"stride": [200, 200]}),
+        lambda: ops.fac_grad_input(
+            torch.ones(1, 9, 3, 3), torch.ones(1, 1, 3, 3), **good | {"stride": [2**31] * 2}
+        ),
+    ):
+        with pytest.raises(RuntimeError):
+            bad()
     wide = {"kernel_size": [9, 9], "padding": [4, 4, 4, 4]}
     for mode in (2, 4):  # reflect by as much as the image, a window larger than the image
         with pytest.raises(RuntimeError, match="larger than the input"):

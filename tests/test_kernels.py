@@ -94,14 +94,9 @@ def test_taps_look_where_torch_pads_and_back(program):
                             )
     for kernel in (1, 3, 5, 7):
         for dilation in (1, 2, 3):
-            for size in range(kernel * dilation, kernel * dilation + 8):
+            for size in (*range(kernel * dilation, kernel * dilation + 8), 61):
                 axes.append([*axis_numbers(size, size, kernel, 1, dilation, kernel // 2 * dilation), INSIDE])
-                windows = torch.empty(size, kernel, dtype=torch.long)
-                for o in range(size):
-                    mine = torch.arange(o % dilation, size, dilation)  # the pixels that o's window may show
-                    first = min(max(o // dilation - kernel // 2, 0), len(mine) - kernel)
-                    windows[o] = mine[first : first + kernel]
-                wanted.append(windows)
+                wanted.append(oracle.windows(size, kernel, dilation))
     got = np.frombuffer(program("axis", np.array(axes, np.int64).tobytes()), np.int64)
     at = 0
     for axis, right in zip(axes, wanted, strict=True):
@@ -134,29 +129,31 @@ def test_conversions_are_torchs(program, dtype):
 
 
 def calls(seed, count):
-    """Random calls: (input, filters, grad, kernel_size, keywords, channels_last)."""
+    """Random calls: (input, filters, grad, kernel_size, keywords, channels_last); every tenth is one of several bands."""
     random = np.random.default_rng(seed)
 
     def any_of(*values):
         return values[random.integers(len(values))]
 
     while count:
+        large = count % 10 == 0
         n, groups, shared = any_of(1, 2, 3), any_of(1, 2, 3), any_of(1, 1, 2, 5)
         size = (int(random.integers(1, 14)), int(random.integers(1, 24)))
         kernel = (any_of(1, 2, 3, 5), any_of(1, 2, 3, 5, 7, 9))
         stride, dilation = (any_of(1, 2, 3), any_of(1, 1, 3)), (any_of(1, 2), any_of(1, 1, 3))
         padding = (int(random.integers(0, 5)), int(random.integers(0, 5)))
-        keywords = {
-            "stride": stride,
-            "dilation": dilation,
-            "padding": padding,
-            "padding_mode": any_of(*PADDING_MODES),
-        }
-        output = [
-            (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-        ]
-        most = {"reflect": -1, "circular": 0}.get(keywords["padding_mode"], 99)
+        mode = any_of(*PADDING_MODES, "inside")
+        if large:
+            n, (groups, shared), size = 1, any_of((1, 1), (1, 20), (4, 5), (20, 1)), (100, 50)
+        if mode == "inside":
+            kernel, stride = (any_of(1, 3, 5), any_of(1, 3, 7)), (1, 1)
+            padding = (kernel[0] // 2 * dilation[0], kernel[1] // 2 * dilation[1])
+        keywords = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+        output = oracle.output_size(*size, kernel, **keywords)
+        most = {"reflect": -1, "circular": 0}.get(mode, 99)
         if min(output) < 1 or any(padding[i] > size[i] + most for i in range(2)):
+            continue
+        if mode == "inside" and any(size[i] < kernel[i] * dilation[i] for i in range(2)):
             continue
         count -= 1
         dtype = any_of(*TYPES)
@@ -168,12 +165,23 @@ def calls(seed, count):
         yield *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, any_of(False, True)
 
 
-@pytest.mark.parametrize("cuda", [False, True])
-def test_kernels_are_right_and_stay_in_bounds(program, cuda):
-    cases = list(calls(seed=1, count=250))
+def in_memory(tensor, channels_last):
+    tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def from_memory(data, like, channels_last):
+    shape = [like.shape[i] for i in ((0, 2, 3, 1) if channels_last else range(4))]
+    got = torch.frombuffer(bytearray(data), dtype=like.dtype).view(shape)
+    return got.permute(0, 3, 1, 2) if channels_last else got
+
+
+def run_all(program, cuda, cases):
+    """[output, gradient of the input, gradient of the filters] of each case."""
     data = []
     for input, filters, grad, kernel, keywords, channels_last in cases:
-        g = resolve(input, filters, kernel, **keywords)
+        inside = keywords["padding_mode"] == "inside"
+        g = resolve(input, filters, kernel, **keywords | ({"padding_mode": "zeros"} if inside else {}))
         axes = [
             [
                 input.shape[2 + i],
@@ -185,30 +193,62 @@ def test_kernels_are_right_and_stay_in_bounds(program, cuda):
             ]
             for i in range(2)
         ]
-        n, c = input.shape[:2]
-        shape = [n, c, c // g.channels_per_filter, *axes[0], *axes[1], g.padding_mode, channels_last]
+        (n, c), mode = input.shape[:2], INSIDE if inside else g.padding_mode
+        shape = [n, c, c // g.channels_per_filter, *axes[0], *axes[1], mode, channels_last]
         for which, pair in enumerate(((input, filters), (filters, grad), (input, grad))):
             header = [cuda, TYPES.index(input.dtype), which, *shape]
-            data.append(np.array(header, np.int64).tobytes())
-            for tensor in pair:
-                tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
-                data.append(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    results, at = program("run", b"".join(data)), 0
-    for input, filters, grad, kernel, keywords, channels_last in cases:
-        exact, magnitude, terms = oracle.bounds(input, filters, grad, kernel, **keywords)
-        for right, size, count in zip(exact, magnitude, terms, strict=True):
-            shape = [right.shape[i] for i in ((0, 2, 3, 1) if channels_last else range(4))]
-            raw = bytearray(results[at : at + right.numel() * input.element_size()])
-            at += len(raw)
-            got = torch.frombuffer(raw, dtype=input.dtype).view(shape)
-            oracle.check(got.permute(0, 3, 1, 2) if channels_last else got, right, size, count)
+            data += [
+                np.array(header, np.int64).tobytes(),
+                *(in_memory(tensor, channels_last) for tensor in pair),
+            ]
+    results, at, made = program("run", b"".join(data)), 0, []
+    for input, filters, grad, *_, channels_last in cases:
+        made.append([])
+        for like in (grad, input, filters):
+            size = like.numel() * like.element_size()
+            made[-1].append(from_memory(results[at : at + size], like, channels_last))
+            at += size
     assert at == len(results)
+    return made
 
 
-def test_more_planes_than_a_grid_holds(program):
+@pytest.mark.parametrize("cuda", [False, True])
+def test_kernels_are_right_and_stay_in_bounds(program, cuda):
+    cases = list(calls(seed=1, count=300))
+    for case, results in zip(cases, run_all(program, cuda, cases), strict=True):
+        input, filters, grad, kernel, keywords, _ = case
+        for got, *bound in zip(
+            results, *oracle.bounds(input, filters, grad, kernel, **keywords), strict=True
+        ):
+            oracle.check(got, *bound)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_not_a_number_passes_through_the_kernels(program, cuda):
+    """Under a zero of the padding too: zero times NaN is NaN, zero times infinity as well."""
+    keywords = {"stride": (1, 1), "dilation": (1, 1), "padding": (1, 1), "padding_mode": "zeros"}
+    for channels_last in (False, True):
+        for groups in (10, 2):
+            input, filters, grad = (
+                torch.randn(1, 10, 5, 6),
+                torch.randn(1, groups * 9, 5, 6),
+                torch.randn(1, 10, 5, 6),
+            )
+            filters[0, 0, 0, 0], grad[0, 9, 4, 5] = torch.nan, torch.inf
+            (results,) = run_all(program, cuda, [(input, filters, grad, (3, 3), keywords, channels_last)])
+            wanted = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
+            assert results[0].isnan().any() and results[2].isnan().any()
+            for got, right in zip(results, wanted, strict=True):
+                torch.testing.assert_close(got.double(), right, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_more_planes_than_a_grid_holds(program, channels_last):
+    """A kernel of one tap on one row of two pixels: each operator is a product."""
     n = 70000
     a, b = torch.randn(n, 1, 1, 2), torch.randn(n, 1, 1, 2)
     axes = [1, 1, 1, 1, 1, 0, 0], [2, 2, 1, 1, 1, 0, 0]
-    header = np.array([1, 1, 0, n, 1, 1, *axes[0], *axes[1], 0, 0], np.int64).tobytes()
-    got = np.frombuffer(program("run", header + a.numpy().tobytes() + b.numpy().tobytes()), np.float32)
-    assert (got == (a * b).flatten().numpy()).all()
+    for which in (0, 1, 2):
+        header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64).tobytes()
+        got = np.frombuffer(program("run", header + a.numpy().tobytes() + b.numpy().tobytes()), np.float32)
+        assert (got == (a * b).flatten().numpy()).all()
