@@ -46,17 +46,23 @@ FAC_INLINE void load(const Half* from, Lanes<float>& lanes) {  // widen of types
   const Uint32x8 subnormal = (Uint32x8)(__builtin_convertvector((Int32x8)size, Lanes<float>) * 0x1p-24f);
   lanes = (Lanes<float>)(sign | (subnormal & tiny) | (normal & ~tiny));
 }
-template <typename T>
-FAC_INLINE void store(const Lanes<Sum<T>>& lanes, T* to) {
-  if constexpr (std::is_same_v<T, Sum<T>>) {
-    std::memcpy(to, &lanes, sizeof lanes);
-  } else {
-    Sum<T> wide[8];
-    T narrowed[8];
-    std::memcpy(wide, &lanes, sizeof lanes);
-    for (int l = 0; l < 8; ++l) narrowed[l] = narrow<T>(wide[l]);
-    std::memcpy(to, narrowed, sizeof narrowed);
-  }
+FAC_INLINE void store(const Lanes<float>& lanes, float* to) { std::memcpy(to, &lanes, sizeof lanes); }
+FAC_INLINE void store(const Lanes<double>& lanes, double* to) { std::memcpy(to, &lanes, sizeof lanes); }
+FAC_INLINE void store(const Lanes<float>& lanes, BFloat16* to) {  // narrow of types.h
+  const Uint32x8 bits = (Uint32x8)lanes, nan = (Uint32x8)((bits & 0x7fffffff) > 0x7f800000);
+  const Uint32x8 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Uint16x8 narrowed = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), Uint16x8);
+  std::memcpy(to, &narrowed, sizeof narrowed);
+}
+FAC_INLINE void store(const Lanes<float>& lanes, Half* to) {  // narrow of types.h
+  const Uint32x8 bits = (Uint32x8)lanes, size = bits & 0x7fffffff, sign = (bits >> 16) & 0x8000;
+  const Uint32x8 tiny = (Uint32x8)(size < 0x38800000), large = (Uint32x8)(size >= 0x477ff000);
+  const Uint32x8 nan = (Uint32x8)(size > 0x7f800000);
+  const Uint32x8 normal = (size - (112u << 23) + 0xfff + ((size >> 13) & 1)) >> 13;
+  const Uint32x8 subnormal = (Uint32x8)((Lanes<float>)size + 0.5f) - bits_of(0.5f);
+  const Uint32x8 small = (subnormal & tiny) | (normal & ~tiny), huge = 0x7c00 | (nan & 0x200);
+  const Uint16x8 narrowed = __builtin_convertvector(sign | (small & ~large) | (huge & large), Uint16x8);
+  std::memcpy(to, &narrowed, sizeof narrowed);
 }
 
 #if defined(__clang__)

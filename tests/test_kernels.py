@@ -121,6 +121,7 @@ def test_conversions_are_torchs(program, dtype):
     floats = torch.cat(
         [floats, torch.randint(-(2**31), 2**31, (200000,)).to(torch.int32).view(torch.float32)]
     )
+    floats = floats[: len(floats) // 8 * 8]
     header = np.array([TYPES.index(dtype), len(floats)], np.int64).tobytes()
     mine = np.frombuffer(program("narrow", header + floats.numpy().tobytes()), np.int16)
     mine, right = torch.from_numpy(mine.copy()).view(dtype), floats.to(dtype)

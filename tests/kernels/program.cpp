@@ -5,10 +5,12 @@
 //   axis    {fac::Axis in its order, padding}                                -> what taps look at, and back
 //   widen | narrow   {type, count}, values                                   -> values of the other type
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "../../csrc/fac_cuda.cu"
+#include "../../csrc/lanes.h"
 
 namespace {
 
@@ -90,17 +92,31 @@ void map_axes() {
   }
 }
 
+// One by one, and eight at a time, which must be the same; count is a multiple of eight.
+template <typename From, typename To, typename One, typename Eight>
+void convert_all(size_t count, One one, Eight eight) {
+  const std::vector<From> values = read_array<From>(count);
+  std::vector<To> converted, again(count);
+  for (const From value : values) converted.push_back(one(value));
+  for (size_t i = 0; i < count; i += 8) eight(&values[i], &again[i]);
+  if (std::memcmp(converted.data(), again.data(), count * sizeof(To))) std::exit(4);
+  write(converted);
+}
 template <typename T>
 void widen_all(size_t count) {
-  std::vector<float> wide;
-  for (const T value : read_array<T>(count)) wide.push_back(fac::widen(value));
-  write(wide);
+  convert_all<T, float>(count, [](T value) { return fac::widen(value); }, [](const T* from, float* to) {
+    fac::Lanes<float> lanes;
+    fac::load(from, lanes);
+    fac::store(lanes, to);
+  });
 }
 template <typename T>
 void narrow_all(size_t count) {
-  std::vector<T> values;
-  for (const float value : read_array<float>(count)) values.push_back(fac::narrow<T>(value));
-  write(values);
+  convert_all<float, T>(count, [](float value) { return fac::narrow<T>(value); }, [](const float* from, T* to) {
+    fac::Lanes<float> lanes;
+    fac::load(from, lanes);
+    fac::store(lanes, to);
+  });
 }
 
 }  // namespace
