@@ -286,11 +286,9 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
   const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
   const std::vector<Rows> seen = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
-  const bool streaming = worth_streaming<T>(s.batch * s.groups * taps * s.outputs());
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
     std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
-    std::vector<T> line(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / count;
       const Band band = band_of(item % count, s.rows.output, rows);
@@ -302,15 +300,10 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
         for (int64_t tap = 0; tap < taps; ++tap)
           for (int64_t y = band.first; y < band.last; ++y) {
             const Sum<T>* under = padded.row(y, tap / k) + columns.at[tap % k];
-            T* products = out + tap * s.outputs() + y * width;
-            if (shared == 1 && streaming) {
-              multiply_row(under, g + y * width, line.data(), width);
-              stream(line.data(), products, width);
-            } else if (shared == 1) {
-              multiply_row(under, g + y * width, products, width);
-            } else {
+            if (shared == 1)
+              multiply_row(under, g + y * width, out + tap * s.outputs() + y * width, width);
+            else
               add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
-            }
           }
       }
       if (shared > 1)
@@ -318,7 +311,6 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
           narrow_row(&sums[tap * rows * width], out + tap * s.outputs() + band.first * width,
                      (band.last - band.first) * width);
     }
-    flush_stream();
   });
 }
 

@@ -4,7 +4,7 @@ import torch
 
 from fac_ext import _C, derivatives
 from fac_ext.geometry import check_tensors, resolve
-from fac_ext.reference import fac_shift_sum
+from fac_ext.reference import shift_sum
 
 # Asked once, because torch.compile cannot trace the questions.
 HAS_CUDA = _C.build_info()["cuda"] is not None
@@ -56,13 +56,5 @@ def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", pa
             "fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH"
         )
     if device not in derivatives.DEVICES:
-        return fac_shift_sum(
-            input,
-            filters,
-            kernel_size,
-            stride=stride,
-            dilation=dilation,
-            padding=padding,
-            padding_mode=padding_mode,
-        )
+        return shift_sum(input, filters, geometry)
     return derivatives.fac(input, filters, *geometry)

@@ -22,8 +22,7 @@ def fac_reference(input, filters, kernel_size, *, stride=1, dilation=1, padding=
 def fac_shift_sum(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
     """The same sum as kh*kw shifted images, with no kh*kw copies: what good PyTorch code would do.
 
-    Under torch.compile it becomes one loop, and is the peer to beat. fac runs it on devices that it has no
-    kernels for.
+    Under torch.compile it becomes one loop, and is the peer to beat.
     """
     check_tensors(input, filters)
     return shift_sum(
@@ -39,6 +38,7 @@ def pad(input, geometry):
 
 
 def shift_sum(input, filters, geometry):
+    """What fac runs on devices that it has no kernels for, and what ONNX gets."""
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
     n, c, _, _ = input.shape
     h, w = filters.shape[2:]

@@ -1,4 +1,7 @@
-"""The adapters of fac_ext.compat, each against its peer's definition in loops and indexing."""
+"""The adapters of fac_ext.compat, each against its peer's definition in loops and indexing.
+
+One file, though long: seven definitions, each beside the test that it serves, and one list of errors.
+"""
 
 import itertools
 

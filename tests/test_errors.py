@@ -1,10 +1,13 @@
 """What is refused, and the words: the argument, the rule, what was given."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import ROOT
 from fac_ext import FAC, fac, fac_reference
 
 z = torch.zeros
@@ -64,6 +67,38 @@ def test_errors_name_argument_rule_and_value(error, words, change, function):
     arguments = {"input": image, "filters": taps, "kernel_size": 3} | change
     with pytest.raises(error, match=r"^fac: .*" + words):
         function(**arguments)
+
+
+def test_the_documented_errors_are_the_ones_raised():
+    """docs/operator.md lists what these calls print."""
+    x, f = z(1, 2, 4, 5), z(1, 18, 4, 5)
+    said = []
+    for arguments, keywords in (
+        (([1.0], f, 3), {}),
+        ((x.long(), f, 3), {}),
+        ((x.to_sparse(), f, 3), {}),
+        ((x, f.double(), 3), {}),
+        ((x, f, 3.0), {}),
+        ((x, f.to("meta"), 3), {}),
+        ((x[0], f, 3), {}),
+        ((x, f[:, :17], 3), {}),
+        ((z(1, 4, 4, 5), z(1, 27, 4, 5), 3), {}),
+        ((x, f, 3), {"stride": 0}),
+        ((x, f, 3), {"padding": "full"}),
+        ((x, f, 3), {"stride": 2}),
+        ((x, f, 3), {"padding_mode": "symmetric"}),
+        ((x[:, :, :0], f, 3), {"padding_mode": "replicate"}),
+        ((x, f, 3), {"padding": 4, "padding_mode": "reflect"}),
+        ((x, f, 3), {"padding": 5, "padding_mode": "circular"}),
+        ((x, f, 3), {"dilation": 3, "padding": "valid"}),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            fac(*arguments, **keywords)
+        said.append(f"{caught.type.__name__}: {caught.value}")
+    documented = re.findall(
+        r"^(?:TypeError|ValueError): fac: .*", (ROOT / "docs/operator.md").read_text(), re.M
+    )
+    assert documented == said
 
 
 @pytest.mark.parametrize(
