@@ -12,8 +12,7 @@ the same formulas registered on it.
 import torch
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from fac_ext.geometry import INSIDE, Geometry
-from fac_ext.reference import shift_sum
+from fac_ext.geometry import Geometry
 
 DEVICES = ("cpu", "cuda", "meta")  # where the operators are
 _ops = torch.ops.fac_ext
@@ -154,15 +153,3 @@ for _name, _function, _fake in (
 ):
     torch.library.register_fake(f"fac_ext::{_name}", _fake)
     torch.library.register_autograd(f"fac_ext::{_name}", _function.backward, setup_context=_save)
-
-
-def _decompose(input, filters, *geometry):
-    """fac in operators that ONNX has."""
-    geometry = Geometry(*geometry)
-    return NotImplemented if geometry.padding_mode == INSIDE else shift_sum(input, filters, geometry)
-
-
-# torch.onnx.export decomposes by this table what it does not know; torch.compile and torch.export do not look at it,
-# but fake tensors of unknown sizes do, unless an operator is in the table of "meta" functions too.
-torch._decomp.register_decomposition(_ops.fac.default)(_decompose)
-torch._decomp.register_decomposition(_ops.fac.default, type="meta")(_fake_fac)

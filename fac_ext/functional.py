@@ -55,6 +55,6 @@ def fac(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", pa
         raise RuntimeError(
             "fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH"
         )
-    if device not in derivatives.DEVICES:
+    if device not in derivatives.DEVICES or torch.onnx.is_in_onnx_export():
         return shift_sum(input, filters, geometry)
     return derivatives.fac(input, filters, *geometry)
