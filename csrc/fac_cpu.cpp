@@ -131,11 +131,18 @@ FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* 
                                         int64_t tap, Sum<T>* __restrict sums, int64_t width) {
   const Sum<T>* seen[R * K];
   for (int t = 0; t < R * K; ++t) seen[t] = under[t / K] + at[t % K];
-  for (int64_t x = 0; x < width; ++x) {
+  const auto add = [&](int64_t x) __attribute__((always_inline)) {
     Sum<T> sum = sums[x];
     for (int t = 0; t < R * K; ++t) sum += seen[t][x] * widen(filters[t * tap + x]);
     sums[x] = sum;
+  };
+  constexpr int64_t kStep = kLine / sizeof(T);
+  int64_t x = 0;
+  for (; x + kStep <= width; x += kStep) {
+    for (int t = 0; t < R * K; ++t) fetch_ahead(filters + t * tap + x);
+    for (int64_t i = 0; i < kStep; ++i) add(x + i);
   }
+  for (; x < width; ++x) add(x);
 }
 
 // The same for one row of any number of taps.
@@ -145,6 +152,7 @@ FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T
   for (int64_t j = 0; j < k; ++j) {
     const Sum<T>* __restrict under = padded + at[j];
     const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead(taps + x);
     for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
   }
 }
@@ -173,6 +181,7 @@ FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* _
   for (int64_t j = 0; j < k; ++j) {
     Sum<T>* __restrict under = sums + at[j];
     const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead(taps + x);
     for (int64_t x = 0; x < width; ++x) under[x] += widen(taps[x]) * widen(grad[x]);
   }
 }
@@ -286,9 +295,11 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
   const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
   const std::vector<Rows> seen = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
+  const bool streaming = worth_streaming<T>(s.batch * s.groups * taps * s.outputs());
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
     std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
+    std::vector<T> line(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / count;
       const Band band = band_of(item % count, s.rows.output, rows);
@@ -300,10 +311,15 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
         for (int64_t tap = 0; tap < taps; ++tap)
           for (int64_t y = band.first; y < band.last; ++y) {
             const Sum<T>* under = padded.row(y, tap / k) + columns.at[tap % k];
-            if (shared == 1)
-              multiply_row(under, g + y * width, out + tap * s.outputs() + y * width, width);
-            else
+            T* products = out + tap * s.outputs() + y * width;
+            if (shared > 1) {
               add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
+            } else if (streaming) {
+              multiply_row(under, g + y * width, line.data(), width);
+              stream(line.data(), products, width);
+            } else {
+              multiply_row(under, g + y * width, products, width);
+            }
           }
       }
       if (shared > 1)
@@ -311,6 +327,7 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
           narrow_row(&sums[tap * rows * width], out + tap * s.outputs() + band.first * width,
                      (band.last - band.first) * width);
     }
+    flush_stream();
   });
 }
 

@@ -1,8 +1,13 @@
 // What the two CPU sources share: fac_cpu.cpp takes row-major tensors and hands over channels_last ones.
 #pragma once
 #include <algorithm>
+#include <cstring>
 
 #include "fac.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 // The inner loops are compiled for three instruction sets and chosen when the library is loaded.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -18,6 +23,43 @@ constexpr int64_t kGrain = 32768;  // multiply-adds that are worth a thread
 inline int64_t grain(const Shape& s, int64_t items) {
   const int64_t work = s.batch * s.channels * s.outputs() * s.taps() / items;
   return std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1);
+}
+
+constexpr int64_t kLine = 64;  // bytes of a cache line
+
+// Asks for the line that a stream will be read at next but a few, into the second-level cache: the processor's own
+// prefetcher begins anew at each page, and does badly with many streams.
+template <typename T>
+inline void fetch_ahead(const T* stream) {
+  constexpr uintptr_t kAhead = 2048;  // bytes
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(stream) + kAhead), 0, 2);
+}
+
+// Copies to memory around the caches, which a result larger than they are would only empty: half the traffic, as
+// a line need not be read before it is overwritten. The caller ends with flush_stream() before others may look.
+template <typename T>
+void stream(const T* from, T* to, int64_t count) {
+#if defined(__SSE2__)
+  const char* source = reinterpret_cast<const char*>(from);
+  char* target = reinterpret_cast<char*>(to);
+  int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  const int64_t head = std::min<int64_t>(-reinterpret_cast<uintptr_t>(target) % 16, bytes);
+  std::memcpy(target, source, head);
+  for (source += head, target += head, bytes -= head; bytes >= 16; source += 16, target += 16, bytes -= 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(target), _mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+  std::memcpy(target, source, bytes);
+#else
+  std::memcpy(to, from, count * sizeof(T));
+#endif
+}
+inline void flush_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+template <typename T>
+bool worth_streaming(int64_t elements) {
+  return elements * static_cast<int64_t>(sizeof(T)) >= 8 << 20;
 }
 
 template <typename T>

@@ -4,9 +4,13 @@
 
 #include <pybind11/pybind11.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "memory.h"
+
+// Weak: torch 2.10 has no such function; there, large results are new memory.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t dimensions, const int64_t* sizes, const int64_t* strides, int64_t offset, int32_t dtype,
+    int32_t device_type, int32_t device_index, AtenTensorHandle* tensor, int32_t layout, const uint8_t* metadata,
+    int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
 
 // Padding mode travels as a number: the stable ABI's string argument allocates on every call and never frees it.
 #define FAC_SETTINGS                                                                                      \
@@ -26,17 +30,34 @@ void on_torch_threads(int64_t items, int64_t grain, const Run& run) {
   torch::stable::parallel_for(0, items, grain, run);
 }
 
-struct Cpu {
-  // A large result is new memory: its page faults, 4 kB each, would take longer than what is written there.
-  template <typename T>
-  static T* fresh(T* data, int64_t elements) {
-#if defined(MADV_HUGEPAGE)
-    constexpr uintptr_t page = 4096;
-    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-    const uintptr_t end = reinterpret_cast<uintptr_t>(data + elements) / page * page;
-    if (end >= begin + (4 << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish
+#if defined(FAC_KEEPS_MEMORY)
+constexpr Wide kLarge = 4 << 20;  // bytes
+
+Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layout) {
+  const Ints strides = layout == MemoryFormat::ChannelsLast ? Ints{n[1] * n[2] * n[3], 1, n[3] * n[1], n[1]}
+                                                            : Ints{n[1] * n[2] * n[3], n[2] * n[3], n[3], 1};
+  const auto give_back = [](void* data, void* bytes) {
+    Memory::of_process().give({data, reinterpret_cast<size_t>(bytes)});
+  };
+  AtenTensorHandle tensor;
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(block.data, 4, n.data(), strides.data(), 0,
+                                         torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                         aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(),
+                                         nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes)));
+  return Tensor(tensor);
+}
 #endif
-    return data;
+
+struct Cpu {
+  static Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
+#if defined(FAC_KEEPS_MEMORY)
+    Wide bytes = like.element_size();
+    for (const int64_t size : sizes) bytes *= size;
+    if (bytes >= kLarge && bytes < Wide(1) << 62 && torch_from_blob)
+      if (const Block block = Memory::of_process().take(static_cast<size_t>(bytes)); block.data)
+        return tensor_in(block, like.scalar_type(), sizes, layout);
+#endif
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
   }
   template <typename T>
   static void forward(const Shape& s, const Tensor&, const T* input, const T* filters, T* output) {

@@ -1,6 +1,6 @@
-// The host code of the three operators, once for all devices: check, choose the layout, allocate, switch over the
-// element type, and call Device::forward, ::grad_input or ::grad_filters; Device::fresh is told of each result. The
-// checks here guard memory; the ones that speak to people are in fac_ext/geometry.py.
+// The host code of the three operators, once for all devices: check, choose the layout, Device::allocate, switch over
+// the element type, and call Device::forward, ::grad_input or ::grad_filters. The checks here guard memory; the ones
+// that speak to people are in fac_ext/geometry.py.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -97,10 +97,6 @@ inline void check_filters(const char* op, const Shape& s, const Tensor& filters)
                   op, ": filters must have shape (N, groups * taps, height, width) of the output");
 }
 
-inline Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
-}
-
 // run(T{}) for the element type T of a tensor.
 template <typename Run>
 void switch_dtype(const char* op, const Tensor& tensor, Run run) {
@@ -133,10 +129,10 @@ Tensor fac(const Tensor& input, const Tensor& filters, Ints kernel_size, Ints st
                              padding_mode, channels_per_filter);
   check_filters("fac", s, filters);
   const Tensor x = torch::stable::contiguous(input, layout), f = torch::stable::contiguous(filters, layout);
-  Tensor output = allocate(x, {s.batch, s.channels, s.rows.output, s.columns.output}, layout);
+  Tensor output = Device::allocate(x, {s.batch, s.channels, s.rows.output, s.columns.output}, layout);
   switch_dtype("fac", x, [&](auto zero) {
     using T = decltype(zero);
-    Device::forward(s, x, data<T>(x), data<T>(f), Device::fresh(mutable_data<T>(output), output.numel()));
+    Device::forward(s, x, data<T>(x), data<T>(f), mutable_data<T>(output));
   });
   return output;
 }
@@ -157,10 +153,10 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
                              padding_mode, channels_per_filter);
   check_filters("fac_grad_input", s, filters);
   const Tensor f = torch::stable::contiguous(filters, layout), g = torch::stable::contiguous(grad, layout);
-  Tensor grad_input = allocate(g, {s.batch, s.channels, height, width}, layout);
+  Tensor grad_input = Device::allocate(g, {s.batch, s.channels, height, width}, layout);
   switch_dtype("fac_grad_input", g, [&](auto zero) {
     using T = decltype(zero);
-    Device::grad_input(s, g, data<T>(f), data<T>(g), Device::fresh(mutable_data<T>(grad_input), grad_input.numel()));
+    Device::grad_input(s, g, data<T>(f), data<T>(g), mutable_data<T>(grad_input));
   });
   return grad_input;
 }
@@ -178,10 +174,10 @@ Tensor fac_grad_filters(const Tensor& input, const Tensor& grad, Ints kernel_siz
                              channels_per_filter);
   const Tensor x = torch::stable::contiguous(input, layout), g = torch::stable::contiguous(grad, layout);
   STD_TORCH_CHECK(Wide(s.groups) * s.taps() < Wide(1) << 62, "fac_grad_filters: too many taps");
-  Tensor grad_filters = allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);
+  Tensor grad_filters = Device::allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);
   switch_dtype("fac_grad_filters", x, [&](auto zero) {
     using T = decltype(zero);
-    Device::grad_filters(s, x, data<T>(x), data<T>(g), Device::fresh(mutable_data<T>(grad_filters), grad_filters.numel()));
+    Device::grad_filters(s, x, data<T>(x), data<T>(g), mutable_data<T>(grad_filters));
   });
   return grad_filters;
 }

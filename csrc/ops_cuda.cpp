@@ -23,9 +23,8 @@ void on_device(const Tensor& tensor, Launch run) {
 }
 
 struct Cuda {
-  template <typename T>
-  static T* fresh(T* data, int64_t) {
-    return data;
+  static Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
   }
   template <typename T>
   static void forward(const Shape& s, const Tensor& like, const T* input, const T* filters, T* output) {

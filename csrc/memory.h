@@ -1,0 +1,68 @@
+// Memory for large results on the CPU. New memory costs as much as a gradient of the filters: the system clears each
+// page first. So the memory of a result that has died waits here for the next one. What waits is still the system's:
+// it takes the pages back whenever it is short of them (MADV_FREE).
+#pragma once
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fac {
+
+#if defined(MADV_FREE) && defined(MADV_HUGEPAGE)
+#define FAC_KEEPS_MEMORY
+
+constexpr size_t kHugePage = 2 << 20;
+
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+class Memory {
+ public:
+  static Memory& of_process() {
+    static Memory& memory = *new Memory;  // never destroyed: the last results may die after it would be
+    return memory;
+  }
+
+  // A block of at least so many bytes, or of none where there are not so many.
+  Block take(size_t bytes) {
+    if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) {  // a fork may have left it locked
+      Block* best = nullptr;
+      for (Block& block : waiting_)
+        if (block.bytes >= bytes && block.bytes <= bytes + bytes / 4 && (!best || block.bytes < best->bytes))
+          best = &block;
+      if (best) return std::exchange(*best, Block{});
+    }
+    if (bytes > SIZE_MAX - kHugePage) return {};
+    bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    void* data = std::aligned_alloc(kHugePage, bytes);
+    if (!data) return {};
+    madvise(data, bytes, MADV_HUGEPAGE);  // a wish
+    return {data, bytes};
+  }
+
+  void give(Block block) {
+    if (madvise(block.data, block.bytes, MADV_FREE) == 0)
+      if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) {
+        std::swap(block, waiting_[next_]);  // the one that has waited longest goes
+        next_ = (next_ + 1) % waiting_.size();
+      }
+    std::free(block.data);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::array<Block, 8> waiting_;
+  size_t next_ = 0;
+};
+
+#endif
+
+}  // namespace fac
