@@ -139,7 +139,7 @@ FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* 
   constexpr int64_t kStep = kLine / sizeof(T);
   int64_t x = 0;
   for (; x + kStep <= width; x += kStep) {
-    for (int t = 0; t < R * K; ++t) fetch_ahead(filters + t * tap + x);
+    for (int t = 0; t < R * K; ++t) fetch_ahead<2048>(filters + t * tap + x);
     for (int64_t i = 0; i < kStep; ++i) add(x + i);
   }
   for (; x < width; ++x) add(x);
@@ -152,13 +152,15 @@ FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T
   for (int64_t j = 0; j < k; ++j) {
     const Sum<T>* __restrict under = padded + at[j];
     const T* __restrict taps = filters + j * tap;
-    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead(taps + x);
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
     for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
   }
 }
 
 // How many filter rows of k taps are taken at once where `left` are left, and that step.
-constexpr int64_t rows_at_once(int64_t k, int64_t left) { return k == 3 && left >= 3 ? 3 : k == 5 && left >= 2 ? 2 : 1; }
+constexpr int64_t rows_at_once(int64_t k, int64_t left) {
+  return k == 3 && left >= 3 ? 3 : k == 5 && left >= 2 ? 2 : 1;
+}
 template <typename T>
 void add_rows(int64_t rows, int64_t k, const int64_t* at, const Sum<T>* const* under, const T* filters, int64_t tap,
               Sum<T>* sums, int64_t width) {
@@ -181,7 +183,7 @@ FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* _
   for (int64_t j = 0; j < k; ++j) {
     Sum<T>* __restrict under = sums + at[j];
     const T* __restrict taps = filters + j * tap;
-    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead(taps + x);
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
     for (int64_t x = 0; x < width; ++x) under[x] += widen(taps[x]) * widen(grad[x]);
   }
 }
@@ -190,6 +192,29 @@ template <typename T>
 FAC_MULTIVERSION void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out,
                                    int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(a[x] * widen(b[x]));
+}
+
+// The same, stored around the caches. At 16 bytes a step and with no row in between, whatever the width of a row.
+template <typename T>
+void stream_products(const Sum<T>* a, const T* b, T* out, int64_t width) {
+#if defined(__SSE2__)
+  if constexpr (std::is_same_v<T, Sum<T>>) {
+    typedef T Sixteen __attribute__((vector_size(16)));
+    constexpr int64_t kStep = 16 / sizeof(T);
+    const int64_t head = std::min<int64_t>(-reinterpret_cast<uintptr_t>(out) % 16 / sizeof(T), width);
+    const int64_t last = head + (width - head) / kStep * kStep;
+    for (int64_t x = 0; x < head; ++x) out[x] = a[x] * b[x];
+    for (int64_t x = head; x < last; x += kStep) {
+      Sixteen left, right;
+      std::memcpy(&left, a + x, sizeof left);
+      std::memcpy(&right, b + x, sizeof right);
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + x), (__m128i)(left * right));
+    }
+    for (int64_t x = last; x < width; ++x) out[x] = a[x] * b[x];
+    return;
+  }
+#endif
+  multiply_row(a, b, out, width);
 }
 
 template <typename T>
@@ -234,7 +259,8 @@ void forward_cpu(const Shape& s, const T* input, const T* filters, T* output, Pa
         for (int64_t y = band.first; y < band.last; ++y) {
           const Sum<T>* under[3];
           for (int64_t row = 0; row < n; ++row) under[row] = padded.row(y, i + row);
-          add_rows(n, k, columns.at.data(), under, taps + y * width, s.outputs(), sums + (y - band.first) * width, width);
+          add_rows(n, k, columns.at.data(), under, taps + y * width, s.outputs(), sums + (y - band.first) * width,
+                   width);
         }
       }
       if constexpr (!std::is_same_v<T, Sum<T>>) narrow_row(sums, out, elements);
@@ -299,7 +325,6 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
     std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
-    std::vector<T> line(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / count;
       const Band band = band_of(item % count, s.rows.output, rows);
@@ -315,8 +340,7 @@ void grad_filters_cpu(const Shape& s, const T* input, const T* grad, T* grad_fil
             if (shared > 1) {
               add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
             } else if (streaming) {
-              multiply_row(under, g + y * width, line.data(), width);
-              stream(line.data(), products, width);
+              stream_products(under, g + y * width, products, width);
             } else {
               multiply_row(under, g + y * width, products, width);
             }

@@ -27,12 +27,11 @@ inline int64_t grain(const Shape& s, int64_t items) {
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
-// Asks for the line that a stream will be read at next but a few, into the second-level cache: the processor's own
-// prefetcher begins anew at each page, and does badly with many streams.
-template <typename T>
+// Asks for the line that a stream will be read at so many bytes later, into the second-level cache: the processor's own
+// prefetcher begins anew at each page, does badly with many streams, and stays too close where much is computed.
+template <int kBytes, typename T>
 inline void fetch_ahead(const T* stream) {
-  constexpr uintptr_t kAhead = 2048;  // bytes
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(stream) + kAhead), 0, 2);
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(stream) + kBytes), 0, 2);
 }
 
 // Copies to memory around the caches, which a result larger than they are would only empty: half the traffic, as

@@ -55,14 +55,58 @@ FAC_INLINE void store_taps(Lanes<Sum<T>> (&rows)[kLanes], T* filters, int64_t ta
   for (int c = 0; c < kLanes; ++c) store(rows[c], filters + c * taps + first);
 }
 
-// The taps are taken eight at a time from `first` on; the last eight overlap the ones before, of which `done` were
-// taken already: visit(first, done).
+// values[c * step] of eight channels.
+template <typename T>
+FAC_INLINE void load_apart(const T* values, int64_t step, Lanes<Sum<T>>& lanes) {
+  lanes = Lanes<Sum<T>>{widen(values[0]),        widen(values[step]),     widen(values[2 * step]), widen(values[3 * step]),
+                        widen(values[4 * step]), widen(values[5 * step]), widen(values[6 * step]), widen(values[7 * step])};
+}
+template <typename T>
+FAC_INLINE void store_apart(const Lanes<Sum<T>>& lanes, T* values, int64_t step) {
+#pragma GCC unroll 8
+  for (int c = 0; c < kLanes; ++c) values[c * step] = narrow<T>(lanes[c]);
+}
+template <typename T>
+FAC_INLINE void fetch_all_ahead(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLine / sizeof(T)) fetch_ahead<16384>(from + i);
+}
+
+// The three inner loops know the number of taps of the two usual sizes of filters: visit(number or 0).
 template <typename Visit>
-FAC_INLINE void for_eights(int64_t taps, const Visit& visit) {
-  for (int64_t tap = 0; tap < taps; tap += kLanes) {
-    const int64_t first = std::min(tap, taps - kLanes);
-    visit(first, tap - first);
+FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
+  return taps == 25  ? visit(std::integral_constant<int, 25>())
+         : taps == 9 ? visit(std::integral_constant<int, 9>())
+                     : visit(std::integral_constant<int, 0>());
+}
+
+// All channels but the last few, where each has its own filter; returns how many.
+template <int kTaps, typename T>
+FAC_MULTIVERSION int64_t filter_eights(int64_t some, int64_t channels, const T* const* under, const T* filters,
+                                       T* __restrict output) {
+  const int64_t taps = kTaps ? kTaps : some;
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
+    Lanes<Sum<T>> sum = {}, other = {}, pixel;
+    fetch_all_ahead(filters, kLanes * taps);
+    int64_t tap = 0;
+    for (; tap + kLanes <= taps; tap += kLanes) {
+      Lanes<Sum<T>> rows[kLanes];
+      load_taps(filters, taps, tap, rows);
+#pragma GCC unroll 8
+      for (int l = 0; l < kLanes; ++l) {
+        load(under[tap + l] + c, pixel);
+        (l % 2 ? other : sum) += rows[l] * pixel;
+      }
+    }
+    for (; tap < taps; ++tap) {
+      Lanes<Sum<T>> row;
+      load_apart(filters + tap, taps, row);
+      load(under[tap] + c, pixel);
+      sum += row * pixel;
+    }
+    store(sum + other, output + c);
   }
+  return c;
 }
 
 template <typename T>
@@ -70,21 +114,8 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
                                    T* __restrict output) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = 0;
-  if (shared == 1 && taps >= kLanes)
-    for (; c + kLanes <= s.channels; c += kLanes) {
-      Lanes<Sum<T>> sum = {};
-      for_eights(taps, [&](int64_t first, int64_t done) FAC_INLINE_LAMBDA {
-        Lanes<Sum<T>> rows[kLanes], pixel;
-        load_taps(filters + c * taps, taps, first, rows);
-#pragma GCC unroll 8
-        for (int l = 0; l < kLanes; ++l) {
-          if (l < done) continue;
-          load(under[first + l] + c, pixel);
-          sum += rows[l] * pixel;
-        }
-      });
-      store(sum, output + c);
-    }
+  if (shared == 1)
+    c = with_taps(taps, [&](auto known) { return filter_eights<known>(taps, s.channels, under, filters, output); });
   if (shared == 1) {
     for (; c < s.channels; ++c) {
       Sum<T> sum = 0;
@@ -103,23 +134,42 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
   for (c = 0; c < s.channels; ++c) output[c] = narrow<T>(sums[c]);
 }
 
+template <int kTaps, typename T>
+FAC_MULTIVERSION int64_t correlate_eights(int64_t some, int64_t channels, const T* const* under, const T* grad,
+                                          T* grad_filters) {
+  const int64_t taps = kTaps ? kTaps : some;
+  int64_t channel = 0;
+  for (; channel + kLanes <= channels; channel += kLanes, grad_filters += kLanes * taps) {
+    Lanes<Sum<T>> g;
+    load(grad + channel, g);
+    int64_t tap = 0;
+    for (; tap + kLanes <= taps; tap += kLanes) {
+      Lanes<Sum<T>> rows[kLanes];
+#pragma GCC unroll 8
+      for (int l = 0; l < kLanes; ++l) {
+        load(under[tap + l] + channel, rows[l]);
+        rows[l] *= g;
+      }
+      store_taps(rows, grad_filters, taps, tap);
+    }
+    for (; tap < taps; ++tap) {
+      Lanes<Sum<T>> row;
+      load(under[tap] + channel, row);
+      row *= g;
+      store_apart(row, grad_filters + tap, taps);
+    }
+  }
+  return channel;
+}
+
 template <typename T>
 FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t channel = 0;
-  if (shared == 1 && taps >= kLanes)
-    for (; channel + kLanes <= s.channels; channel += kLanes, grad_filters += kLanes * taps) {
-      Lanes<Sum<T>> g;
-      load(grad + channel, g);
-      for_eights(taps, [&](int64_t first, int64_t) FAC_INLINE_LAMBDA {
-        Lanes<Sum<T>> rows[kLanes];
-        for (int l = 0; l < kLanes; ++l) {
-          load(under[first + l] + channel, rows[l]);
-          rows[l] *= g;
-        }
-        store_taps(rows, grad_filters, taps, first);
-      });
-    }
+  if (shared == 1)
+    channel =
+        with_taps(taps, [&](auto known) { return correlate_eights<known>(taps, s.channels, under, grad, grad_filters); });
+  grad_filters += channel * taps;
   for (; channel < s.channels; channel += shared, grad_filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
       Lanes<Sum<T>> partial = {}, pixel, g;
@@ -136,30 +186,56 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
     }
 }
 
-// Adds grad * filters of one output pixel, channels [begin, end), to the sums of the input pixels under its taps
-// (under[tap] points at channel `begin`; nullptr: not in this band, or a zero).
+// Adds grad * filters of one output pixel to the sums of the input pixels under its taps (nullptr: not in this band, or
+// a zero; kAll: there is none of these).
+template <int kTaps, bool kAll, typename T>
+FAC_MULTIVERSION int64_t scatter_eights(int64_t some, int64_t channels, const T* filters, const T* grad,
+                                        Sum<T>* const* under) {
+  const int64_t taps = kTaps ? kTaps : some;
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
+    Lanes<Sum<T>> g, sum;
+    load(grad + c, g);
+    fetch_all_ahead(filters, kLanes * taps);
+    int64_t tap = 0;
+    for (; tap + kLanes <= taps; tap += kLanes) {
+      Lanes<Sum<T>> rows[kLanes];
+      load_taps(filters, taps, tap, rows);
+#pragma GCC unroll 8
+      for (int l = 0; l < kLanes; ++l) {
+        if (!kAll && under[tap + l] == nullptr) continue;
+        Sum<T>* to = under[tap + l] + c;
+        load(to, sum);
+        sum += rows[l] * g;
+        store(sum, to);
+      }
+    }
+    for (; tap < taps; ++tap) {
+      Lanes<Sum<T>> row;
+      if (!kAll && under[tap] == nullptr) continue;
+      load_apart(filters + tap, taps, row);
+      Sum<T>* to = under[tap] + c;
+      load(to, sum);
+      sum += row * g;
+      store(sum, to);
+    }
+  }
+  return c;
+}
+
+// The same for channels [begin, end) of all; under[tap] points at channel `begin`.
 template <typename T>
 FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under,
                                     int64_t begin, int64_t end) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = begin;
-  if (shared == 1 && taps >= kLanes)
-    for (; c + kLanes <= end; c += kLanes) {
-      Lanes<Sum<T>> g;
-      load(grad + c, g);
-      for_eights(taps, [&](int64_t first, int64_t done) FAC_INLINE_LAMBDA {
-        Lanes<Sum<T>> rows[kLanes], sum;
-        load_taps(filters + c * taps, taps, first, rows);
-#pragma GCC unroll 8
-        for (int l = 0; l < kLanes; ++l) {
-          if (l < done || under[first + l] == nullptr) continue;
-          Sum<T>* to = under[first + l] + c - begin;
-          load(to, sum);
-          sum += rows[l] * g;
-          store(sum, to);
-        }
-      });
-    }
+  if (shared == 1) {
+    const bool all = std::find(under, under + taps, nullptr) == under + taps;
+    c += with_taps(taps, [&](auto known) {
+      return all ? scatter_eights<known, true>(taps, end - c, filters + c * taps, grad + c, under)
+                 : scatter_eights<known, false>(taps, end - c, filters + c * taps, grad + c, under);
+    });
+  }
   while (c < end) {
     const T* weights = filters + c / shared * taps;
     const int64_t last = std::min(end, (c / shared + 1) * shared);
@@ -172,7 +248,13 @@ FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* g
   }
 }
 
-// visit(pixel, under, sums) for every output pixel; pixel counts them all, sums is room for one number per channel.
+template <typename T>
+struct Scratch {  // of one thread, for one pixel
+  std::vector<Sum<T>> sums;
+  std::vector<T> filters;
+};
+
+// visit(pixel, under, scratch) for every output pixel; pixel counts them all.
 template <typename T, typename Visit>
 void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const Visit& visit) {
   const Sources rows(s.rows, s.padding), columns(s.columns, s.padding);
@@ -180,14 +262,15 @@ void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const 
   const int64_t lines = s.batch * s.rows.output;
   parallel(lines, grain(s, lines), [&](int64_t begin, int64_t end) {
     std::vector<const T*> under(s.taps());
-    std::vector<Sum<T>> sums(s.channels);
+    Scratch<T> scratch{std::vector<Sum<T>>(s.channels), std::vector<T>(s.groups * s.taps())};
     for (int64_t line = begin; line < end; ++line) {
       const T* sample = input + line / s.rows.output * s.inputs() * s.channels;
       for (int64_t x = 0; x < s.columns.output; ++x) {
         look_under(s, sample, rows.of(line % s.rows.output), columns.of(x), zeros.data(), under.data());
-        visit(line * s.columns.output + x, under.data(), sums.data());
+        visit(line * s.columns.output + x, under.data(), scratch);
       }
     }
+    flush_stream();
   });
 }
 
@@ -195,15 +278,19 @@ void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const 
 
 template <typename T>
 void forward_channels_last(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
-  for_output_pixels(s, input, parallel, [&](int64_t pixel, const T* const* under, Sum<T>* sums) {
-    filter_pixel(s, under, filters + pixel * s.groups * s.taps(), sums, output + pixel * s.channels);
+  for_output_pixels(s, input, parallel, [&](int64_t pixel, const T* const* under, Scratch<T>& scratch) {
+    filter_pixel(s, under, filters + pixel * s.groups * s.taps(), scratch.sums.data(), output + pixel * s.channels);
   });
 }
 
 template <typename T>
 void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel) {
-  for_output_pixels(s, input, parallel, [&](int64_t pixel, const T* const* under, Sum<T>*) {
-    correlate_pixel(s, under, grad + pixel * s.channels, grad_filters + pixel * s.groups * s.taps());
+  const int64_t size = s.groups * s.taps();
+  const bool streaming = worth_streaming<T>(s.batch * s.outputs() * size);
+  for_output_pixels(s, input, parallel, [&](int64_t pixel, const T* const* under, Scratch<T>& scratch) {
+    T* out = grad_filters + pixel * size;
+    correlate_pixel(s, under, grad + pixel * s.channels, streaming ? scratch.filters.data() : out);
+    if (streaming) stream(scratch.filters.data(), out, size);
   });
 }
 
@@ -229,7 +316,8 @@ void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T
       int64_t pitch;  // from pixel to pixel
       if constexpr (in_place) {
         sums = out, pitch = s.channels;
-        for (int64_t pixel = 0; pixel < (bottom - top) * width; ++pixel) std::fill_n(sums + pixel * pitch, last - first, 0);
+        for (int64_t pixel = 0; pixel < (bottom - top) * width; ++pixel)
+          std::fill_n(sums + pixel * pitch, last - first, 0);
       } else {
         pitch = last - first;
         scratch.assign((bottom - top) * width * pitch, 0);

@@ -71,23 +71,26 @@ FAC_INLINE void store(const Lanes<float>& lanes, Half* to) {  // narrow of types
 #define FAC_SHUFFLE(S, a, b, ...) __builtin_shuffle(a, b, typename LanesOf<S>::index{__VA_ARGS__})
 #endif
 
-// rows[r][l] becomes rows[l][r]: three rounds that exchange lanes 4, 2 and 1 apart.
+#define FAC_INTERLEAVE_LOW(S, a, b) FAC_SHUFFLE(S, a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define FAC_INTERLEAVE_HIGH(S, a, b) FAC_SHUFFLE(S, a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+
+// rows[r][l] becomes rows[l][r]: halves of four lanes exchanged, then four by four, interleaved twice.
 template <typename S>
 FAC_INLINE void transpose(Lanes<S> (&rows)[8]) {
+#pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
     const Lanes<S> a = rows[r], b = rows[r + 4];
     rows[r] = FAC_SHUFFLE(S, a, b, 0, 1, 2, 3, 8, 9, 10, 11);
     rows[r + 4] = FAC_SHUFFLE(S, a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   }
-  for (int r : {0, 1, 4, 5}) {
-    const Lanes<S> a = rows[r], b = rows[r + 2];
-    rows[r] = FAC_SHUFFLE(S, a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-    rows[r + 2] = FAC_SHUFFLE(S, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-  }
-  for (int r : {0, 2, 4, 6}) {
-    const Lanes<S> a = rows[r], b = rows[r + 1];
-    rows[r] = FAC_SHUFFLE(S, a, b, 0, 8, 2, 10, 4, 12, 6, 14);
-    rows[r + 1] = FAC_SHUFFLE(S, a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+#pragma GCC unroll 2
+  for (int r = 0; r < 8; r += 4) {
+    const Lanes<S> a = FAC_INTERLEAVE_LOW(S, rows[r], rows[r + 2]), b = FAC_INTERLEAVE_LOW(S, rows[r + 1], rows[r + 3]);
+    const Lanes<S> c = FAC_INTERLEAVE_HIGH(S, rows[r], rows[r + 2]), d = FAC_INTERLEAVE_HIGH(S, rows[r + 1], rows[r + 3]);
+    rows[r] = FAC_INTERLEAVE_LOW(S, a, b);
+    rows[r + 1] = FAC_INTERLEAVE_HIGH(S, a, b);
+    rows[r + 2] = FAC_INTERLEAVE_LOW(S, c, d);
+    rows[r + 3] = FAC_INTERLEAVE_HIGH(S, c, d);
   }
 }
 
