@@ -99,12 +99,23 @@ class STFAN(nn.Module):
                 )
         features = self.features(current)
         motion = self.motion(torch.cat([previous_output, previous, current], 1))
-        align = self.align(motion)
-        deblur = self.deblur(torch.cat([motion, self.align_summary(align)], 1))
+        align, summary = self._align(motion)
+        deblur = self.deblur(torch.cat([motion, summary], 1))
         aligned = fac(state, align, self.kernel_size)
         deblurred = fac(features, deblur, self.kernel_size)
         fused = torch.cat([aligned, deblurred], 1)
         return self.reconstruction(fused) + current, self.fusion(fused)
+
+    def _align(self, motion):
+        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, 128, H/4, W/4).
+
+        Nothing bends between the filters' last layer and their summary, both 1x1, so the product of the two is
+        one map of 128 channels to 128, which spares reading all the filters.
+        """
+        hidden, last = self.align[:-1](motion), self.align[-1]
+        weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
+        weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
+        return last(hidden), nn.functional.conv2d(hidden, weight[..., None, None], bias)
 
     def initial_state(self, frame):
         """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
