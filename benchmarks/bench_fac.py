@@ -2,83 +2,127 @@
 
 FAC reads each filter value once and does one multiply-add with it, so no implementation can be faster than
 reading the filters (forward) or writing as much again (the gradient of the filters). Both floors are measured
-in the same run. Every contender lives in a process of its own, so that its memory is its own and its crash
-too, and they take turns, so that a busy moment of the machine hits all alike.
+in the same run. Every contender lives in a process of its own; they take turns, so that a busy moment of the
+machine hits all alike, and each goes through so many tensors that none finds its own in a cache.
 """
 
 import argparse
-import ctypes
 import datetime
 import json
-import multiprocessing
+import os
 import platform
 import re
 import statistics
 import subprocess
 import sys
-import time
-import traceback
+import types
 from pathlib import Path
 
-MODES = ("forward", "forward+backward")
-CONTENDERS = {
-    "floor": "torch: sum of the filters; copy of the filters into an existing buffer",
-    "fac": "fac_ext.fac",
-    "unfold": "fac_reference: pad, unfold, multiply, sum",
-    "shift": "fac_shift_sum: k*k shifted products",
-    "shift compiled": "the same under torch.compile",
+from contenders import CONTENDERS, MODES, TENSORS, Contender, ask, start
+
+SHOWN = ("forward", "gradients", "forward+backward")
+FLOOR = ["floor", "fac"]
+PEERS = [*FLOOR, "article", "unfold", "shift", "shift compiled"]
+FRAMES = {  # features of a frame, a quarter of its height and width
+    "256x256": (64, 64),
+    "360p": (90, 160),
+    "540p": (135, 240),
+    "720p": (180, 320),
+    "1080p": (270, 480),
+    "4K": (540, 960),
 }
+
+
+def suite(cuda):
+    """The settings of `--suite`, each a set of options that differ from the ones given."""
+    sizes = [{"shape": (1, 128, *FRAMES[name])} for name in ("360p", "720p")]
+    sizes.append({"shape": (16 if cuda else 8, 128, *FRAMES["256x256"])})
+    everyone = list(CONTENDERS) if cuda else PEERS
+    cases = [size | {"only": everyone} for size in sizes]
+    cases += [
+        {"shape": (1, 128, *FRAMES[name]), "only": [*FLOOR, "unfold"]}
+        for name in FRAMES
+        if name not in ("360p", "720p")
+    ]
+    cases += [{"kernel_size": k, "only": [*FLOOR, "shift compiled"]} for k in (3, 7)]
+    few = {"only": FLOOR}
+    cases += [size | {"layout": "channels_last"} | few for size in sizes]
+    cases += [{"layout": "channels_last", "kernel_size": k} | few for k in (3, 7)]
+    cases += [{"dtype": dtype} | few for dtype in ("bfloat16", "float16", "float64")]
+    cases += [{"dtype": "bfloat16", "layout": "channels_last"} | few]
+    cases += [{"groups": groups} | few for groups in (8, 1)]
+    if cuda:
+        cases += [
+            size | {"dtype": "bfloat16", "layout": layout} | few for size in sizes for layout in LAYOUTS
+        ]
+    else:
+        cases += [{"threads": threads} | few for threads in range(1, os.cpu_count() + 1)]
+    return cases
+
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+LAYOUTS = ("row_major", "channels_last")
+SETTINGS = (
+    "shape",
+    "kernel_size",
+    "groups",
+    "dtype",
+    "layout",
+    "padding_mode",
+    "device",
+    "threads",
+    "repeats",
+)
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--shape", default="1,128,90,160", help="N,C,H,W of the input [%(default)s: features of a 360p frame]"
     )
-    parser.add_argument("--kernel-size", "-k", type=int, default=5, help="taps per side, odd [%(default)s]")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="[%(default)s]")
-    parser.add_argument(
-        "--padding-mode", choices=("zeros", "replicate"), default="zeros", help="[%(default)s]"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
-    parser.add_argument("--threads", type=int, help="CPU threads [torch's own choice]")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=7,
-        help="timed runs of each contender at the most, after one to warm up [%(default)s]",
-    )
-    parser.add_argument(
+    add("--kernel-size", "-k", type=int, default=5, help="taps per side, odd [%(default)s]")
+    add("--groups", type=int, help="groups of channels that share a filter [C: none do]")
+    add("--dtype", choices=DTYPES, default="float32", help="[%(default)s]")
+    add("--layout", choices=LAYOUTS, default="row_major", help="of all tensors [%(default)s]")
+    add("--padding-mode", choices=("zeros", "replicate"), default="zeros", help="[%(default)s]")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
+    add("--threads", type=int, help="CPU threads [torch's own choice]")
+    add("--repeats", type=int, default=9, help="timed runs of each contender at the most [%(default)s]")
+    add(
         "--seconds",
         type=float,
         default=4,
-        help="a contender stops after so long in a mode, and three runs [%(default)s]",
+        help="a contender stops after so long in a mode, and three runs [4]",
     )
-    parser.add_argument(
+    add(
         "--only",
         nargs="+",
         choices=list(CONTENDERS),
-        default=list(CONTENDERS),
+        default=PEERS,
         metavar="NAME",
-        help=f"contenders: {', '.join(CONTENDERS)} [all]",
+        help=f"contenders: {', '.join(CONTENDERS)} [{', '.join(PEERS)}]",
     )
-    parser.add_argument(
-        "--json", type=Path, help="also write the figures to this file, or to DEVICE.json in this folder"
-    )
-    parser.add_argument("--commit", help="the commit to name in the JSON [asked of git]")
-    options = parser.parse_args(arguments)  # fmt: skip
+    add("--suite", action="store_true", help="all the cases of the report, not one")
+    add("--json", type=Path, help="also write the figures to this file, or to DEVICE.json in this folder")
+    add("--commit", help="the commit to name in the JSON [asked of git]")
+    options = parser.parse_args(arguments)
     try:
         options.shape = tuple(map(int, options.shape.split(",")))
         if len(options.shape) != 4 or min(options.shape) < 1:
             raise ValueError
     except ValueError:
         parser.error("--shape must be four positive numbers N,C,H,W")
+    options.groups = options.groups or options.shape[1]
+    if options.groups < 1 or options.shape[1] % options.groups:
+        parser.error("--groups must divide the channels")
     if options.kernel_size < 1 or options.kernel_size % 2 == 0:
         parser.error("--kernel-size must be positive and odd")
-    if options.repeats < 1:
-        parser.error("--repeats must be positive")
+    for name in ("repeats", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} must be positive")
     import torch
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
@@ -88,136 +132,88 @@ def parse(arguments=None):
     return options
 
 
-def contender(name, options, pipe):
-    """A process: makes one contender's tensors, then times a run or measures its memory whenever it is asked."""
+def room(options):
+    """Free bytes on the device, and the bytes of one tensor of filters."""
     import torch
 
-    import fac_ext
-    from fac_ext.reference import fac_shift_sum
+    n, _, h, w = options.shape
+    element = torch.empty(0, dtype=getattr(torch, options.dtype)).element_size()
+    filters = n * options.groups * options.kernel_size**2 * h * w * element
+    if options.device != "cpu":
+        return torch.cuda.mem_get_info(options.device)[0], filters
+    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found.group(1)) * 1024, filters
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    cuda = options.device.startswith("cuda")
-    torch.manual_seed(0)
-    n, c, h, w = options.shape
-    k = options.kernel_size
-    new = {"dtype": getattr(torch, options.dtype), "device": options.device}
-    filters = torch.randn(n, c * k * k, h, w, **new)
-    if name == "floor":
-        buffer = torch.empty_like(filters).copy_(filters)
-    else:
-        input, grad = torch.randn(options.shape, **new), torch.randn(options.shape, **new)
-        function = {"fac": fac_ext.fac, "unfold": fac_ext.fac_reference}.get(name, fac_shift_sum)
-        if name == "shift compiled":
-            function = torch.compile(function)
 
-    def run(mode):
-        if name == "floor":
-            filters.sum() if mode == "forward" else (filters.sum(), buffer.copy_(filters))
-        elif mode == "forward":
-            with torch.no_grad():
-                function(input, filters, k, padding_mode=options.padding_mode)
+def plan(options, modes):
+    """{contender: the modes that there is memory for beside the ones before it, or why there are none}"""
+    free, filters = room(options)
+    free *= 0.8
+    plans = {}
+    for name in options.only:
+        forward, both = (need * filters for need in TENSORS[name])
+        if name == "article" and options.groups != options.shape[1]:
+            plans[name] = "has no groups"
+        elif forward > free:
+            plans[name] = f"needs {forward / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
         else:
-            a, b = input.detach().requires_grad_(), filters.detach().requires_grad_()
-            function(a, b, k, padding_mode=options.padding_mode).backward(grad)
-
-    def seconds(mode):
-        if not cuda:
-            started = time.perf_counter()
-            run(mode)
-            return time.perf_counter() - started
-        torch.empty(
-            2**28, dtype=torch.uint8, device=options.device
-        ).zero_()  # 256 MB: nothing left in the cache
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run(mode)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def extra_bytes(mode):
-        """The most that was allocated at once above the operands, results included."""
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            run(mode)
-            return torch.cuda.max_memory_allocated() - before
-        if not Path("/proc/self/clear_refs").exists():
-            return None
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier runs freed is not to hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-        before = _status("VmRSS")
-        run(mode)
-        return max(_status("VmHWM") - before, 0)
-
-    while True:
-        what, mode = pipe.recv()
-        try:
-            pipe.send({"seconds": seconds, "extra_bytes": extra_bytes}[what](mode))
-        except Exception:
-            pipe.send(traceback.format_exc().strip().splitlines()[-1])
-            return
-
-
-def _status(key):
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
-
-
-def ask(pipe, process, question):
-    """A contender's answer: a number, or why there is none."""
-    try:
-        pipe.send(question)
-        return pipe.recv()
-    except (EOFError, ConnectionError):
-        process.join()
-        return f"crashed (exit code {process.exitcode})"
+            kept = modes if 2 * both <= free or (both <= free and name != "floor") else ("forward",)
+            plans[name] = kept
+            free -= both if len(kept) > 1 else forward
+    return plans
 
 
 def measure(options):
-    """{contender: {mode: {median_ms, quartiles_ms, extra_mb}, or the reason why there is nothing}}"""
-    spawn = multiprocessing.get_context("spawn")
-    results = {}
-    workers = {}
-    for name in options.only:
-        pipe, theirs = spawn.Pipe()
-        process = spawn.Process(target=contender, args=(name, options, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        workers[name] = pipe, process
-    for mode in MODES:
-        times = {name: [] for name in options.only}
+    """{contender: {mode: {median_ms, quartiles_ms, extra_mb}}, or the reason why there is nothing}"""
+    modes = SHOWN if options.device == "cpu" else tuple(MODES)
+    plans, results, workers = plan(options, modes), {}, {}
+    for name, planned in plans.items():
+        if isinstance(planned, str):
+            results[name] = planned
+            continue
+        workers[name] = start(Contender, name, options)
+    extra = {}
+
+    def answer(name, what, mode):
+        said = ask(*workers[name], (what, mode))
+        if isinstance(said, str):
+            results[name] = said
+        return said
+
+    def active(mode):
+        return [n for n in workers if mode in plans[n] and not isinstance(results.get(n), str)]
+
+    for mode in ("forward", "forward+backward"):
+        extra |= {(name, mode): answer(name, "extra_bytes", mode) for name in active(mode)}
+    for mode in modes:
+        times = {name: [] for name in active(mode)}
         for repeat in range(1 + options.repeats):
-            for name in options.only:
-                spent = sum(times[name]) / 1e3
-                if isinstance(results.get(name), str) or (len(times[name]) >= 3 and spent > options.seconds):
+            for name in active(mode):
+                if len(times[name]) >= 3 and sum(times[name]) / 1e3 > options.seconds:
                     continue
                 if sys.stderr.isatty():
                     print(
                         f"\r{mode}: {repeat}/{options.repeats} {name:20}", end="", file=sys.stderr, flush=True
                     )
-                answer = ask(*workers[name], ("seconds", mode))
-                if isinstance(answer, str):
-                    results[name] = answer
-                elif repeat:  # the first was to warm up
-                    times[name].append(answer * 1e3)
-        for name in options.only:
-            if isinstance(results.get(name), str):
-                continue
-            extra = ask(*workers[name], ("extra_bytes", mode))
+                spent = answer(name, "seconds", mode)
+                if repeat and not isinstance(spent, str):  # the first was to warm up
+                    times[name].append(spent * 1e3)
+        for name in active(mode):
             low, median, high = (
                 statistics.quantiles(times[name], n=4) if len(times[name]) > 1 else times[name] * 3
             )
+            taken = extra.get((name, mode))
             results.setdefault(name, {})[mode] = {
                 "median_ms": round(median, 4),
                 "quartiles_ms": [round(low, 4), round(high, 4)],
-                "extra_mb": round(extra / 1e6, 2) if isinstance(extra, int) else extra,
+                "extra_mb": round(taken / 1e6, 2) if isinstance(taken, int) else None,
             }
     if sys.stderr.isatty():
         print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
     for _, process in workers.values():
         process.kill()
-    return results
+        process.join()
+    return {name: results[name] for name in options.only}
 
 
 def environment(options):
@@ -254,57 +250,68 @@ def _said_by(*command):
         return None
 
 
+def json_path(path, facts, suffix=""):
+    """The file for the figures: the one named, or in the folder named one with the device's name."""
+    if path.suffix == ".json":
+        return path
+    path.mkdir(parents=True, exist_ok=True)
+    return path / (re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-") + suffix + ".json")
+
+
 def table(results):
     """The figures as lines of text; x floor and x fac are times over theirs."""
     head = (
-        f"{'':16}{'mode':18}{'median ms':>10}{'quartiles ms':>20}{'x floor':>9}{'x fac':>8}{'extra MB':>10}"
+        f"{'':17}{'mode':18}{'median ms':>10}{'quartiles ms':>20}{'x floor':>9}{'x fac':>8}{'extra MB':>10}"
     )
     lines = [head, "-" * len(head)]
     for name, modes in results.items():
         if isinstance(modes, str):
-            lines.append(f"{name:16}{modes}")
+            lines.append(f"{name:17}{modes}")
             continue
         for mode, figures in modes.items():
             ratios = []
             for other in ("floor", "fac"):
                 base = results.get(other)
-                ratios.append(
-                    f"{figures['median_ms'] / base[mode]['median_ms']:.2f}" if isinstance(base, dict) else ""
-                )
+                known = isinstance(base, dict) and mode in base
+                ratios.append(f"{figures['median_ms'] / base[mode]['median_ms']:.2f}" if known else "")
             low, high = figures["quartiles_ms"]
             extra = "" if figures["extra_mb"] is None else f"{figures['extra_mb']:.1f}"
             lines.append(
-                f"{name:16}{mode:18}{figures['median_ms']:10.2f}{f'{low:.2f} - {high:.2f}':>20}"
+                f"{name:17}{mode:18}{figures['median_ms']:10.2f}{f'{low:.2f} - {high:.2f}':>20}"
                 f"{ratios[0]:>9}{ratios[1]:>8}{extra:>10}"
             )
     return "\n".join(lines)
 
 
+def described(settings):
+    """A case in a few words."""
+    n, c, h, w = settings["shape"]
+    words = [f"{n} x {c} x {h} x {w}", f"k = {settings['kernel_size']}", settings["dtype"]]
+    words += [settings["layout"]] * (settings["layout"] != "row_major")
+    words += [f"{settings['groups']} groups"] * (settings["groups"] != c)
+    words += [settings["padding_mode"]] * (settings["padding_mode"] != "zeros")
+    words += [f"{settings['threads']} threads"] * bool(settings["threads"])
+    return ", ".join(words)
+
+
 def main():
     options = parse()
     facts = environment(options)
-    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}")
-    print(
-        f"input {options.shape}, k {options.kernel_size}, {options.dtype}, {options.padding_mode}, {options.device}"
-    )
-    results = measure(options)
-    print(table(results))
-    for name in options.only:
-        print(f"  {name}: {CONTENDERS[name]}")
+    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}")
+    cases = []
+    for changes in suite(options.device != "cpu") if options.suite else [{}]:
+        case = types.SimpleNamespace(**vars(options) | changes)
+        case.groups = min(case.groups, case.shape[1])
+        settings = {key: getattr(case, key) for key in SETTINGS}
+        print(f"\n{described(settings)}")
+        cases.append({"settings": settings, "results": measure(case)})
+        print(table(cases[-1]["results"]), flush=True)
+    print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))
     if options.json:
-        path = options.json
-        if path.suffix != ".json":
-            path.mkdir(parents=True, exist_ok=True)
-            path = path / (re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-") + ".json")
-        settings = {
-            key: getattr(options, key)
-            for key in ("shape", "kernel_size", "dtype", "padding_mode", "device", "repeats")
-        }
-        path.write_text(
-            json.dumps({"environment": facts, "settings": settings, "results": results}, indent=1) + "\n"
-        )
+        path = json_path(options.json, facts)
+        path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
         print(path)
-    return 1 if isinstance(results.get("fac"), str) else 0
+    return 1 if any(isinstance(case["results"].get("fac"), str) for case in cases) else 0
 
 
 if __name__ == "__main__":

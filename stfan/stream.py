@@ -29,7 +29,8 @@ class Deblurrer:
             raise ValueError(f"Deblurrer: frame must be (3, H, W), got {tuple(frame.shape)}")
         height, width = frame.shape[1:]
         current = F.pad(frame[None], (0, -width % 4, 0, -height % 4), mode="replicate")
-        current = current.to(next(self.model.parameters()).device)
+        # the layout in which convolutions are fastest, on either device; it stays so down to the output
+        current = current.to(next(self.model.parameters()).device, memory_format=torch.channels_last)
         previous, output, state = self._previous, self._output, self._state
         if previous is None:
             previous = output = current

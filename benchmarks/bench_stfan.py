@@ -1,0 +1,192 @@
+"""Seconds per frame and peak memory of the network: on the article's own code path, as it is here, and compiled.
+
+Each contender deblurs the same frames in a process of its own; they take turns. Weights are random: the time does not
+depend on them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import types
+from pathlib import Path
+from unittest import mock
+
+from bench_fac import environment, json_path
+from contenders import Contender, article_fac, ask, start
+
+CONTENDERS = {
+    "article": "the article's code path: unfolded FAC, the summary made of all filters, row-major",
+    "stfan": "stfan.Deblurrer",
+    "stfan compiled": "the same, its network under torch.compile",
+}
+FRAMES = {"256x256": (256, 256), "360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
+
+
+class Network(Contender):
+    """One way to run the network on frames of one size."""
+
+    def __init__(self, name, options):
+        import torch
+
+        import stfan.model
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.torch, self.cuda, self.options = torch, options.device.startswith("cuda"), options
+        torch.manual_seed(0)
+        dtype = getattr(torch, options.dtype)
+        network = stfan.model.STFAN().eval().to(options.device, dtype)
+        self.frame = torch.rand(3, *FRAMES[options.frame], dtype=dtype, device=options.device)
+        if name == "article":
+            self.step, self.past = network, None
+            mock.patch.object(stfan.model, "fac", article_fac).start()
+            mock.patch.object(stfan.model.STFAN, "_align", _all_filters).start()
+        else:
+            if name.endswith("compiled"):
+                network.compile()
+            self.step = stfan.Deblurrer(network)
+        self.article = name == "article"
+
+    def prepare(self, mode):
+        """A function that deblurs the next frame."""
+        if not self.article:
+            return lambda: self.step(self.frame)
+        return self.torch.inference_mode()(self._article_step)
+
+    def _article_step(self):
+        frame = self.frame[None]
+        before, output, state = self.past or (frame, frame, self.step.initial_state(frame))
+        output, state = self.step(before, frame, output, state)
+        self.past = frame, output.clamp(0, 1), state
+        return self.past[1]
+
+    def _warm_up(self, mode):
+        """The first frame, of its own kind, and what is loaded and compiled once."""
+        self.prepare(mode)()
+
+    def profile(self, mode):
+        """{kind of operator: its part of the time of one frame}"""
+        self.prepare(mode)()
+        with self.torch.profiler.profile() as profile:
+            self.prepare(mode)()
+        parts = {}
+        for event in profile.key_averages():
+            spent = event.self_device_time_total if self.cuda else event.self_cpu_time_total
+            kind = next(
+                (kind for kind, names in KINDS.items() if any(n in event.key for n in names)), "other"
+            )
+            parts[kind] = parts.get(kind, 0) + spent
+        return {kind: round(spent / sum(parts.values()), 4) for kind, spent in parts.items()}
+
+
+KINDS = {
+    "fac": ("fac_ext::",),
+    "convolution": ("conv", "gemm", "mm"),
+    "activation": ("leaky_relu", "clamp"),
+    "copy, cat, add": ("cat", "copy", "add", "clone", "contiguous"),
+}
+
+
+def _all_filters(network, motion):
+    align = network.align(motion)
+    return align, network.align_summary(align)
+
+
+def measure(options, names):
+    """{name: {median_s, quartiles_s, extra_mb}, or the reason why there is nothing}"""
+    workers = {name: start(Network, name, options) for name in names}
+    results, times = {}, {name: [] for name in names}
+    extra = {name: ask(*workers[name], ("extra_bytes", None)) for name in names}
+    for repeat in range(1 + options.repeats):
+        for name in names:
+            spent = (
+                ask(*workers[name], ("seconds", None)) if not isinstance(extra[name], str) else extra[name]
+            )
+            if isinstance(spent, str):
+                extra[name] = results[name] = spent
+            elif repeat:
+                times[name].append(spent)
+    for name in names:
+        if name in results:
+            continue
+        spent = times[name] if len(times[name]) > 1 else times[name] * 2
+        low, median, high = statistics.quantiles(spent, n=4, method="inclusive")
+        results[name] = {
+            "median_s": round(median, 5),
+            "quartiles_s": [round(low, 5), round(high, 5)],
+            "extra_mb": round(extra[name] / 1e6, 1),
+            "profile": ask(*workers[name], ("profile", None)) if name == "stfan" else None,
+        }
+    for _, process in workers.values():
+        process.kill()
+        process.join()
+    return results
+
+
+def table(cases):
+    """The figures as lines of text; x article is the time over the article's."""
+    head = f"{'frame':10}{'dtype':10}{'':16}{'s per frame':>12}{'quartiles':>20}{'x article':>11}{'extra MB':>10}"
+    lines = [head, "-" * len(head)]
+    for case in cases:
+        base = case["results"].get("article")
+        for name, figures in case["results"].items():
+            start = f"{case['frame']:10}{case['dtype']:10}{name:16}"
+            if isinstance(figures, str):
+                lines.append(start + figures)
+                continue
+            low, high = figures["quartiles_s"]
+            ratio = f"{figures['median_s'] / base['median_s']:.2f}" if isinstance(base, dict) else ""
+            lines.append(
+                f"{start}{figures['median_s']:12.3f}{f'{low:.3f} - {high:.3f}':>20}{ratio:>11}"
+                f"{figures['extra_mb']:10.0f}"
+            )
+    return "\n".join(lines)
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--frames", nargs="+", choices=list(FRAMES), help="sizes [all; on a CPU all but 1080p]")
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    add("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
+    add("--threads", type=int, help="CPU threads [torch's own choice]")
+    add("--repeats", type=int, default=5, help="timed frames [%(default)s]")
+    add(
+        "--json",
+        type=Path,
+        help="also write the figures to this file, or to DEVICE-stfan.json in this folder",
+    )
+    add("--commit", help="the commit to name in the JSON [asked of git]")
+    options = parser.parse_args(arguments)
+    options.frames = options.frames or list(FRAMES)[: 3 if options.device == "cpu" else None]
+    if options.repeats < 1:
+        parser.error("--repeats must be positive")
+    return options
+
+
+def main():
+    options = parse()
+    facts = environment(options)
+    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}")
+    cases = []
+    for frame in options.frames:
+        for dtype in options.dtypes:
+            started = time.monotonic()
+            case = types.SimpleNamespace(**vars(options), frame=frame, dtype=dtype)
+            cases.append({"frame": frame, "dtype": dtype, "results": measure(case, options.only)})
+            print(f"{frame} {dtype}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(table(cases))
+    print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))
+    if options.json:
+        path = json_path(options.json, facts, "-stfan")
+        path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

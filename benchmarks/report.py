@@ -1,0 +1,221 @@
+"""Turns the committed figures (results/*.json) into the README's tables, docs/benchmarks.md and its plots."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import bench_fac
+import bench_stfan
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+README_DEVICE = "amd-epyc"  # whose figures the README shows
+
+
+def median(case, name, mode="forward"):
+    """Milliseconds, or None."""
+    modes = case["results"].get(name)
+    return modes[mode]["median_ms"] if isinstance(modes, dict) and mode in modes else None
+
+
+def ratio(case, name, mode, other):
+    one, two = median(case, name, mode), median(case, other, mode)
+    return f"{one / two:.2f}" if one and two else ""
+
+
+def alike(case, main):
+    """Whether a case differs from the main one in its size alone."""
+    same = ("kernel_size", "dtype", "layout", "padding_mode", "threads")
+    ungrouped = case["settings"]["groups"] == case["settings"]["shape"][1]
+    return ungrouped and all(case["settings"][key] == main["settings"][key] for key in same)
+
+
+def sizes(report):
+    """The cases that differ in size alone, each size once, by the megapixels of the frames."""
+    found = {}
+    for case in report["cases"]:
+        n, c, h, w = case["settings"]["shape"]
+        if alike(case, report["cases"][0]) and c == 128:
+            found.setdefault(n * h * w * 16 / 1e6, case)
+    return dict(sorted(found.items()))
+
+
+def fit(points):
+    """(slope, intercept, R squared) of the least squares line through {x: y}."""
+    n, mx, my = len(points), sum(points) / len(points), sum(points.values()) / len(points)
+    spread = sum((x - mx) ** 2 for x in points)
+    slope = sum((x - mx) * (y - my) for x, y in points.items()) / spread
+    left = sum((y - my - slope * (x - mx)) ** 2 for x, y in points.items())
+    return slope, my - slope * mx, 1 - left / sum((y - my) ** 2 for y in points.values()) if n > 2 else 1.0
+
+
+def ran_on(environment):
+    gpu = environment.get("driver")
+    threads = "" if gpu else f", {environment['threads']} threads"
+    return f"{environment['device']}{threads}, torch {environment['torch']}, {environment['date']}"
+
+
+def ratios(cases):
+    """A Markdown table: fac's times over the floor's, and the peers' over fac's."""
+    columns = (
+        ("forward ms", lambda c: f"{median(c, 'fac'):.2f}"),
+        ("/ sum", lambda c: ratio(c, "fac", "forward", "floor")),
+        (
+            "gradients ms",
+            lambda c: f"{median(c, 'fac', 'gradients'):.2f}" if median(c, "fac", "gradients") else "",
+        ),
+        ("/ copy", lambda c: ratio(c, "fac", "gradients", "floor")),
+        ("article's forward", lambda c: ratio(c, "article", "forward", "fac")),
+        ("and backward", lambda c: ratio(c, "article", "forward+backward", "fac")),
+        ("unfold's forward", lambda c: ratio(c, "unfold", "forward", "fac")),
+        ("compiled shift's forward", lambda c: ratio(c, "shift compiled", "forward", "fac")),
+    )
+    lines = [f"| case | {' | '.join(name for name, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for case in cases:
+        cells = [bench_fac.described(case["settings"]), *(cell(case) for _, cell in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gpu_table(cases):
+    """A Markdown table: the part of the measured copy bandwidth that fac reaches, a row per case."""
+    names = ("forward", "grad_input", "grad_filters")
+    lines = [f"| case | copy GB/s | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for case in cases:
+        n, c, h, w = case["settings"]["shape"]
+        element = {"float64": 8, "float32": 4}.get(case["settings"]["dtype"], 2)
+        image = n * c * h * w * element
+        filters = image // c * case["settings"]["groups"] * case["settings"]["kernel_size"] ** 2
+        copied = 2 * filters / median(case, "floor", "gradients")
+        parts = [f"{(filters + 2 * image) / median(case, 'fac', name) / copied:.2f}" for name in names]
+        cells = [bench_fac.described(case["settings"]), f"{copied / 1e6:.0f}", *parts]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plots(report, stem):
+    """Time and memory against megapixels, as docs/STEM-time.png and docs/STEM-memory.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = sizes(report)
+    styles = {"floor": "k--", "fac": "C0o-", "article": "C3^-", "unfold": "C1s-", "shift compiled": "C2d-"}
+    labels = {"floor": "floor: sum of the filters", "shift compiled": "shift sum, torch.compile"}
+    for kind, ylabel in (("time", "forward, ms"), ("memory", "memory beyond the operands, MB")):
+        figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=110, layout="constrained")
+        for name, style in styles.items():
+            if kind == "memory" and name == "floor":
+                continue
+            key = "median_ms" if kind == "time" else "extra_mb"
+            points = {
+                x: case["results"][name]["forward"][key] for x, case in cases.items() if median(case, name)
+            }
+            if points:
+                axes.loglog(list(points), list(points.values()), style, label=labels.get(name, name))
+        axes.set_xlabel("megapixels of the frame (features: a quarter of each side, 128 channels)")
+        axes.set_ylabel(ylabel)
+        axes.grid(True, which="both", alpha=0.25)
+        axes.legend()
+        axes.set_title(f"{ran_on(report['environment'])}, k = 5, float32", fontsize=9)
+        figure.savefig(DOCS / f"{stem}-{kind}.png", metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def section(report, network, stem):
+    """The part of docs/benchmarks.md on one device."""
+    cases = report["cases"]
+    lines = [f"## {ran_on(report['environment'])}", ""]
+    lines += [f"Commit {report['environment']['commit']}. `{bench_fac.described(cases[0]['settings'])}`:", ""]
+    lines += ["```", bench_fac.table(cases[0]["results"]), "```", ""]
+    lines += ["fac beside the floor, and its peers beside fac (how many times longer they take):", ""]
+    lines += [ratios(cases), ""]
+    if report["environment"].get("driver"):
+        lines += ["The part of the copy's bandwidth that fac reaches:", "", gpu_table(cases), ""]
+    times = {x: median(case, "fac") for x, case in sizes(report).items()}
+    slope, start, fitted = fit(times)
+    lines += [
+        f"From {min(times):.2f} to {max(times):.1f} megapixels the forward pass takes {slope:.2f} ms per megapixel "
+        f"and {start:.2f} ms (least squares, R² = {fitted:.4f}).",
+        "",
+        f"![Time against megapixels]({stem}-time.png)",
+        f"![Memory against megapixels]({stem}-memory.png)",
+        "",
+    ]
+    if network:
+        parts = next(c for c in network["cases"] if c["frame"] == "360p")["results"]["stfan"]["profile"]
+        shares = ", ".join(f"{kind} {part:.0%}" for kind, part in sorted(parts.items(), key=lambda p: -p[1]))
+        lines += [
+            f"The network, {ran_on(network['environment'])}, commit {network['environment']['commit']}:",
+            "",
+            "```",
+            bench_stfan.table(network["cases"]),
+            "```",
+            "",
+            f"Where the time of a 360p frame in float32 goes: {shares}.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def load():
+    """{file stem: (figures of the operator, figures of the network or None)}"""
+    reports = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        if not path.stem.endswith("-stfan"):
+            network = path.with_name(f"{path.stem}-stfan.json")
+            reports[path.stem] = (
+                json.loads(path.read_text()),
+                json.loads(network.read_text()) if network.exists() else None,
+            )
+    return reports
+
+
+def benchmarks_page(reports):
+    """docs/benchmarks.md"""
+    contenders = "\n".join(f"- `{name}`: {what}" for name, what in bench_fac.CONTENDERS.items())
+    head = f"""# Benchmarks
+
+Written by `make bench-report` from the files in [benchmarks/results](../benchmarks/results), which
+`make bench` makes. Each contender lives in a process of its own, they take turns, and each goes through so many tensors
+that none finds its own in a cache; medians and quartiles. "gradients" is the backward pass alone, for both operands, the
+memory of its results included. The floor of the forward pass is the sum of the filters, that of the gradients a copy of
+the filters into memory that is there.
+
+{contenders}
+"""
+    return "\n".join([head, *(section(*both, stem) for stem, both in reports.items())])
+
+
+def with_tables(readme, reports):
+    """The README with the text between its marks renewed."""
+    report, network = reports[README_DEVICE]
+    texts = {
+        "operator": f"`{bench_fac.described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}:\n\n"
+        f"```\n{bench_fac.table(report['cases'][0]['results'])}\n```",
+        "network": f"{ran_on(network['environment'])}:\n\n```\n{bench_stfan.table(network['cases'])}\n```",
+    }
+    for name, text in texts.items():
+        mark = f"<!-- benchmark: {name} -->"
+        readme, count = re.subn(
+            f"{mark}\n.*?\n{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", readme, flags=re.S
+        )
+        if count != 1:
+            sys.exit(f"README.md: {mark} must stand before and after the table")
+    return readme
+
+
+def main():
+    reports = load()
+    for stem, (report, _) in reports.items():
+        plots(report, stem)
+    (DOCS / "benchmarks.md").write_text(benchmarks_page(reports))
+    readme = ROOT / "README.md"
+    readme.write_text(with_tables(readme.read_text(), reports))
+
+
+if __name__ == "__main__":
+    main()
