@@ -2,7 +2,8 @@
 # make test    set up, then run all tests
 # make check   the linters
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
-# make bench   time and memory of fac beside its peers
+# make bench   time and memory of fac and of the network beside their peers (half an hour)
+# make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
 
@@ -14,7 +15,7 @@ PY := .venv/bin/python
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
 
-.PHONY: demo test check wheels bench gpu clean
+.PHONY: demo test check wheels bench bench-report gpu clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
@@ -47,7 +48,12 @@ wheels: .venv/ready
 	$(PY) -m pytest -m wheels
 
 bench: .venv/ready
-	$(PY) benchmarks/bench_fac.py --json benchmarks/results
+	$(PY) benchmarks/bench_fac.py --suite --json benchmarks/results
+	$(PY) benchmarks/bench_stfan.py --json benchmarks/results
+
+bench-report: .venv/ready
+	$(PY) -m pip install --quiet --editable ".[bench]"
+	$(PY) benchmarks/report.py
 
 gpu:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
@@ -56,7 +62,8 @@ gpu:
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 			$(PYTHON) -m pytest tests/test_fac.py -k "cuda and value and not float64" || exit 1; \
 	done
-	$(PYTHON) benchmarks/bench_fac.py --device cuda --shape 1,128,180,320 --json benchmarks/results --commit "$(COMMIT)"
+	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
+	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
 
 clean:
 	rm -rf .venv build demo *.egg-info fac_ext/*.so

@@ -5,6 +5,7 @@ depend on them.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -41,8 +42,9 @@ class Network(Contender):
         self.frame = torch.rand(3, *FRAMES[options.frame], dtype=dtype, device=options.device)
         if name == "article":
             self.step, self.past = network, None
-            mock.patch.object(stfan.model, "fac", article_fac).start()
-            mock.patch.object(stfan.model.STFAN, "_align", _all_filters).start()
+            self.patches = contextlib.ExitStack()
+            self.patches.enter_context(mock.patch.object(stfan.model, "fac", article_fac))
+            self.patches.enter_context(mock.patch.object(stfan.model.STFAN, "_align", _all_filters))
         else:
             if name.endswith("compiled"):
                 network.compile()

@@ -21,6 +21,9 @@ def median(case, name, mode="forward"):
 
 
 def ratio(case, name, mode, other):
+    """As text, "" where one of the two is missing, or the floor is not what the filters are (they are shared)."""
+    if other == "floor" and case["settings"]["groups"] != case["settings"]["shape"][1]:
+        return ""
     one, two = median(case, name, mode), median(case, other, mode)
     return f"{one / two:.2f}" if one and two else ""
 
@@ -37,8 +40,8 @@ def sizes(report):
     found = {}
     for case in report["cases"]:
         n, c, h, w = case["settings"]["shape"]
-        if alike(case, report["cases"][0]) and c == 128:
-            found.setdefault(n * h * w * 16 / 1e6, case)
+        if alike(case, report["cases"][0]) and (n, c) == (1, 128):
+            found.setdefault(h * w * 16 / 1e6, case)
     return dict(sorted(found.items()))
 
 
@@ -201,7 +204,7 @@ def with_tables(readme, reports):
     for name, text in texts.items():
         mark = f"<!-- benchmark: {name} -->"
         readme, count = re.subn(
-            f"{mark}\n.*?\n{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", readme, flags=re.S
+            f"{mark}\n(.*?\n)?{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", readme, flags=re.S
         )
         if count != 1:
             sys.exit(f"README.md: {mark} must stand before and after the table")

@@ -21,14 +21,19 @@ def test_code_runs(block, tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), {})
 
 
-def test_benchmark_is_the_committed_one():
+def test_benchmarks_are_the_committed_ones():
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from bench_fac import table
+    import report
 
-    (name,) = re.findall(r"benchmarks/results/([a-z0-9-]+\.json)", README)
-    figures = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
-    assert table(figures["results"]) in README
-    assert figures["environment"]["date"] in README and figures["environment"]["device"] in README
+    reports = report.load()
+    assert report.with_tables(README, reports) == README, "make bench-report renews the tables"
+    assert report.benchmarks_page(reports) == (ROOT / "docs" / "benchmarks.md").read_text()
+    for stem, (figures, network) in reports.items():
+        for part in (figures, network) if network else (figures,):
+            assert {"device", "threads", "torch", "commit", "date"} <= set(part["environment"])
+        assert (ROOT / "docs" / f"{stem}-time.png").exists() and (
+            ROOT / "docs" / f"{stem}-memory.png"
+        ).exists()
 
 
 def test_scores_are_the_cards():
