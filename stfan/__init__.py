@@ -6,8 +6,8 @@ from stfan.stream import Deblurrer
 __all__ = ["STFAN", "Deblurrer", "load"]
 
 
-def load(path=None, device="cpu"):
+def load(path=None, device="cpu", dtype=None):
     """The network with trained weights; see :func:`stfan.weights.load`."""
     from stfan import weights  # needs safetensors, which the network alone does not
 
-    return weights.load(path, device)
+    return weights.load(path, device, dtype)

@@ -11,6 +11,8 @@ def main():
         from stfan import cli
 
         cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         sys.exit(f"stfan: the command line needs {error.name}; run: pip install 'fac-ext[video]'")
     except ImportError as error:

@@ -1,22 +1,23 @@
 """The command line: stfan deblur, stfan train, stfan data synth."""
 
+import hashlib
+import logging
 import os
+import re
+import shlex
+import shutil
 import sys
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    track,
-)
+from rich.progress import track
+
+from stfan.files import check_writable, to_json
+from stfan.metrics import PROTOCOLS
+from stfan.screen import Bar, Lines, stoppable
 
 app = typer.Typer(
     help="Video deblurring with STFAN.",
@@ -27,68 +28,194 @@ app = typer.Typer(
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
 app.add_typer(data, name="data")
 screen = Console(stderr=True)
+log = logging.getLogger("stfan")
 PICTURES = (".png", ".jpg", ".jpeg")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def seconds(text):
+    """A time as people write it, 90.5 or 1:30.5 or 0:01:30.5, in seconds."""
+    parts = text.split(":")
+    if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts):
+        raise ValueError("neither seconds nor h:mm:ss")
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
 
 
 @app.command()
 def deblur(
-    video: Annotated[Path, typer.Argument(help="The video to deblur.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A video, or a folder with a picture for each frame.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file to write, VIDEO_deblurred.mp4 if not given.")
+        Path | None,
+        typer.Option("-o", "--out", help="The video or folder to write, INPUT_deblurred if not given."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[Literal[*DTYPES], typer.Option(help="What the network computes in.")] = "fp32",
+    tile: Annotated[
+        int | None,
+        typer.Option(min=4, help="Side of tiles in pixels, for less memory; whole frames while they fit."),
+    ] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(parser=seconds, metavar="TIME", help="Seconds or h:mm:ss; of pictures, which, from 0."),
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(parser=seconds, metavar="TIME", help="The first that is left out.")
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    codec: Annotated[str | None, typer.Option(help="FFmpeg's encoder, libx264 if not given.")] = None,
+    crf: Annotated[int | None, typer.Option(min=0, help="Quality: less is better and larger.")] = None,
+    preset: Annotated[str | None, typer.Option(help="The encoder's: slower is smaller.")] = None,
+    pix_fmt: Annotated[str | None, typer.Option(help="FFmpeg's name of the pixels' format.")] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="RGB as computed, with ffv1.")] = False,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the sound.")] = False,
+    compare: Annotated[
+        Literal["side", "split"] | None, typer.Option(help="Write before and after: both, or half of each.")
+    ] = None,
+    reset_on_cut: Annotated[bool, typer.Option("--reset-on-cut", help="Start afresh at scene cuts.")] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Also write a picture: the frame that changed most, before and after.")
     ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was interrupted.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what is chosen.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ):
-    """Deblur a video: as many frames out as in, times and sound kept."""
+    """Deblur a video or a folder of pictures: as many frames out as in; times, colours, sound, subtitles kept."""
+    from stfan import job
+    from stfan.encode import Encoding
+    from stfan.mux import VideoTarget
+    from stfan.pictures import Pictures, PictureTarget
+    from stfan.report import Report
     from stfan.stream import Deblurrer
-    from stfan.video import Source, check_name, deblur_video
-    from stfan.weights import load
+    from stfan.video import Source
+    from stfan.weights import BUNDLED, count, load
 
-    out = out or video.with_name(f"{video.stem}_deblurred.mp4")
-    check_name(out)
-    if picture is not None and (picture.suffix.lower() not in PICTURES or not picture.parent.is_dir()):
+    folder, encoding = source.is_dir(), Encoding(codec, crf, preset, pix_fmt, lossless)
+    if out is None:
+        ending = ".mkv" if lossless else source.suffix if source.suffix in (".mkv", ".mov") else ".mp4"
+        out = (
+            Path(f"{source.resolve()}_deblurred")
+            if folder
+            else source.with_name(f"{source.stem}_deblurred{ending}")
+        )
+    if folder and (encoding != Encoding() or no_audio):
+        raise typer.BadParameter("how to encode and --no-audio are for videos; pictures keep their kind")
+    if folder and any(at is not None and at % 1 for at in (start, end)):
+        raise typer.BadParameter("--start and --end of pictures are whole numbers")
+    if end is not None and end <= (start or 0):
+        raise typer.BadParameter("--end must be later than --start")
+    if quiet and verbose:
+        raise typer.BadParameter("either --quiet or --verbose")
+    check_picture(picture, source, overwrite or resume)
+    check_writable("--report", report, ".html", overwrite or resume)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    check_device(device)
+    with Lines(screen, quiet, verbose).listening() as lines:
+        if folder:
+            frames = Pictures(source, int(start or 0), None if end is None else int(end), max_frames)
+            target = PictureTarget(out)
+        else:
+            frames = Source(source, start or 0.0, end, max_frames)
+            target = VideoTarget(out, frames, encoding, not no_audio, 2 if compare == "side" else 1)
+        model = load(weights, device, DTYPES[dtype])
+        with open(weights or BUNDLED, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        settings = {"weights": digest, "dtype": dtype, "compare": compare, "reset-on-cut": reset_on_cut}
+        for name, value in {"device": device, **settings, **target.job}.items():
+            log.info("%s: %s", name, value)
+        facts = {"weights": str(weights or "bundled"), "parameters": count(model)}
+        facts |= {"device": device, "dtype": dtype}
+        page = report and Report(model, source.resolve().name, facts)
+        best, bar = Most(), Bar(screen, source.name, frames.expected_frames, not quiet)
+
+        def on_start(resumed):
+            best.seen = resumed
+            if page:
+                page.first = resumed
+            bar.start(resumed)
+
+        def on_frame(before, after):
+            best.see(before, after)
+            if page:
+                page.see(before, after)
+            bar.step()
+
+        try:
+            with frames, bar.progress, stoppable(screen) as stop:
+                outcome = job.deblur(
+                    frames,
+                    target,
+                    out,
+                    Deblurrer(model, tile, reset_on_cut),
+                    settings=settings,
+                    resume=resume,
+                    overwrite=overwrite,
+                    on_start=on_start,
+                    on_frame=on_frame,
+                    shown=job.SHOWN[compare],
+                    stop=stop,
+                )
+        except KeyboardInterrupt as error:
+            notes = getattr(error, "__notes__", ())
+            say_interrupted("at once", *notes, *([f"to go on: {resuming()}"] if notes else []))
+            raise typer.Exit(130) from error
+    if picture is not None and best.pair:
+        best.save(picture)
+    if page and best.pair:
+        page.write(report)
+    speed = (outcome.frames - outcome.resumed) / outcome.seconds
+    if as_json:
+        result = {**vars(outcome), "path": str(outcome.path), "frames_per_second": speed, "device": device}
+        print(to_json(result | {"warnings": lines.warnings, "resume": None if outcome.whole else resuming()}))
+    elif outcome.whole and not quiet:
+        print(f"{out}: {outcome.frames} frames, {speed:.2f} frames/s")
+        if picture is not None and best.pair:
+            print(f"{picture}: frame {best.frame}, before (left) and after (right)")
+        if page and best.pair:
+            print(report)
+    if not outcome.whole:
+        say_interrupted(
+            f"after {outcome.frames} frames; what there is: {outcome.path}",
+            f"to go on from frame {outcome.saved}: {resuming()}",
+        )
+        raise typer.Exit(130)
+
+
+def say_interrupted(*lines):
+    """Say so, and how to go on."""
+    print(f"stfan: interrupted {'; '.join(lines)}", file=sys.stderr)
+
+
+def resuming():
+    """The command that goes on where this one was interrupted."""
+    name = Path(sys.argv[0]).name
+    started = [name if shutil.which(name) == sys.argv[0] else sys.argv[0]]
+    if name == "__main__.py":
+        started = [sys.executable, "-m", "stfan"]
+    return shlex.join([*started, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
+
+
+def check_picture(picture, source, overwrite):
+    """Refuse, before any work is done, a picture that can not be written or must not be."""
+    if picture is None:
+        return
+    if picture.suffix.lower() not in PICTURES or not picture.parent.is_dir():
         raise ValueError(
             f"{picture}: --picture must be a file in a folder that exists, {' or '.join(PICTURES)}"
         )
-    for path in filter(None, (out, picture)):
-        if path.exists() and video.exists() and path.samefile(video):
-            raise ValueError(f"{path}: would replace its own input")
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path}: exists already; --overwrite replaces it")
-    check_device(device)
-    best = Most()
-    with Source(video) as source:
-        deblurrer = Deblurrer(load(weights, device))
-        total = min(filter(None, (source.expected_frames, max_frames)), default=None)
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        name = TextColumn("{task.description}", markup=False)
-        with Progress(
-            name, *columns, console=screen, transient=True, disable=not screen.is_terminal
-        ) as progress:
-            task = progress.add_task(video.name, total=total, speed="")
-            started = time.monotonic()
-
-            def on_frame(before, after):
-                best.see(before, after)
-                speed = (time.monotonic() - started) / best.seen
-                progress.update(task, advance=1, speed=f"{speed:.2f} s/frame")
-
-            frames = deblur_video(source, out, deblurrer, on_frame, max_frames)
-            seconds = time.monotonic() - started
-    print(f"{out}: {frames} frames, {seconds / frames:.3f} s per frame")
-    if picture is not None:
-        best.save(picture)
-        print(f"{picture}: frame {best.frame}, before (left) and after (right)")
+    if picture.exists() and source.exists() and picture.samefile(source):
+        raise ValueError(f"{picture}: would replace its own input")
+    if picture.exists() and not overwrite:
+        raise FileExistsError(f"{picture}: exists already; --overwrite replaces it")
 
 
 def check_device(device):
@@ -124,6 +251,63 @@ class Most:
         os.replace(partial, path)
 
 
+@app.command("eval")
+def evaluate(
+    root: Annotated[
+        Path, typer.Option("--data", help="Clips: ROOT/<clip>/{input,GT}/<frame>.png or ROOT/test/<clip>/...")
+    ],
+    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
+    protocol: Annotated[Literal[*PROTOCOLS], typer.Option(help="How to judge.")] = "rgb8",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[Literal[*DTYPES], typer.Option(help="What the network computes in.")] = "fp32",
+    tile: Annotated[
+        int | None,
+        typer.Option(min=4, help="Side of tiles in pixels, for less memory; whole frames while they fit."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write each frame's scores too, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+):
+    """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
+    from stfan import evaluate
+    from stfan.clips import find_clips
+    from stfan.report import Report
+    from stfan.stream import Deblurrer
+    from stfan.weights import count, load
+
+    check_writable("--csv", csv, ".csv", overwrite)
+    check_writable("--json", json, ".json", overwrite)
+    check_writable("--report", report, ".html", overwrite)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    check_device(device)
+    clips, judge = find_clips(root), PROTOCOLS[protocol]
+    evaluate.check_clips(clips, judge)
+    model = load(weights, device, DTYPES[dtype])
+    facts = {"data": str(root), "weights": str(weights or "bundled"), "parameters": count(model)}
+    facts |= {"device": device, "dtype": dtype}
+    page = report and Report(model, root.resolve().name, facts, {"name": "PSNR", "rule": str(judge)})
+    bar = Bar(screen, root.resolve().name, sum(len(blurry) for blurry, _ in clips.values()), True)
+
+    def on_frame(judged):
+        bar.step()
+        if page:
+            page.see_judged(judged)
+
+    with Lines(screen, False, False).listening(), bar.progress:
+        bar.start(0)
+        result = facts | evaluate.evaluate(Deblurrer(model, tile), clips, judge, on_frame)
+    Console(width=None if sys.stdout.isatty() else 120).print(evaluate.table(result))
+    seconds = result["overall"]["seconds_per_frame"]
+    print(f"{facts['parameters']:,} parameters, {seconds:.3f} s per frame on {device} in {dtype}")
+    writers = {csv: evaluate.write_csv, json: evaluate.write_json, report: page and page.write}
+    for path in filter(None, writers):
+        writers[path](path, result)
+        print(path)
+
+
 @app.command()
 def train(
     root: Annotated[Path, typer.Argument(help="Clips: ROOT/{train,test}/<clip>/{input,GT}/<frame>.png")],
@@ -141,6 +325,16 @@ def train(
 
     check_device(device)
     train(root, out, minutes, crop, lr, seed, device, report=print)
+
+
+@app.command()
+def info(
+    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
+):
+    """Devices, the operator's build, versions, the weights and their card."""
+    from stfan.info import table
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table(weights))
 
 
 @data.command()
@@ -174,5 +368,6 @@ def main():
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        print(f"stfan: {' '.join(str(error).split())}", file=sys.stderr)
+        words = " ".join([str(error), *getattr(error, "__notes__", ())]).split()
+        print(f"stfan: {' '.join(words)}", file=sys.stderr)
         sys.exit(1)

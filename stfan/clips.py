@@ -9,8 +9,11 @@ from PIL import Image
 
 def read_image(path):
     """An image file as a (3, H, W) uint8 RGB tensor."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except OSError as error:
+        raise OSError(f"{path}: can not be read: {error}") from error
 
 
 def write_image(path, image):
@@ -26,22 +29,34 @@ def write_clip(folder, blurry, sharp):
             write_image(folder / name / f"{t:05d}.png", frame)
 
 
-def find_clips(root, part):
-    """The clips of ROOT/part: {name: (input paths, GT paths)}, both sorted and of one length."""
+def find_clips(root, part=None):
+    """The clips of ROOT/part: {name: (input paths, GT paths)}, both sorted and of one length.
+
+    part: "train", "test" or another folder; if None, ROOT/test where there is one, and else ROOT itself.
+    """
+    if part is None:
+        part = "test" if Path(root, "test").is_dir() else "."
     folder = Path(root, part)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; it should hold <clip>/input and <clip>/GT")
     clips = {}
     for clip in sorted(path for path in folder.iterdir() if path.is_dir()):
-        blurry, sharp = (sorted(path for path in (clip / name).glob("*.*")) for name in ("input", "GT"))
-        if not blurry or [path.stem for path in blurry] != [path.stem for path in sharp]:
+        blurry, sharp = (_files(clip / name) for name in ("input", "GT"))
+        alone = sorted({path.stem for path in blurry} ^ {path.stem for path in sharp})
+        if not blurry or alone or len(blurry) != len(sharp):
             raise ValueError(
                 f"{clip}: input has {len(blurry)} frames, GT {len(sharp)}; every frame needs both"
+                + (f", these lack one: {', '.join(alone[:5])}{', ...' if alone[5:] else ''}" if alone else "")
             )
         clips[clip.name] = blurry, sharp
     if not clips:
-        raise ValueError(f"{folder}: holds no clips")
+        raise ValueError(f"{folder}: holds no clips; it should hold <clip>/input and <clip>/GT")
     return clips
+
+
+def _files(folder):
+    """The files with an ending, sorted, less the hidden ones."""
+    return sorted(path for path in folder.glob("*.*") if not path.name.startswith("."))
 
 
 def read_clip(paths):

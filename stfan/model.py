@@ -4,12 +4,12 @@ Source: "Spatio-Temporal Filter Adaptive Network for Video Deblurring", Zhou et 
 H and W the frame's size, k the filters' size; features live at a quarter of the resolution.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from fac_ext import fac
-
-PRESETS = ("article",)
 
 
 class ResBlock(nn.Module):
@@ -22,28 +22,52 @@ class ResBlock(nn.Module):
         return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
 
 
-def _encoder(channels):
+class LeakyConv2d(nn.Conv2d):
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
+
+
+class LeakyConvTranspose2d(nn.ConvTranspose2d):
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
+
+
+class Preset(NamedTuple):
+    """What the presets differ in."""
+
+    conv: type  # all convolutions outside the residual blocks
+    up_conv: type
+    last_up_kernel: int  # of the second up-convolution
+    padding_mode: str  # of fac
+
+
+PRESETS = {
+    "article": Preset(nn.Conv2d, nn.ConvTranspose2d, 3, "zeros"),
+    "official": Preset(LeakyConv2d, LeakyConvTranspose2d, 4, "replicate"),
+}
+
+
+def _encoder(channels, conv):
     """(B, channels, H, W) -> (B, 128, H/4, W/4)"""
     return nn.Sequential(
-        *(nn.Conv2d(channels, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
-        *(nn.Conv2d(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
-        *(nn.Conv2d(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
+        *(conv(channels, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
+        *(conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
+        *(conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
     )
 
 
-def _filter_head(channels, taps):
+def _filter_head(channels, taps, conv):
     """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
-    return nn.Sequential(
-        nn.Conv2d(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), nn.Conv2d(128, taps, 1)
-    )
+    return nn.Sequential(conv(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), conv(128, taps, 1))
 
 
-def _decoder():
+def _decoder(conv, up_conv, last_up_kernel):
     """(B, 256, H/4, W/4) -> (B, 3, H, W)"""
+    k = last_up_kernel
     return nn.Sequential(
-        *(nn.ConvTranspose2d(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
-        *(nn.ConvTranspose2d(64, 32, 3, 2, 1, output_padding=1), ResBlock(32), ResBlock(32)),
-        nn.Conv2d(32, 3, 3, 1, 1),
+        *(up_conv(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
+        *(up_conv(64, 32, k, 2, 1, output_padding=4 - k), ResBlock(32), ResBlock(32)),
+        conv(32, 3, 3, 1, 1),
     )
 
 
@@ -51,27 +75,31 @@ class STFAN(nn.Module):
     """Deblurs one frame of a video, given the one before it.
 
     Args:
-        preset: "article": zero-padded FAC, no activation outside the residual blocks, a state of 128 channels.
+        preset: "article": zero-padded FAC, no activation outside the residual blocks; or
+            "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
+            residual blocks, those that make the filters and the image among them, and a larger second up-convolution.
         kernel_size: k of both filters.
 
-    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. 5,358,211 parameters with k = 5.
+    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. With k = 5 there are 5,358,211 parameters, in the
+    preset "official" 5,372,547. The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
     """
 
     def __init__(self, preset="article", kernel_size=5):
         super().__init__()
         if preset not in PRESETS:
-            raise ValueError(f"STFAN: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+            raise ValueError(f"STFAN: preset must be {' or '.join(PRESETS)}, got {preset!r}")
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"STFAN: kernel_size must be a positive odd int, got {kernel_size!r}")
+        conv, up_conv, last_up_kernel, self.padding_mode = PRESETS[preset]
         taps = 128 * kernel_size**2
-        self.kernel_size = kernel_size
-        self.features = _encoder(3)
-        self.motion = _encoder(9)
-        self.align = _filter_head(128, taps)
-        self.align_summary = nn.Conv2d(taps, 128, 1)
-        self.deblur = _filter_head(256, taps)
-        self.fusion = nn.Conv2d(256, 128, 3, 1, 1)
-        self.reconstruction = _decoder()
+        self.preset, self.kernel_size = preset, kernel_size
+        self.features = _encoder(3, conv)
+        self.motion = _encoder(9, conv)
+        self.align = _filter_head(128, taps, conv)
+        self.align_summary = conv(taps, 128, 1)
+        self.deblur = _filter_head(256, taps, conv)
+        self.fusion = conv(256, 128, 3, 1, 1)
+        self.reconstruction = _decoder(conv, up_conv, last_up_kernel)
 
     def forward(self, previous, current, previous_output, state):
         """One step.
@@ -101,21 +129,24 @@ class STFAN(nn.Module):
         motion = self.motion(torch.cat([previous_output, previous, current], 1))
         align, summary = self._align(motion)
         deblur = self.deblur(torch.cat([motion, summary], 1))
-        aligned = fac(state, align, self.kernel_size)
-        deblurred = fac(features, deblur, self.kernel_size)
+        aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
+        deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
         fused = torch.cat([aligned, deblurred], 1)
         return self.reconstruction(fused) + current, self.fusion(fused)
 
     def _align(self, motion):
         """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, 128, H/4, W/4).
 
-        Nothing bends between the filters' last layer and their summary, both 1x1, so the product of the two is
-        one map of 128 channels to 128, which spares reading all the filters.
+        In the preset "article" nothing bends between the filters' last layer and their summary, both 1x1, so the
+        product of the two is one map of 128 channels to 128, which spares reading all the filters.
         """
         hidden, last = self.align[:-1](motion), self.align[-1]
+        align = last(hidden)
+        if self.preset != "article":
+            return align, self.align_summary(align)
         weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
         weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
-        return last(hidden), nn.functional.conv2d(hidden, weight[..., None, None], bias)
+        return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
 
     def initial_state(self, frame):
         """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""

@@ -53,3 +53,38 @@ def shared_video():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A network to try the handling of frames with, where it does not matter what it makes of them."""
+    from stfan.model import STFAN
+    from stfan.train import initialise
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return initialise(STFAN(kernel_size=3)).eval()
+
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """stfan deblur in this process, with a stand-in for the network: here("in.mp4", ...) -> (exit code, out, err).
+
+    here.made is what the Deblurrer was to be made of.
+    """
+    cli = pytest.importorskip("stfan.cli")
+    from samples import Trail
+
+    def make(*given):
+        run.made = given
+        return Trail()
+
+    def run(*args):
+        monkeypatch.setattr("stfan.stream.Deblurrer", make)
+        monkeypatch.setattr(sys, "argv", ["stfan", "deblur", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return run

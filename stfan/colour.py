@@ -1,0 +1,188 @@
+"""Between RGB and the YUV of video files, both ways by the formulas of ITU-T H.273.
+
+FFmpeg's scaler only brings the colour samples to full resolution and back. Its own conversion from RGB makes the
+colour of full-range video half a level too low, and its one to RGB in 16 bits darkens 8-bit video by as much.
+Video that names no matrix is taken as BT.601, as FFmpeg does.
+"""
+
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Interpolation
+
+WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
+BT601 = (0.299, 0.114)
+BT709, UNSPECIFIED = 1, 2
+DEPTHS = (8, 9, 10, 12, 14, 16)
+SITED = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4")  # say where their colour samples are
+EXACT = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+
+
+def to_tensor(frame):
+    """A decoded frame as it is shown, upright: (3, H, W) RGB in [0, 1], of all the bits it has."""
+    yuv, bits = is_yuv(frame.format), depth(frame.format)
+    planes = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
+    if yuv:
+        rgb = _to_rgb(planes, _levels(bits, is_full(frame)), _weights(frame.colorspace))
+    else:
+        rgb = planes[[2, 0, 1]] / ((1 << bits) - 1)
+    return torch.rot90(rgb, frame.rotation // 90, (1, 2)).contiguous()
+
+
+def sited(frames, codec):
+    """Decoded frames that say where their colour samples are: if their codec does not, to the left of their pixels.
+
+    FFmpeg's scaler would take them for centred, other than players and other than nearly all video is.
+    """
+    graph = shape = None
+    for frame in frames:
+        if codec not in SITED:
+            if shape != (frame.width, frame.height, frame.format.name):
+                shape = frame.width, frame.height, frame.format.name
+                graph = _graph(frame, frame.format, ("setparams", "chroma_location=left"))
+            graph.vpush(frame)
+            frame = graph.vpull()
+        yield frame
+
+
+class FromTensor:
+    """Makes video frames of a pixel format from tensors (3, H, W) in [0, 1], coded as the decoded frame `like`.
+
+    The colour samples are put to the left of their pixels, where players look for them (for JPEG's between them).
+
+    Attributes:
+        tags: what a file should say of its colours: colorspace, color_range.
+    """
+
+    def __init__(self, width, height, pix_fmt, like):
+        target = av.VideoFormat(pix_fmt)
+        self._yuv, self._depth = is_yuv(target), depth(target)
+        full = is_full(like) or pix_fmt.startswith("yuvj")
+        matrix = int(like.colorspace) if is_yuv(like.format) else BT709
+        self._weights, self._levels = _weights(matrix), _levels(self._depth, full)
+        self.tags = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
+        if self._yuv:
+            self.tags = {"colorspace": matrix, "color_range": ColorRange.JPEG if full else like.color_range}
+        span = "pc" if full or not self._yuv else "tv"
+        site = "center" if pix_fmt.startswith("yuvj") else "left"
+        scale = f"in_range={span}:out_range={span}:out_chroma_loc={site}"
+        self._graph = _graph(
+            like,
+            av.VideoFormat(_planar(self._yuv, self._depth)),
+            ("scale", f"{scale}:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"),
+            ("format", f"pix_fmts={pix_fmt}"),
+            size=(width, height),
+        )
+
+    def __call__(self, pixels):
+        """The frame, without a time."""
+        rgb = pixels.detach().float().cpu().clamp(0, 1)
+        if self._yuv:
+            values = _to_yuv(rgb, self._levels, self._weights)
+        else:
+            values = rgb[[1, 2, 0]] * ((1 << self._depth) - 1)
+        frame = av.VideoFrame(pixels.shape[2], pixels.shape[1], _planar(self._yuv, self._depth))
+        for plane, channel in zip(frame.planes, values.round().to(torch.int32).numpy(), strict=True):
+            rows = np.zeros((plane.height, plane.line_size), np.uint8).view(_sample(self._depth))
+            rows[:, : plane.width] = channel
+            plane.update(rows)
+        frame.pts = 0
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+
+def is_yuv(pix_format):
+    """Whether an av.VideoFormat codes luma and colour; else it is RGB, grey or has a palette."""
+    return len(pix_format.components) >= 3 and not pix_format.is_rgb and not pix_format.has_palette
+
+
+def depth(pix_format):
+    """Bits of a sample, of the depths that planar formats come in."""
+    bits = max(component.bits for component in pix_format.components)
+    return next((known for known in DEPTHS if known >= bits), DEPTHS[-1])
+
+
+def is_full(frame):
+    """Whether its luma goes from 0 to 255 and not from 16 to 235."""
+    return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+
+
+def _graph(like, pix_format, *filters, size=None):
+    """A chain of FFmpeg's filters for frames of a format, timed as the frame `like`, and of its size or another."""
+    width, height = size or (like.width, like.height)
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format=pix_format, time_base=like.time_base)
+    graph.link_nodes(source, *(graph.add(*step) for step in filters), graph.add("buffersink")).configure()
+    return graph
+
+
+def _planar(yuv, bits):
+    """The name of the pixel format with three full planes of so many bits."""
+    return ("yuv444p" if yuv else "gbrp") + ("" if bits == 8 else f"{bits}le")
+
+
+def _sample(bits):
+    return np.uint8 if bits == 8 else np.uint16
+
+
+def _planes(frame, bits):
+    """The samples of a frame's three full planes, (3, H, W) float32."""
+    planes = [np.frombuffer(plane, _sample(bits)).reshape(plane.height, -1) for plane in frame.planes[:3]]
+    return torch.from_numpy(np.stack([plane[:, : frame.width] for plane in planes]).astype(np.float32))
+
+
+def _weights(matrix):
+    """The parts of red and blue in luma."""
+    return WEIGHTS.get(int(matrix), BT601)
+
+
+class _Levels(NamedTuple):
+    """How samples stand for values, by section 8.3 of H.273."""
+
+    black: int  # luma 0
+    luma: int  # luma 1 less luma 0
+    grey: int  # no colour
+    colour: int  # the range of Cb and Cr
+    highest: int
+
+
+def _levels(bits, full):
+    unit, highest = 1 << (bits - 8), (1 << bits) - 1
+    if full:
+        return _Levels(0, highest, 128 * unit, highest, highest)
+    return _Levels(16 * unit, 219 * unit, 128 * unit, 224 * unit, highest)
+
+
+def _to_rgb(planes, levels, weights):
+    """Samples of Y, Cb, Cr (3, H, W) -> RGB in [0, 1]."""
+    kr, kb = weights
+    luma = (planes[0] - levels.black) / levels.luma
+    cb, cr = (planes[1:] - levels.grey) / levels.colour
+    red, blue = luma + (2 - 2 * kr) * cr, luma + (2 - 2 * kb) * cb
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return torch.stack([red, green, blue]).clamp(0, 1)
+
+
+def _to_yuv(rgb, levels, weights):
+    """RGB (3, H, W) in [0, 1] -> samples of Y, Cb, Cr, not yet rounded."""
+    kr, kb = weights
+    red, green, blue = rgb
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    cb, cr = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
+    y = levels.black + levels.luma * luma
+    return torch.stack([y, levels.grey + levels.colour * cb, levels.grey + levels.colour * cr]).clamp(
+        0, levels.highest
+    )

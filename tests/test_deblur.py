@@ -1,0 +1,335 @@
+"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("typer", reason="typer is not installed")
+from typer.main import get_command  # noqa: E402
+
+from conftest import ROOT  # noqa: E402
+from samples import Interrupt, frames_of, make_video, names, same_frames, sound_of, texts_of  # noqa: E402
+from stfan import cli  # noqa: E402
+from stfan.encode import SEGMENT  # noqa: E402
+
+
+def test_the_command_deblurs(tmp_path, stfan):
+    source = make_video(tmp_path / "in.mp4", sound="aac")
+    done = stfan("deblur", source, "--picture", tmp_path / "in.png")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    out = tmp_path / "in_deblurred.mp4"
+    said = re.fullmatch(
+        rf"{out}: 12 frames, [\d.]+ frames/s\n{tmp_path}/in.png: frame (\d+), before .*\n", done.stdout
+    )
+    assert said, done.stdout
+    before, after = frames_of(source), frames_of(out)
+    assert len(after) == 12 and sound_of(out) == sound_of(source)
+    changes = [np.abs(a - b).mean() for (_, a), (_, b) in zip(before, after, strict=True)]
+    assert 0.05 < max(changes) < 40
+    with Image.open(tmp_path / "in.png") as picture:
+        assert picture.size == (128, 48)
+        left = np.array(picture)[:, :64].transpose(2, 0, 1)
+    assert np.abs(left - before[int(said[1])][1]).mean() < 1
+    assert names(tmp_path) == ["in.mp4", "in.png", "in_deblurred.mp4"]
+
+
+def test_an_output_that_exists(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    (tmp_path / "in_deblurred.mp4").write_text("precious")
+    code, _, err = here(source)
+    assert code == 1 and "in_deblurred.mp4: exists already; --overwrite" in err
+    assert (tmp_path / "in_deblurred.mp4").read_text() == "precious"
+    assert here(source, "--overwrite")[0] == 0
+    assert len(frames_of(tmp_path / "in_deblurred.mp4")) == 3
+
+
+def test_options_reach_the_file(tmp_path, here):
+    source = make_video(
+        tmp_path / "in.mkv", frames=30, sound="aac", texts=("subrip", [(0, 300, "No"), (600, 800, "Yes")])
+    )
+    code, out, _ = here(
+        *(source, "-o", tmp_path / "out.mov", "--start", "0:00:00.4", "--end", "1", "--no-audio"),
+        *("--codec", "libx265", "--crf", "5", "--preset", "ultrafast", "--pix-fmt", "yuv444p"),
+        *("--compare", "side", "--json"),
+    )
+    result = json.loads(out)
+    assert code == 0 and result["frames"] == 15 and result["whole"] and result["warnings"] == []
+    assert result["path"] == str(tmp_path / "out.mov") and result["resume"] is None
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "subtitle"]
+        video = container.streams.video[0]
+        assert (video.codec_context.name, video.pix_fmt, video.width) == ("hevc", "yuv444p", 128)
+    assert texts_of(tmp_path / "out.mov")[1] == [(200, 400, "Yes")]
+    before, both = frames_of(source)[12][1], frames_of(tmp_path / "out.mov")[2][1]
+    assert np.abs(both[..., :64] - before).mean() < 2
+
+
+def test_options_reach_the_network(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=2)
+    assert here(source, "--tile", "64", "--reset-on-cut", "--dtype", "bf16", "--device", "cpu")[0] == 0
+    model, tile, reset_on_cut = here.made
+    assert (tile, reset_on_cut, next(model.parameters()).dtype) == (64, True, torch.bfloat16)
+
+
+def test_comparison_in_halves(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=4)
+    assert here(source, "-o", tmp_path / "all.mkv", "--lossless")[0] == 0
+    assert here(source, "-o", tmp_path / "out.mkv", "--lossless", "--compare", "split")[0] == 0
+    before, after, split = (
+        frames_of(path)[3][1] for path in (source, tmp_path / "all.mkv", tmp_path / "out.mkv")
+    )
+    assert np.array_equal(split[..., :32], np.rint(before)[..., :32])
+    assert np.array_equal(split[..., 33:], after[..., 33:]) and (split[..., 32] == 255).all()
+
+
+def test_quiet_and_verbose(tmp_path, here):
+    source = make_video(tmp_path / "in.mkv", frames=3, sound="pcm_s16le")
+    assert here(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
+    code, out, err = here(source, "-o", tmp_path / "2.webm", "-v")
+    assert code == 0 and out.startswith(f"{tmp_path}/2.webm: 3 frames, ")
+    assert "stfan: stream 1 (sound, pcm_s16le) is left out" in err and "stfan: codec: libvpx-vp9\n" in err
+    warned = json.loads(here(source, "-o", tmp_path / "3.webm", "--json", "-q")[1])["warnings"]
+    assert len(warned) == 1 and "is left out" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("in.mp4", "--max-frames", "0"),
+        ("in.mp4", "--start", "soon"),
+        ("in.mp4", "--start", "2", "--end", "1"),
+        ("in.mp4", "--compare", "left"),
+        ("in.mp4", "-q", "-v"),
+        (".", "--crf", "3"),
+        (".", "--start", "1.5"),
+    ],
+)
+def test_usage_errors_exit_with_2(here, args):
+    code, out, err = here(*args)
+    assert code == 2 and out == "" and "Usage: stfan deblur" in err
+
+
+def bad_inputs(folder):
+    good = make_video(folder / "good.mp4", frames=40)
+    matroska = make_video(folder / "good.mkv", frames=40)
+    late = folder / "late.mp4"  # its index is behind the pictures, and cut off
+    late.write_bytes(good.read_bytes()[: good.stat().st_size * 3 // 4])
+    early = folder / "early.mp4"  # its index is before them
+    with av.open(str(good)) as source, av.open(str(early), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    early.write_bytes(early.read_bytes()[: early.stat().st_size * 3 // 4])
+    (folder / "cut.mkv").write_bytes(matroska.read_bytes()[: matroska.stat().st_size * 3 // 4])
+    avi = make_video(folder / "good.avi", frames=40, codec="mjpeg", pix_fmt="yuvj420p")
+    (folder / "cut.avi").write_bytes(avi.read_bytes()[: avi.stat().st_size * 3 // 4])
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    make_video(folder / "none.mkv", frames=0, texts=("subrip", [(0, 100, "alone")]))
+    (folder / "folder.mp4").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "picture.png")
+    with av.open(str(folder / "sound.m4a"), "w") as container:
+        tone = container.add_stream("aac", 48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 48000
+        container.mux(tone.encode(frame))
+        container.mux(tone.encode(None))
+    broken = folder / "pictures"
+    broken.mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        Image.new("RGB", (32, 32)).save(broken / name)
+    (broken / "2.png").write_bytes((broken / "2.png").read_bytes()[:60])
+    return {
+        "missing.mp4": "no such file",
+        "folder.mp4": "holds no pictures",
+        "late.mp4": "truncated",
+        "cut.avi": "truncated",
+        "early.mp4": "truncated",
+        "cut.mkv": "truncated",
+        "text.mp4": "not a video, or truncated",
+        "empty.mp4": "not a video, or truncated",
+        "none.mkv": "holds no frames",
+        "picture.png": "holds no video stream",
+        "sound.m4a": "holds no video stream",
+        "pictures": "pictures/2.png: cannot be read",
+    }
+
+
+def test_bad_inputs_are_one_line_and_exit_code_1(tmp_path, here):
+    cases = bad_inputs(tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, words in cases.items():
+        out = tmp_path / ("out" if name == "pictures" else "out.mp4")
+        code, said, err = here(tmp_path / name, "-o", out)
+        assert code == 1 and said == "", (name, err)
+        (line,) = err.splitlines()
+        assert line.startswith("stfan: ") and words in line and name in line
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("nowhere/out.mp4", "nowhere: no such folder"),
+        ("out.txt", "out.txt: not the name of a video file; it should end in .mp4"),
+        ("out.avi", "out.avi: not the name of a video file"),
+        ("folder.mp4", "folder.mp4: is a folder"),
+        ("in.mp4", "in.mp4: would replace its own input"),
+        ("there.mp4", "there.mp4: exists already"),
+        ("taken.mp4", "taken.mp4.partial: is in the way"),
+        ("there.mp4/out.mp4", "there.mp4: no such folder"),
+    ],
+)
+def test_bad_outputs(tmp_path, here, out, words):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "there.mp4").touch()
+    (tmp_path / "taken.mp4.partial").mkdir()
+    (tmp_path / "taken.mp4.partial" / "diary.txt").write_text("mine")
+    kept = source.read_bytes()
+    code, _, err = here(source, "-o", tmp_path / out)
+    assert code == 1 and words in err and len(err.splitlines()) == 1, err
+    assert source.read_bytes() == kept
+    assert (tmp_path / "taken.mp4.partial" / "diary.txt").read_text() == "mine"
+    assert names(tmp_path) == ["folder.mp4", "in.mp4", "taken.mp4.partial", "there.mp4"]
+
+
+def test_bad_pictures_and_devices(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3).rename(tmp_path / "in.png")
+    kept = source.read_bytes()
+    for option, value, words in (
+        ("--picture", tmp_path / "nowhere" / "p.png", "--picture must be a file in a folder that exists"),
+        ("--picture", tmp_path / "p.xyz", "p.xyz: --picture must be"),
+        ("--picture", source, "would replace its own input"),
+        ("--device", "magic", "--device must be cpu, cuda or cuda:N, got 'magic'"),
+        ("--device", "cuda:99", "--device cuda:99: torch sees"),
+        ("--weights", "none.safetensors", "none.safetensors: no such weight file"),
+    ):
+        code, _, err = here(source, "-o", tmp_path / "out.mp4", option, value, "--overwrite")
+        assert code == 1 and words in err and len(err.splitlines()) == 1, err
+        assert source.read_bytes() == kept and names(tmp_path) == ["in.png"]
+
+
+def wait_for(condition, process):
+    for _ in range(600):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in 30 s")
+
+
+def start(*args):
+    command = [sys.executable, "-m", "stfan", "deblur", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def frames_kept(folder):
+    """The number of frames that the state in a folder counts, or 0."""
+    try:
+        head = (folder / "state.safetensors").read_bytes()
+    except FileNotFoundError:
+        return 0
+    return int(json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])["__metadata__"]["frames"])
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """Two segments and a bit, deblurred without interruption."""
+    folder = tmp_path_factory.mktemp("long")
+    source = make_video(folder / "in.mp4", frames=2 * SEGMENT + 10, width=16, height=16, sound="aac")
+    process = start(source, "-o", folder / "whole.mp4")
+    assert process.wait() == 0
+    return source, folder / "whole.mp4"
+
+
+def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, long_video):
+    source, whole = long_video
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    process = start(source, "-o", out)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    process.kill()
+    process.wait()
+    kept = frames_kept(partial)
+    assert not out.exists() and SEGMENT <= kept < 2 * SEGMENT + 10
+    code, _, err = here(source, "-o", out)
+    assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
+    code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
+    assert code == 1 and "was begun otherwise (crf was 16 and is 30)" in err
+    done = stfan("deblur", source, "-o", out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"] == kept
+    assert same_frames(out, whole) and out.read_bytes() == whole.read_bytes()
+    assert names(tmp_path) == ["out.mp4"]
+
+
+def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_video):
+    source, whole = long_video
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    process = start(source, "-o", out)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    process.send_signal(signal.SIGINT)
+    said, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == ""
+    told = re.search(rf"interrupted after (\d+) frames; what there is: ({partial}/out.mp4); .*: (.*)", err)
+    assert told and not out.exists()
+    frames = int(told[1])
+    some, all_ = frames_of(told[2]), frames_of(whole)
+    assert len(some) == frames >= SEGMENT
+    assert [time for time, _ in some] == [time for time, _ in all_[:frames]]
+    assert 0 <= frames / 25 - sound_of(told[2])[-1][0] / 48000 < 1024 / 48000
+    done = subprocess.run(shlex.split(told[3]), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert same_frames(out, whole) and names(tmp_path) == ["out.mp4"]
+
+
+def test_resume_with_nothing_to_resume_begins(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    assert here(source, "--resume")[0] == 0
+    code, _, err = here(source, "--resume")
+    assert code == 1 and "exists already" in err
+
+
+def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
+    source = make_video(tmp_path / "in.mp4", frames=SEGMENT + 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "stoppable", Interrupt(SEGMENT + 4))
+        code, _, err = here(source)
+    assert code == 130 and f"to go on from frame {SEGMENT}: stfan deblur {source} --resume" in err
+    os.utime(source, (1, 1))
+    code, _, err = here(source, "--resume")
+    assert code == 1 and "was begun otherwise (input was " in err
+    assert here(source, "--overwrite")[0] == 0
+    assert names(tmp_path) == ["in.mp4", "in_deblurred.mp4"]
+
+
+def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch, capsys):
+    document = (ROOT / "docs/video.md").read_text()
+    table = document[document.index("## Options") : document.index("## Exit codes")]
+    told = {
+        option for row in re.findall(r"^\| (`-.*?) \|", table, re.M) for option in re.findall("`(.*?)`", row)
+    }
+    command = get_command(cli.app).commands["deblur"]
+    assert told == {option for one in command.params for option in one.opts if option.startswith("-")} - {
+        "--help"
+    }
+    make_video(tmp_path / "holiday.mp4", width=16, height=16)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", document, re.S)
+    exec(compile(block, "video.md", "exec"), {})
+    assert capsys.readouterr().out == "3\n" and len(frames_of(tmp_path / "sharp.mp4")) == 3
