@@ -56,7 +56,9 @@ def tiled(function, tensors, tile, margin):
             scales = [(read[0].stop - read[0].start) // part.shape[2] for part in parts]
             if results is None:
                 results = [
-                    part.new_empty(len(part), height // scale, width // scale, part.shape[1]).permute(0, 3, 1, 2)
+                    part.new_empty(len(part), height // scale, width // scale, part.shape[1]).permute(
+                        0, 3, 1, 2
+                    )
                     for part, scale in zip(parts, scales, strict=True)
                 ]
             for result, part, scale in zip(results, parts, scales, strict=True):

@@ -23,7 +23,7 @@ LARGE = (1, 64, 128, 160)  # 5.2 MB of float32
 
 def operands(shape=LARGE, seed=0):
     torch.manual_seed(seed)
-    n, c, h, w = shape
+    n, _, h, w = shape
     return torch.randn(shape), torch.randn(n, 9, h, w)
 
 
@@ -55,11 +55,11 @@ def test_small_results_are_torchs_own():
 def test_gradients_behave_as_any_tensor():
     input, filters = (one.requires_grad_() for one in operands((1, 16, 160, 160)))
     filters = filters.detach().repeat(1, 16, 1, 1).requires_grad_()
-    for times in (1, 2):
+    for _ in range(2):
         fac(input, filters, 3).sum().backward()
     once = torch.autograd.grad(fac(input, filters, 3).sum(), (input, filters))
     for leaf, grad in zip((input, filters), once, strict=True):
-        torch.testing.assert_close(leaf.grad, times * grad)
+        torch.testing.assert_close(leaf.grad, 2 * grad)
     grad = once[1]
     assert torch.equal(pickle.loads(pickle.dumps(grad)), grad)
     assert torch.equal(torch.from_numpy(grad.numpy()), grad)
