@@ -93,7 +93,7 @@ extension = Extension(
     "fac_ext._C",
     sources,
     language="c++",
-    depends=["csrc/fac.h", "csrc/fac_cpu.h", "csrc/geometry.h", "csrc/lanes.h", "csrc/ops.h", "csrc/types.h"],
+    depends=sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").glob(pattern)),
     include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
     library_dirs=cpp_extension.library_paths(),
     define_macros=[

@@ -18,11 +18,11 @@ import sys
 import types
 from pathlib import Path
 
-from contenders import CONTENDERS, MODES, TENSORS, Contender, ask, start
+from contenders import CONTENDERS, MODES, TENSORS, Contender, ask, operand_bytes, sets, start
 
 SHOWN = ("forward", "gradients", "forward+backward")
 FLOOR = ["floor", "fac"]
-PEERS = [*FLOOR, "article", "unfold", "shift", "shift compiled"]
+PEERS = [*FLOOR, "fac, new memory", "article", "unfold", "shift", "shift compiled"]
 FRAMES = {  # features of a frame, a quarter of its height and width
     "256x256": (64, 64),
     "360p": (90, 160),
@@ -44,10 +44,10 @@ def suite(cuda):
         for name in FRAMES
         if name not in ("360p", "720p")
     ]
-    cases += [{"kernel_size": k, "only": [*FLOOR, "shift compiled"]} for k in (3, 7)]
+    cases += [{"kernel_size": k, "only": [*FLOOR, "article", "shift compiled"]} for k in (3, 7)]
     few = {"only": FLOOR}
-    cases += [size | {"layout": "channels_last"} | few for size in sizes]
-    cases += [{"layout": "channels_last", "kernel_size": k} | few for k in (3, 7)]
+    strided = {"layout": "channels_last", "only": [*FLOOR, "article"]}
+    cases += [size | strided for size in sizes] + [strided | {"kernel_size": k} for k in (3, 7)]
     cases += [{"dtype": dtype} | few for dtype in ("bfloat16", "float16", "float64")]
     cases += [{"dtype": "bfloat16", "layout": "channels_last"} | few]
     cases += [{"groups": groups} | few for groups in (8, 1)]
@@ -133,12 +133,10 @@ def parse(arguments=None):
 
 
 def room(options):
-    """Free bytes on the device, and the bytes of one tensor of filters."""
+    """Free bytes on the device, and the bytes of one set of operands, most of them the filters'."""
     import torch
 
-    n, _, h, w = options.shape
-    element = torch.empty(0, dtype=getattr(torch, options.dtype)).element_size()
-    filters = n * options.groups * options.kernel_size**2 * h * w * element
+    filters = operand_bytes(options)
     if options.device != "cpu":
         return torch.cuda.mem_get_info(options.device)[0], filters
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
@@ -151,7 +149,7 @@ def plan(options, modes):
     free *= 0.8
     plans = {}
     for name in options.only:
-        forward, both = (need * filters for need in TENSORS[name])
+        forward, both = ((need - 1 + sets(options)) * filters for need in TENSORS[name])
         if name == "article" and options.groups != options.shape[1]:
             plans[name] = "has no groups"
         elif forward > free:

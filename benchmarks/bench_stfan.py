@@ -31,11 +31,13 @@ class Network(Contender):
     def __init__(self, name, options):
         import torch
 
+        import fac_ext
         import stfan.model
 
         if options.threads:
             torch.set_num_threads(options.threads)
         self.torch, self.cuda, self.options = torch, options.device.startswith("cuda"), options
+        self.name, self.release_memory = name, fac_ext.release_memory
         torch.manual_seed(0)
         dtype = getattr(torch, options.dtype)
         network = stfan.model.STFAN().eval().to(options.device, dtype)
@@ -49,11 +51,10 @@ class Network(Contender):
             if name.endswith("compiled"):
                 network.compile()
             self.step = stfan.Deblurrer(network)
-        self.article = name == "article"
 
     def prepare(self, mode):
         """A function that deblurs the next frame."""
-        if not self.article:
+        if self.name != "article":
             return lambda: self.step(self.frame)
         return self.torch.inference_mode()(self._article_step)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 CONTENDERS = {
     "floor": "torch: sum of the filters; for their gradients a copy of the filters into memory that is there",
     "fac": "fac_ext.fac",
+    "fac, new memory": "the same, with nothing kept from earlier results: the system clears each page first",
     "article": "the article's code: windows and filters permuted to (N, H, W, C, k*k), multiplied, summed",
     "unfold": "fac_reference: pad, unfold, multiply, sum",
     "shift": "fac_shift_sum: k*k shifted products",
@@ -20,7 +21,14 @@ CONTENDERS = {
     "unfold compiled": "fac_reference under torch.compile",
 }
 # tensors of the filters' size that a contender holds at once: in a forward pass, and with a backward pass
-TENSORS = {"floor": (1, 2), "fac": (1, 2), "article": (3, 6), "unfold": (3, 5), "shift": (1, 4)}
+TENSORS = {
+    "floor": (1, 2),
+    "fac": (1, 2),
+    "fac, new memory": (1, 2),
+    "article": (3, 6),
+    "unfold": (3, 5),
+    "shift": (1, 4),
+}
 TENSORS |= {"shift compiled": (1, 3), "unfold compiled": (3, 5)}
 MODES = {
     "forward": (),
@@ -29,7 +37,7 @@ MODES = {
     "gradients": (0, 1),
     "forward+backward": (0, 1),
 }
-BEYOND_CACHES = 256 << 20  # bytes of filters that runs take in turn, so that none finds its own in a cache
+BEYOND_CACHES = 256 << 20  # bytes of operands that runs take in turn, so that none finds its own in a cache
 
 
 def article_fac(input, filters, kernel_size, padding_mode="zeros"):
@@ -44,6 +52,20 @@ def article_fac(input, filters, kernel_size, padding_mode="zeros"):
     return (windows * taps).sum(4).permute(0, 3, 1, 2)
 
 
+def operand_bytes(options):
+    """Of one set of input, filters and gradient."""
+    import torch
+
+    n, c, h, w = options.shape
+    element = torch.empty(0, dtype=getattr(torch, options.dtype)).element_size()
+    return n * (options.groups * options.kernel_size**2 + 2 * c) * h * w * element
+
+
+def sets(options):
+    """How many sets of operands the runs take in turn."""
+    return -(-BEYOND_CACHES // operand_bytes(options))
+
+
 class Contender:
     """One contender's tensors, and its runs. options: the settings of bench_fac.py."""
 
@@ -56,7 +78,13 @@ class Contender:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.torch, self.name, self.options = torch, name, options
-        functions = {"fac": fac_ext.fac, "article": article_fac, "unfold": fac_ext.fac_reference}
+        self.release_memory = fac_ext.release_memory
+        functions = {
+            "fac": fac_ext.fac,
+            "fac, new memory": fac_ext.fac,
+            "article": article_fac,
+            "unfold": fac_ext.fac_reference,
+        }
         self.function = functions.get(name.removesuffix(" compiled"), fac_shift_sum)
         if name.endswith("compiled"):
             self.function = torch.compile(self.function)
@@ -72,8 +100,7 @@ class Contender:
             empty = torch.empty(n, channels, h, w, **new, memory_format=layout)
             return empty.uniform_(-1, 1)
 
-        size = n * taps * h * w * torch.empty(0, dtype=new["dtype"]).element_size()
-        self.operands = [(made(c), made(taps), made(c)) for _ in range(-(-BEYOND_CACHES // size))]
+        self.operands = [(made(c), made(taps), made(c)) for _ in range(sets(options))]
         self.turn = 0
 
     def prepare(self, mode):
@@ -84,12 +111,14 @@ class Contender:
         if self.name == "floor":
             if self.buffer is None and mode not in ("forward", "grad_input"):
                 self.buffer = torch.empty_like(filters).zero_()
+            # summed as float32 whatever they are, as torch sums others at less than the memory's speed
+            values = torch.empty(0, device=filters.device).set_(filters.untyped_storage())
             return {
-                "forward": filters.sum,
-                "grad_input": filters.sum,
+                "forward": values.sum,
+                "grad_input": values.sum,
                 "grad_filters": lambda: self.buffer.zero_(),
                 "gradients": lambda: self.buffer.copy_(filters),
-                "forward+backward": lambda: (filters.sum(), self.buffer.copy_(filters)),
+                "forward+backward": lambda: (values.sum(), self.buffer.copy_(filters)),
             }[mode]
         wanted = [one.detach().requires_grad_(i in MODES[mode]) for i, one in enumerate((input, filters))]
         call = lambda: self.function(*wanted, k, padding_mode=padding_mode)  # noqa: E731
@@ -106,6 +135,8 @@ class Contender:
         spent = []
         while len(spent) < 2 and sum(spent) < 0.7:
             run = self.prepare(mode)
+            if self.name == "fac, new memory":
+                self.release_memory()
             started = time.perf_counter()
             result = run()
             spent.append(time.perf_counter() - started)
@@ -125,11 +156,9 @@ class Contender:
         return start.elapsed_time(end) / 1e3
 
     def extra_bytes(self, mode):
-        """The most that was allocated at once above the operands, results included.
-
-        Asked before any timing: fac keeps the memory of its large results for the next ones, which would hide it.
-        """
+        """The most that was allocated at once above the operands, results included."""
         self._warm_up(mode)
+        self.release_memory()  # what fac kept from earlier results would hide what it takes
         if self.cuda:
             memory = self.torch.cuda
             run = self.prepare(mode)

@@ -2,6 +2,7 @@
 // page first. So the memory of a result that has died waits here for the next one. What waits is still the system's:
 // it takes the pages back whenever it is short of them (MADV_FREE).
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -43,6 +44,10 @@ class Memory {
     if (bytes > SIZE_MAX - kHugePage) return {};
     bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     void* data = std::aligned_alloc(kHugePage, bytes);
+    if (!data) {  // what waits still counts where address space is limited
+      release();
+      data = std::aligned_alloc(kHugePage, bytes);
+    }
     if (!data) return {};
     madvise(data, bytes, MADV_HUGEPAGE);  // a wish
     return {data, bytes};
@@ -51,10 +56,17 @@ class Memory {
   void give(Block block) {
     if (madvise(block.data, block.bytes, MADV_FREE) == 0)
       if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) {
-        std::swap(block, waiting_[next_]);  // the one that has waited longest goes
-        next_ = (next_ + 1) % waiting_.size();
+        const auto empty = std::find_if(waiting_.begin(), waiting_.end(), [](const Block& b) { return !b.data; });
+        if (empty == waiting_.end()) next_ = (next_ + 1) % waiting_.size();  // one of those that wait goes
+        std::swap(block, empty == waiting_.end() ? waiting_[next_] : *empty);
       }
     std::free(block.data);
+  }
+
+  // Gives all that waits back to the system.
+  void release() {
+    if (const std::unique_lock lock(mutex_, std::try_to_lock); lock)
+      for (Block& block : waiting_) std::free(std::exchange(block, Block{}).data);
   }
 
  private:

@@ -40,10 +40,12 @@ Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layo
     Memory::of_process().give({data, reinterpret_cast<size_t>(bytes)});
   };
   AtenTensorHandle tensor;
-  TORCH_ERROR_CODE_CHECK(torch_from_blob(block.data, 4, n.data(), strides.data(), 0,
-                                         torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                                         aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(),
-                                         nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes)));
+  const AOTITorchError error = torch_from_blob(
+      block.data, 4, n.data(), strides.data(), 0,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), -1, &tensor,
+      aoti_torch_layout_strided(), nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes));
+  if (error) Memory::of_process().give(block);
+  TORCH_ERROR_CODE_CHECK(error);
   return Tensor(tensor);
 }
 #endif
@@ -92,4 +94,12 @@ PYBIND11_MODULE(_C, module) {
         return info;
       },
       "Version, CUDA toolkit (None: CPU alone), architectures, and the CPU instruction set in use.");
+  module.def(
+      "release_memory",
+      [] {
+#if defined(FAC_KEEPS_MEMORY)
+        fac::Memory::of_process().release();
+#endif
+      },
+      "Give back to the system the memory of large CPU results that have died, which waits for the next ones.");
 }

@@ -7,7 +7,7 @@ import torch  # noqa: F401  (the operators in _C register themselves with it)
 # In a source checkout this folder hides the installed package: find its compiled half all the same.
 __path__ = extend_path(__path__, __name__)
 try:
-    from fac_ext._C import build_info
+    from fac_ext._C import build_info, release_memory
 except ModuleNotFoundError as error:
     raise ImportError("fac_ext is not compiled yet: run `pip install .` in its source folder") from error
 
@@ -15,5 +15,5 @@ from fac_ext.functional import fac
 from fac_ext.modules import FAC
 from fac_ext.reference import fac_reference
 
-__all__ = ["FAC", "build_info", "fac", "fac_reference"]
+__all__ = ["FAC", "build_info", "fac", "fac_reference", "release_memory"]
 __version__ = build_info()["version"]

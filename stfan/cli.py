@@ -1,4 +1,4 @@
-"""The command line: stfan deblur, stfan train, stfan data synth."""
+"""The command line: stfan deblur, eval, info, train, data synth."""
 
 import hashlib
 import logging

@@ -6,6 +6,7 @@ import re
 
 import torch
 
+from fac_ext import release_memory
 from stfan.cuts import find_cuts
 from stfan.tiles import margin, tiled
 
@@ -133,6 +134,7 @@ class Deblurrer:
             except (RuntimeError, MemoryError) as error:
                 self.tile = self._smaller_tile(error, current)
             # Only here is the exception gone, and with it the tensors of the step that failed.
+            release_memory()
             if current.is_cuda:
                 torch.cuda.empty_cache()
 

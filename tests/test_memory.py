@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fac_ext import fac, fac_reference
+from conftest import run
+from fac_ext import fac, fac_reference, release_memory
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11),
@@ -114,13 +115,38 @@ def test_results_that_outlive_the_interpreter():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def resident():
+    """MB"""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
+
+
+def test_released_memory_is_the_systems():
+    input, filters = operands((1, 64, 512, 320))
+    before = resident()
+    fac(input, filters, 3)
+    assert resident() > before + 35  # 42 MB wait
+    release_memory()
+    assert resident() < before + 10
+
+
+def test_what_waits_makes_room():
+    """Under a limit on address space, which what waits counts against too."""
+    code = """
+import resource, torch, fac_ext
+torch.set_num_threads(1)
+x, f = torch.ones(1, 64, 800, 320), torch.ones(1, 1, 800, 320)
+for rows in (100, 200, 400):  # 8, 16 and 33 MB wait
+    fac_ext.fac(x[:, :, :rows].contiguous(), f[:, :, :rows].contiguous(), 1)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (30 << 20),) * 2)
+assert fac_ext.fac(x, f, 1).sum() == x.numel()  # 66 MB
+"""
+    run(sys.executable, "-c", code)
+
+
 def test_what_waits_is_bounded():
     """Results of forty sizes, none of which suits the next: at most eight wait."""
-
-    def resident():
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
-
     before = resident()
     for i in range(40):
         height = int(64 * 1.3 ** (i % 8)) + 5 * i
