@@ -93,7 +93,7 @@ extension = Extension(
     "fac_ext._C",
     sources,
     language="c++",
-    depends=["csrc/fac.h", "csrc/fac_cpu.h", "csrc/geometry.h", "csrc/lanes.h", "csrc/ops.h", "csrc/types.h"],
+    depends=[*map(str, Path("csrc").glob("*.h")), *map(str, Path("csrc").glob("*.cuh"))],
     include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
     library_dirs=cpp_extension.library_paths(),
     define_macros=[
