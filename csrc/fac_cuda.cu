@@ -1,15 +1,16 @@
-// The CUDA kernels: one thread per value of the result (forward, gradient of the input) or per filter (gradient
-// of the filters). Neighbouring threads are neighbours in memory: pixels of a row-major tensor, channels of a
-// channels_last one. Gathers only: no atomics, repeatable bits. No warp intrinsics and no shared memory: the
-// tests run this very file on a CPU too.
-#include <cuda_runtime.h>
-
-#include <type_traits>
-
-#include "geometry.h"
+// The CUDA kernels for every call, and the choice among them and the fast ones for one filter per channel, in
+// fac_cuda_rows.cuh and fac_cuda_channels_last.cuh. Here: one thread per value of the result (forward, gradient of
+// the input) or per filter (gradient of the filters). Neighbouring threads are neighbours in memory: pixels of a
+// row-major tensor, channels of a channels_last one. No kernel has atomics: repeatable bits. The tests run these
+// very files on a CPU too.
+#include "fac_cuda_channels_last.cuh"
+#include "fac_cuda_rows.cuh"
 
 namespace fac {
 namespace {
+
+template <typename T>
+constexpr bool kFast = !std::is_same_v<T, double>;  // double is there for gradcheck
 
 constexpr unsigned kThreads = 256;
 constexpr int64_t kMaxGridY = 65535;  // what lies beyond it is reached by a stride
@@ -56,7 +57,8 @@ __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* out
     const Place at = place(s, s.channels, inner, outer);
     const int64_t y = at.pixel / s.columns.output, x = at.pixel % s.columns.output;
     const T* image = input + at.n * in.sample + at.c * in.channel;
-    const T* taps = filters + at.n * filter.sample + at.c / s.shared() * s.taps() * filter.channel + at.pixel * filter.pixel;
+    const int64_t group = at.c / s.shared();
+    const T* taps = filters + at.n * filter.sample + group * s.taps() * filter.channel + at.pixel * filter.pixel;
     Sum<T> sum = 0;
 #pragma unroll 1
     for (int64_t i = 0; i < s.rows.kernel; ++i) {
@@ -102,7 +104,8 @@ __global__ void grad_input_kernel(Shape s, const T* filters, const T* grad, T* g
 #pragma unroll 1
               for (int64_t x = columns.first; x < columns.last; x += columns.step) {
                 const int64_t pixel = y * s.columns.output + x;
-                sum += widen(taps[(i * k + j) * filter.channel + pixel * filter.pixel]) * widen(image[pixel * out.pixel]);
+                const int64_t tap = (i * k + j) * filter.channel + pixel * filter.pixel;
+                sum += widen(taps[tap]) * widen(image[pixel * out.pixel]);
               }
             }
           }
@@ -142,32 +145,22 @@ __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* g
   }
 }
 
-template <typename T>
-using Kernel = void (*)(Shape, const T*, const T*, T*);
-
 // Threads over `channels` images of `pixels` for each sample.
 template <typename T>
-const char* launch(Kernel<T> kernel, const Shape& s, int64_t channels, int64_t pixels, const T* a, const T* b, T* out,
-                   void* stream) {
+const char* launch_general(Kernel<T> kernel, const Shape& s, int64_t channels, int64_t pixels, const T* a, const T* b,
+                           T* out, void* stream) {
   const int64_t inner = inner_count(s, channels, pixels), outer = outer_count(s, channels);
   if (inner == 0 || outer == 0) return nullptr;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((inner + kThreads - 1) / kThreads),
-                        static_cast<unsigned>(outer < kMaxGridY ? outer : kMaxGridY));
-  config.blockDim = dim3(kThreads);
-  config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, s, a, b, out);
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  const dim3 blocks(static_cast<unsigned>(divide_up(inner, kThreads)),
+                    static_cast<unsigned>(outer < kMaxGridY ? outer : kMaxGridY));
+  return launch(kernel, blocks, kThreads, s, a, b, out, stream);
 }
 
-// The kernel for a width that was compiled for, else the one for any. double, there for gradcheck, has that alone.
+// The kernel for a width that was compiled for, else the one for any. double has that alone.
 template <typename T, typename Pick>
 Kernel<T> by_width(int64_t k, Pick pick) {
-  if constexpr (!std::is_same_v<T, double>) {
-    if (k == 3) return pick(std::integral_constant<int, 3>());
-    if (k == 5) return pick(std::integral_constant<int, 5>());
-    if (k == 7) return pick(std::integral_constant<int, 7>());
-  }
+  if constexpr (kFast<T>)
+    if (k == 3 || k == 5 || k == 7) return by_odd_width<T>(k, pick);
   return pick(std::integral_constant<int, 0>());
 }
 
@@ -175,20 +168,38 @@ Kernel<T> by_width(int64_t k, Pick pick) {
 
 template <typename T>
 const char* forward_cuda(const Shape& s, const T* input, const T* filters, T* output, void* stream) {
+  if constexpr (kFast<T>) {
+    if (fits_rows(s, input, filters, output)) return launch_rows_forward(s, input, filters, output, stream);
+    if (fits_pixels(s, input, filters, output)) return launch_pixels_forward(s, input, filters, output, stream);
+  }
   const auto pick = [](auto k) -> Kernel<T> { return forward_kernel<decltype(k)::value, T>; };
-  return launch(by_width<T>(s.columns.kernel, pick), s, s.channels, s.outputs(), input, filters, output, stream);
+  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  return launch_general(kernel, s, s.channels, s.outputs(), input, filters, output, stream);
 }
 
 template <typename T>
 const char* grad_input_cuda(const Shape& s, const T* filters, const T* grad, T* grad_input, void* stream) {
+  if constexpr (kFast<T>) {
+    if (fits_rows_grad_input(s, filters, grad, grad_input))
+      return launch_rows_grad_input(s, filters, grad, grad_input, stream);
+    if (fits_pixels_grad_input(s, filters, grad, grad_input))
+      return launch_pixels_grad_input(s, filters, grad, grad_input, stream);
+  }
   const auto pick = [](auto k) -> Kernel<T> { return grad_input_kernel<decltype(k)::value, T>; };
-  return launch(by_width<T>(s.columns.kernel, pick), s, s.channels, s.inputs(), filters, grad, grad_input, stream);
+  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  return launch_general(kernel, s, s.channels, s.inputs(), filters, grad, grad_input, stream);
 }
 
 template <typename T>
 const char* grad_filters_cuda(const Shape& s, const T* input, const T* grad, T* grad_filters, void* stream) {
+  if constexpr (kFast<T>) {
+    if (fits_rows(s, input, grad, grad_filters)) return launch_rows_grad_filters(s, input, grad, grad_filters, stream);
+    if (fits_pixels(s, input, grad, grad_filters))
+      return launch_pixels_grad_filters(s, input, grad, grad_filters, stream);
+  }
   const auto pick = [](auto k) -> Kernel<T> { return grad_filters_kernel<decltype(k)::value, T>; };
-  return launch(by_width<T>(s.columns.kernel, pick), s, s.groups, s.outputs(), input, grad, grad_filters, stream);
+  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  return launch_general(kernel, s, s.groups, s.outputs(), input, grad, grad_filters, stream);
 }
 
 #define FAC_INSTANTIATE(T)                                                              \

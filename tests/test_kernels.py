@@ -2,9 +2,11 @@
 and UndefinedBehaviorSanitizer, the CUDA source run on the CPU thread after thread (tests/kernels)."""
 
 import concurrent.futures
+import os
 import re
 import shutil
 import subprocess
+import sysconfig
 
 import numpy as np
 import pytest
@@ -29,15 +31,68 @@ def test_cpu_kernels_compile_without_torch_and_warnings(source, tmp_path):
     run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", tmp_path / "cpu.o")
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
-def test_cuda_kernels_compile_without_torch_and_spill_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def cuda_object(tmp_path_factory):
+    """The object of the CUDA kernels for every architecture, and what ptxas said of each kernel."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc on this machine")
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    source, out = ROOT / "csrc/fac_cuda.cu", tmp_path / "cuda.o"
-    said = run("nvcc", "-O3", "-std=c++20", "-Xptxas", "-v", "--threads=0", *targets, "-c", source, "-o", out)
+    source, out = ROOT / "csrc/fac_cuda.cu", tmp_path_factory.mktemp("cuda") / "cuda.o"
+    flags = ("-O3", "-std=c++20", "-Werror", "all-warnings", "-Xptxas", "-v", "--threads=0")
+    return out, run("nvcc", *flags, *targets, "-c", source, "-o", out)
+
+
+def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
+    _, said = cuda_object
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
     # three operators; widths 3, 5, 7 and any for three types, any alone for double
-    assert len(spills) == len(ARCHITECTURES) * 3 * (3 * 4 + 1)
+    general = 3 * (3 * 4 + 1)
+    # row-major: any width too, but not for the gradient of the input; channels_last: the three widths
+    fast = 3 * (2 * 4 + 3) + 3 * 3 * 3
+    assert len(spills) == len(ARCHITECTURES) * (general + fast)
     assert set(spills) == {("0", "0", "0")}
+
+
+# what moves the filters or their gradient in each fast kernel, sixteen bytes at a time
+WIDE = {
+    "rows_forward": "LDG.E.EF.128",
+    "rows_grad_input": "LDG.E.EF.128",
+    "rows_grad_filters": "STG.E.EF.128",
+    "pixels_forward": "LDGSTS.E.BYPASS.128",
+    "pixels_grad_input": "LDGSTS.E.BYPASS.128",
+    "pixels_grad_filters": "STG.E.EF.128",
+}
+
+
+def test_fast_kernels_move_sixteen_bytes(cuda_object):
+    """In the machine code for sm_90; and no kernel there has local memory."""
+    path = os.pathsep.join([os.environ["PATH"], f"{sysconfig.get_path('platlib')}/nvidia/cu13/bin"])
+    if (cuobjdump := shutil.which("cuobjdump", path=path)) is None:
+        pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
+    said = run(cuobjdump, "-sass", "-arch", "sm_90", cuda_object[0])
+    kernels = dict(part.split("\n", 1) for part in said.split("Function : ")[1:])
+    assert len(kernels) == 99 and not re.search(r"\b(LDL|STL)\b", said)
+    for name, instruction in WIDE.items():
+        found = [code for mangled, code in kernels.items() if name in mangled]
+        assert len(found) >= 9 and all(instruction in code for code in found), name
+
+
+def test_barriers_of_the_stand_in(tmp_path):
+    """The CPU's stand-in for CUDA lets threads meet, and ends a program in which some do not come."""
+    flags = ("-std=c++20", "-g", "-Wall", "-Werror", "-fsanitize=address,undefined")
+    run("g++", *flags, ROOT / "tests/kernels/barriers.cpp", "-o", tmp_path / "barriers")
+
+    def call(which):
+        return subprocess.run([tmp_path / "barriers", which], capture_output=True, text=True)
+
+    pairs = [t + (t + 1) % 96 for t in range(96)]
+    blocks = [pairs[t] + pairs[(t + 1) % 96] for t in range(96)] * 3
+    assert [int(value) for value in call("meets").stdout.split()] == blocks
+    warps = [t // 32 * 32 + (t + 1) % 32 if t < 64 else 0 for t in range(96)] * 3
+    assert [int(value) for value in call("warps_meet").stdout.split()] == warps
+    for which in ("some_leave", "part_of_a_warp"):
+        done = call(which)
+        assert done.returncode != 0 and "a barrier that not all of its threads come to" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +233,7 @@ def from_memory(data, like, channels_last):
 
 
 def run_all(program, cuda, cases):
-    """[output, gradient of the input, gradient of the filters] of each case."""
+    """[output, gradient of the input, gradient of the filters] of each case, and which of them fast kernels made."""
     data = []
     for input, filters, grad, kernel, keywords, channels_last in cases:
         inside = keywords["padding_mode"] == "inside"
@@ -202,26 +257,88 @@ def run_all(program, cuda, cases):
                 np.array(header, np.int64).tobytes(),
                 *(in_memory(tensor, channels_last) for tensor in pair),
             ]
-    results, at, made = program("run", b"".join(data)), 0, []
+    results, at, made, fast = program("run", b"".join(data)), 0, [], []
     for input, filters, grad, *_, channels_last in cases:
         made.append([])
+        fast.append([])
         for like in (grad, input, filters):
             size = like.numel() * like.element_size()
-            made[-1].append(from_memory(results[at : at + size], like, channels_last))
-            at += size
+            fast[-1].append(bool(results[at]))
+            made[-1].append(from_memory(results[at + 8 : at + 8 + size], like, channels_last))
+            at += 8 + size
     assert at == len(results)
-    return made
+    return made, fast
 
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_kernels_are_right_and_stay_in_bounds(program, cuda):
     cases = list(calls(seed=1, count=300))
-    for case, results in zip(cases, run_all(program, cuda, cases), strict=True):
-        input, filters, grad, kernel, keywords, _ = case
+    check_all(cases, run_all(program, cuda, cases)[0])
+
+
+def check_all(cases, made):
+    for (input, filters, grad, kernel, keywords, _), results in zip(cases, made, strict=True):
         for got, *bound in zip(
             results, *oracle.bounds(input, filters, grad, kernel, **keywords), strict=True
         ):
             oracle.check(got, *bound)
+
+
+def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=None, dilation=(1, 1)):
+    """A random call with stride 1 and a filter for each channel, in the form of `calls`; "same" padding by default."""
+    padding = padding or tuple(kernel[i] // 2 * dilation[i] for i in range(2))
+    keywords = {"stride": (1, 1), "dilation": dilation, "padding": padding, "padding_mode": mode}
+    output = oracle.output_size(*size, kernel, **keywords)
+    shapes = (n, channels, *size), (n, channels * kernel[0] * kernel[1], *output), (n, channels, *output)
+    return *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, channels_last
+
+
+@pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
+def test_fast_kernels_are_right(program, channels_last, dtype):
+    """Each width and padding mode, over several blocks, and each condition that sends a call elsewhere."""
+    v = 16 // torch.empty(0, dtype=dtype).element_size()  # values in 16 bytes
+    cases, wanted = [], []
+
+    def add(fast, *arguments, **keywords):
+        cases.append(call(dtype, *arguments, channels_last=channels_last, **keywords))
+        wanted.append(fast)
+
+    for k in (3, 5, 7):
+        for mode in PADDING_MODES:
+            # rows: several blocks, the last not full; channels_last: two strips, two walks, words of two blocks
+            if channels_last:
+                add([True] * 3, 1, 3 * v, (34, 40), (k, k), mode=mode)
+                add([True] * 3, 1, 9 * v, (k, 12), (k, k), mode=mode)
+            else:
+                add([True] * 3, 2, 3, (37, 64), (k, k), mode=mode)
+                add([True] * 3, 1, 2, (k, 8 * v), (k, k), mode=mode)
+            # a dilation: channels_last has no fast gradient of the input for it
+            for dilation in ((1, 2), (2, 1)):
+                size = (9, 16) if channels_last else (9, 128)
+                add([True, not channels_last, True], 1, v, size, (k, k), mode=mode, dilation=dilation)
+        # a result of another size than the input, larger and smaller
+        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(k - 1, k // 2))
+        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(0, k // 2))
+        for width, padding in ((64 + k - 1, 0), (64 - k + 1, k - 1)):
+            whole = not channels_last and width % v == 0
+            add([True, whole, True], 1, v, (12, width), (k, k), padding=(k // 2, padding))
+        # rows that are no multiple of 16 bytes; channels that are none
+        add([channels_last] * 3, 1, v, (9, 8 * v + 1), (k, k))
+        add([not channels_last] * 3, 1, v + 1, (9, 8 * v), (k, k))
+    # no width of 3, 5 or 7, a rectangle, a window inside
+    add([not channels_last, False, not channels_last], 1, v, (9, 8 * v), (9, 9))
+    add([not channels_last] * 3, 1, v, (9, 8 * v), (3, 5))
+    add([True, False, True], 1, v, (9, 8 * v), (5, 5), mode="inside")
+    if not channels_last:  # one row for a block, and one that is too long for it
+        add([True] * 3, 1, 2, (3, 300 * v), (5, 5), mode="reflect")
+        add([True, False, True], 1, 1, (3, 513 * v), (3, 3))
+    made, fast = run_all(program, 1, cases)
+    assert fast == wanted
+    check_all(cases, made)
+    made, fast = run_all(program, 2, cases[:8])  # results at odd addresses
+    assert fast == [[False] * 3] * 8
+    check_all(cases[:8], made)
 
 
 @pytest.mark.parametrize("cuda", [False, True])
@@ -229,14 +346,16 @@ def test_not_a_number_passes_through_the_kernels(program, cuda):
     """Under a zero of the padding too: zero times NaN is NaN, zero times infinity as well."""
     keywords = {"stride": (1, 1), "dilation": (1, 1), "padding": (1, 1), "padding_mode": "zeros"}
     for channels_last in (False, True):
-        for groups in (10, 2):
+        for groups in (16, 2):
             input, filters, grad = (
-                torch.randn(1, 10, 5, 6),
-                torch.randn(1, groups * 9, 5, 6),
-                torch.randn(1, 10, 5, 6),
+                torch.randn(1, 16, 5, 8),
+                torch.randn(1, groups * 9, 5, 8),
+                torch.randn(1, 16, 5, 8),
             )
             filters[0, 0, 0, 0], grad[0, 9, 4, 5] = torch.nan, torch.inf
-            (results,) = run_all(program, cuda, [(input, filters, grad, (3, 3), keywords, channels_last)])
+            case = input, filters, grad, (3, 3), keywords, channels_last
+            (results,), fast = run_all(program, cuda, [case])
+            assert fast == [[cuda and groups == 16] * 3]
             wanted = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
             assert results[0].isnan().any() and results[2].isnan().any()
             for got, right in zip(results, wanted, strict=True):
@@ -244,12 +363,14 @@ def test_not_a_number_passes_through_the_kernels(program, cuda):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_more_planes_than_a_grid_holds(program, channels_last):
-    """A kernel of one tap on one row of two pixels: each operator is a product."""
-    n = 70000
-    a, b = torch.randn(n, 1, 1, 2), torch.randn(n, 1, 1, 2)
-    axes = [1, 1, 1, 1, 1, 0, 0], [2, 2, 1, 1, 1, 0, 0]
-    for which in (0, 1, 2):
-        header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64).tobytes()
-        got = np.frombuffer(program("run", header + a.numpy().tobytes() + b.numpy().tobytes()), np.float32)
-        assert (got == (a * b).flatten().numpy()).all()
+@pytest.mark.parametrize("width", [2, 4])
+def test_more_planes_than_a_grid_holds(program, width, channels_last):
+    """A kernel of one tap on one row: each operator is a product. No planes at all are a grid of none."""
+    for n in (70000, 0):
+        a, b = torch.randn(n, 1, 1, width), torch.randn(n, 1, 1, width)
+        axes = [1, 1, 1, 1, 1, 0, 0], [width, width, 1, 1, 1, 0, 0]
+        for which in (0, 1, 2):
+            header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64)
+            got = program("run", b"".join(array.tobytes() for array in (header, a.numpy(), b.numpy())))
+            assert got[0] == (n > 0 and width == 4 and not channels_last and which != 1)
+            assert (np.frombuffer(got[8:], np.float32) == (a * b).flatten().numpy()).all()

@@ -1,14 +1,155 @@
-// Stands in for CUDA's header so that csrc/fac_cuda.cu compiles as C++ and runs on a CPU, thread after thread:
-// enough of the launch API for kernels without shared memory, barriers and warp intrinsics.
+// Stands in for CUDA's header so that the CUDA sources compile as C++ and run on a CPU, one thread after another:
+// enough of the launch API for kernels with static shared memory and barriers of a block or a warp.
+//
+// A fiber works through the threads of a block. When one of them waits at a barrier its fiber stops there, and a
+// fresh one goes on with the next thread: kernels without barriers never switch. Each thread runs as far as it can
+// before the next begins, first to last in one block and last to first in the next, so that a missing barrier
+// shows. A barrier that some of its threads do not come to ends the program.
 #pragma once
+#include <sanitizer/common_interface_defs.h>
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <vector>
+
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
+#define __shared__ static  // one block at a time
 
 struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint4 __ldcs(const uint4* from) { return *from; }
+inline void __stcs(uint4* to, uint4 value) { *to = value; }
+
+namespace standin {
+
+constexpr size_t kStack = 256 << 10;
+enum class Wait { kNothing, kWarp, kBlock };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  void* fake_stack = nullptr;  // AddressSanitizer's
+  unsigned thread = 0;
+  Wait wait = Wait::kNothing;  // at which barrier `thread` is, if at any
+};
+
+struct Block {
+  std::function<void()> body;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  std::vector<Fiber*> waiting, idle;  // by thread, if at a barrier; with no thread
+  unsigned next = 0;
+  bool backwards = false;
+  Fiber* running = nullptr;
+  ucontext_t main;
+  void *main_fake_stack = nullptr;
+  const void* main_stack = nullptr;
+  size_t main_size = 0;
+};
+inline Block block;
+inline const void* launched = nullptr;  // the last kernel
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
+
+inline void to_main(Fiber* fiber) {
+  __sanitizer_start_switch_fiber(&fiber->fake_stack, block.main_stack, block.main_size);
+  swapcontext(&fiber->context, &block.main);
+  __sanitizer_finish_switch_fiber(fiber->fake_stack, nullptr, nullptr);
+}
+inline void to_fiber(Fiber* fiber) {
+  block.running = fiber;
+  __sanitizer_start_switch_fiber(&block.main_fake_stack, fiber->stack.get(), kStack);
+  swapcontext(&block.main, &fiber->context);
+  __sanitizer_finish_switch_fiber(block.main_fake_stack, nullptr, nullptr);
+}
+
+// Ends a fiber's turn when its thread came to a barrier, or all threads have begun; never returns.
+inline void work() {
+  __sanitizer_finish_switch_fiber(nullptr, &block.main_stack, &block.main_size);
+  Fiber* const fiber = block.running;
+  for (;;) {
+    while (block.next < blockDim.x) {
+      const unsigned turn = block.next++;
+      threadIdx.x = fiber->thread = block.backwards ? blockDim.x - 1 - turn : turn;
+      block.body();
+    }
+    block.idle.push_back(fiber);
+    to_main(fiber);
+  }
+}
+
+inline void barrier(Wait wait) {
+  Fiber* const fiber = block.running;
+  fiber->wait = wait;
+  block.waiting[fiber->thread] = fiber;
+  to_main(fiber);
+  threadIdx.x = fiber->thread;
+}
+
+inline void start_fiber() {
+  if (block.idle.empty()) {
+    Fiber* const fiber = block.fibers.emplace_back(new Fiber).get();
+    getcontext(&fiber->context);
+    fiber->context.uc_stack.ss_sp = fiber->stack.get();
+    fiber->context.uc_stack.ss_size = kStack;
+    makecontext(&fiber->context, work, 0);
+    block.idle.push_back(fiber);
+  }
+  Fiber* const fiber = block.idle.back();
+  block.idle.pop_back();
+  to_fiber(fiber);
+}
+
+// Lets threads [first, last) go on from a barrier of one kind, if all of them are there.
+inline bool release(unsigned first, unsigned last, Wait wait) {
+  unsigned there = 0;
+  for (unsigned t = first; t < last; ++t) there += block.waiting[t] && block.waiting[t]->wait == wait;
+  if (there < last - first) return false;
+  for (unsigned turn = 0; turn < last - first; ++turn) {
+    const unsigned t = block.backwards ? last - 1 - turn : first + turn;
+    Fiber* const fiber = block.waiting[t];
+    block.waiting[t] = nullptr;
+    fiber->wait = Wait::kNothing;
+    to_fiber(fiber);
+  }
+  return true;
+}
+
+inline void run_block() {
+  const unsigned threads = blockDim.x;
+  block.waiting.assign(threads, nullptr);
+  block.next = 0;
+  while (block.next < threads) start_fiber();
+  for (;;) {
+    bool moved = release(0, threads, Wait::kBlock);
+    for (unsigned warp = 0; warp < threads; warp += 32)
+      moved |= release(warp, warp + 32 < threads ? warp + 32 : threads, Wait::kWarp);
+    if (moved) continue;
+    for (Fiber* fiber : block.waiting)
+      if (fiber) fail("a barrier that not all of its threads come to");
+    return;
+  }
+}
+
+}  // namespace standin
+
+inline void __syncthreads() { standin::barrier(standin::Wait::kBlock); }
+inline void __syncwarp() { standin::barrier(standin::Wait::kWarp); }
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
@@ -22,13 +163,18 @@ inline const char* cudaGetErrorString(cudaError_t) { return "invalid configurati
 
 template <typename... P, typename... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
-  const dim3 grid = config->gridDim, block = config->blockDim;
-  if (!grid.x || !grid.y || grid.y > 65535 || !block.x || block.x > 1024 || block.y != 1 || grid.z != 1)
+  const dim3 grid = config->gridDim, size = config->blockDim;
+  const bool blocks = grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z == 1;
+  if (!blocks || !size.x || size.x > 1024 || size.y != 1)
     return cudaErrorInvalidConfiguration;
   gridDim = grid;
-  blockDim = block;
+  blockDim = size;
+  standin::launched = reinterpret_cast<const void*>(kernel);
+  standin::block.body = [&] { kernel(arguments...); };
   for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x)
-      for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) kernel(arguments...);
+    for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+      standin::block.backwards = (blockIdx.x + blockIdx.y) % 2;
+      standin::run_block();
+    }
   return cudaSuccess;
 }
