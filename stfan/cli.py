@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from stfan.files import check_writable, to_json
+from stfan.files import check_writable, to_json, whole
 from stfan.metrics import PROTOCOLS
 from stfan.screen import Bar, Lines, stoppable
 
@@ -101,7 +100,9 @@ def deblur(
 
     folder, encoding = source.is_dir(), Encoding(codec, crf, preset, pix_fmt, lossless)
     if out is None:
-        ending = ".mkv" if lossless else source.suffix if source.suffix in (".mkv", ".mov") else ".mp4"
+        ending = (
+            ".mkv" if lossless else source.suffix if source.suffix.lower() in (".mkv", ".mov") else ".mp4"
+        )
         out = (
             Path(f"{source.resolve()}_deblurred")
             if folder
@@ -113,6 +114,8 @@ def deblur(
         raise typer.BadParameter("--start and --end of pictures are whole numbers")
     if end is not None and end <= (start or 0):
         raise typer.BadParameter("--end must be later than --start")
+    if tile is not None and tile % 4:
+        raise typer.BadParameter("--tile must be a multiple of 4")
     if quiet and verbose:
         raise typer.BadParameter("either --quiet or --verbose")
     check_picture(picture, source, overwrite or resume)
@@ -212,8 +215,10 @@ def check_picture(picture, source, overwrite):
         raise ValueError(
             f"{picture}: --picture must be a file in a folder that exists, {' or '.join(PICTURES)}"
         )
-    if picture.exists() and source.exists() and picture.samefile(source):
-        raise ValueError(f"{picture}: would replace its own input")
+    if source.exists() and (
+        (picture.exists() and picture.samefile(source)) or picture.parent.samefile(source)
+    ):
+        raise ValueError(f"{picture}: --picture must not be the input, nor in it")
     if picture.exists() and not overwrite:
         raise FileExistsError(f"{picture}: exists already; --overwrite replaces it")
 
@@ -246,9 +251,8 @@ class Most:
         from stfan.clips import write_image
         from stfan.metrics import to_8bit
 
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        write_image(partial, to_8bit(torch.cat(self.pair, 2)))
-        os.replace(partial, path)
+        with whole(path) as partial:
+            write_image(partial, to_8bit(torch.cat(self.pair, 2)))
 
 
 @app.command("eval")

@@ -1,5 +1,6 @@
 """Clips on disk: ROOT/{train,test}/<clip>/{input,GT}/<frame>.png, the layout of the paper's own release."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ def read_image(path):
     """An image file as a (3, H, W) uint8 RGB tensor."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise OSError(f"8 bits a colour are read, this has more ({image.mode})")
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: can not be read: {error}") from error
 
 
@@ -56,7 +59,13 @@ def find_clips(root, part=None):
 
 def _files(folder):
     """The files with an ending, sorted, less the hidden ones."""
-    return sorted(path for path in folder.glob("*.*") if not path.name.startswith("."))
+    return sorted((path for path in folder.glob("*.*") if not path.name.startswith(".")), key=in_order)
+
+
+def in_order(file):
+    """For sorting: names by the numbers in them, frame9 before frame10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
 
 
 def read_clip(paths):

@@ -79,6 +79,9 @@ class Encoding:
         options = {"crf": self.crf, "preset": self.preset} | QUIET.get(self.codec, {})
         stream.options = {key: str(value) for key, value in options.items() if value is not None}
         stream.codec_context.time_base = 1 / rate
+        stream.codec_context.thread_count = (
+            1  # or how the threads come along may show in the result; it waits anyway
+        )
         for key, value in tags.items():
             setattr(stream.codec_context, key, value)
         return stream

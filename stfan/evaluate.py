@@ -61,8 +61,11 @@ def check_clips(clips, protocol):
 
 def _size(path):
     """(width, height) in pixels."""
-    with Image.open(path) as image:
-        return image.size
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: can not be read: {error}") from error
 
 
 def evaluate(deblurrer, clips, protocol, on_frame=lambda judged: None):

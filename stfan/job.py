@@ -79,6 +79,10 @@ class Workplace:
                     f"{self.folder}: has {frames} frames of an interrupted run; --resume goes on from them, "
                     "--overwrite begins again"
                 )
+            if (self.folder / self.out.name).exists() and not (overwrite or resume):
+                raise FileExistsError(
+                    f"{self.folder}: holds what an interrupted run left; --overwrite begins again"
+                )
             self.remove()
         self.folder.mkdir()
         self.save(0, {})

@@ -31,7 +31,7 @@ def sharpness(frame):
     grey = 255 * _luma(frame.double())
     inner = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
-    return float(laplacian.var(unbiased=False))
+    return float(laplacian.var(unbiased=False)) if laplacian.numel() else 0.0
 
 
 @dataclass(frozen=True)

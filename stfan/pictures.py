@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from stfan.clips import in_order
 from stfan.metrics import to_8bit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -31,7 +31,7 @@ class Pictures:
     def __init__(self, path, start=0, end=None, max_frames=None):
         self.path = Path(path)
         found = (file for file in self.path.iterdir() if file.suffix.lower() in SUFFIXES)
-        found = sorted((file for file in found if not file.name.startswith(".")), key=_order)
+        found = sorted((file for file in found if not file.name.startswith(".")), key=in_order)
         if not found:
             raise ValueError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
         self.files = found[start:end][:max_frames]
@@ -105,12 +105,6 @@ class PictureTarget:
 
     def abandon(self):
         """Leave all as it is."""
-
-
-def _order(file):
-    """Names by the numbers in them: frame9 before frame10."""
-    parts = re.split(r"(\d+)", file.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
 
 
 def _read(file):

@@ -88,6 +88,7 @@ class Deblurrer:
         Raises:
             TypeError: no floating-point tensor.
             ValueError: another shape, or one that changed since the last reset.
+            FloatingPointError: what the network gave is not finite: of a half type, try float32.
             RuntimeError: out of memory, even in the smallest tiles. The state is as it was before.
         """
         if not isinstance(frame, torch.Tensor) or not frame.is_floating_point():
@@ -109,6 +110,10 @@ class Deblurrer:
                 find_cuts(self._past["previous"], current) if self.reset_on_cut else [False] * len(current)
             )
         output, state = self._fit_step(current, fresh)
+        if not output.isfinite().all():
+            raise FloatingPointError(
+                f"Deblurrer: the network gave numbers that are not finite, in {output.dtype}"
+            )
         self._past = {
             "previous": current,
             "output": output,

@@ -51,7 +51,9 @@ class Source:
     def open(self):
         """The file from its beginning, once more."""
         try:
-            return av.open(f"file:{self.path}")  # or FFmpeg takes a name with a colon for an address
+            return av.open(
+                f"file:{self.path}", metadata_errors="replace"
+            )  # file: or FFmpeg takes a name with a colon for an address
         except av.FFmpegError as error:
             raise ValueError(f"{self.path}: not a video, or truncated: {error.strerror}") from error
 

@@ -156,6 +156,8 @@ def _fill(tensors, preset):
         )
         if not plain or not tensor.is_floating_point():
             raise _Unfit(f"{kind.title}, but its {theirs[name]} is no plain floating-point tensor")
+        if not tensor.isfinite().all():
+            raise _Unfit(f"{kind.title}, but its {theirs[name]} holds numbers that are not finite")
     last_up_kernel = tensors["reconstruction.3.weight"].shape[-1:]
     by_shape = "official" if last_up_kernel == (PRESETS["official"].last_up_kernel,) else "article"
     preset = kind.preset or preset or by_shape

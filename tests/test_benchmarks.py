@@ -82,7 +82,7 @@ def test_without_memory_for_it_a_contender_says_so(monkeypatch):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import bench_fac
 
-    options = bench_fac.parse(["--only", "floor", "fac", "unfold"])
+    options = bench_fac.parse(["--shape", "1,128,180,320", "--only", "floor", "fac", "unfold"])
     monkeypatch.setattr(bench_fac, "room", lambda _: (10e9, 3e9))
     plans = bench_fac.plan(options, bench_fac.SHOWN)
     assert plans["floor"] == plans["fac"] == ("forward",)
