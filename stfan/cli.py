@@ -218,7 +218,7 @@ def check_picture(picture, source, overwrite):
     if source.exists() and (
         (picture.exists() and picture.samefile(source)) or picture.parent.samefile(source)
     ):
-        raise ValueError(f"{picture}: --picture must not be the input, nor in it")
+        raise ValueError(f"{picture}: --picture would replace its own input, or be part of it")
     if picture.exists() and not overwrite:
         raise FileExistsError(f"{picture}: exists already; --overwrite replaces it")
 

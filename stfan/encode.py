@@ -18,8 +18,10 @@ SEGMENT = 50  # frames of a segment: so many an interruption can cost
 NUMBER = Fraction(1, 1000)  # the time base in which Matroska counts, so that frame i is at i
 CODECS = {".webm": "libvpx-vp9"}  # by a file's ending; libx264 for the others
 CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}  # hardly visible losses
-QUIET = {"libx265": {"x265-params": "log-level=error"}}  # encoders that write to the terminal
-os.environ.setdefault("SVT_LOG", "1")  # and one more
+# What encoders are told beside the user's wishes: not to write to the terminal, and of x264 to leave out its macroblock
+# tree, which reads memory before it is written (seen with libx264 165: MALLOC_PERTURB_ changes the result).
+TOLD = {"libx264": {"mbtree": 0}, "libx265": {"x265-params": "log-level=error"}}
+os.environ.setdefault("SVT_LOG", "1")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,10 @@ class Encoding:
         rate = source.rate.limit_denominator(1001)
         stream = container.add_stream(self.codec, rate)
         stream.width, stream.height, stream.pix_fmt = width, height, self.pix_fmt
-        options = {"crf": self.crf, "preset": self.preset} | QUIET.get(self.codec, {})
+        options = {"crf": self.crf, "preset": self.preset} | TOLD.get(self.codec, {})
         stream.options = {key: str(value) for key, value in options.items() if value is not None}
         stream.codec_context.time_base = 1 / rate
-        stream.codec_context.thread_count = (
-            1  # or how the threads come along may show in the result; it waits anyway
-        )
+        stream.codec_context.thread_count = 4  # whatever the machine: the result depends on it
         for key, value in tags.items():
             setattr(stream.codec_context, key, value)
         return stream

@@ -248,6 +248,45 @@ def frames_kept(folder):
     return int(json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])["__metadata__"]["frames"])
 
 
+def test_a_picture_is_not_put_among_the_inputs(tmp_path, here):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(2):
+        Image.new("RGB", (16, 16), (i, i, i)).save(folder / f"{i}.png")
+    for name in ("0.png", "2.png"):
+        code, _, err = here(folder, "-o", tmp_path / "out", "--picture", folder / name, "--overwrite")
+        assert code == 1 and "would replace its own input, or be part of it" in err
+    assert names(tmp_path) == ["in"] and names(folder) == ["0.png", "1.png"]
+
+
+def test_a_title_in_another_encoding(tmp_path, here):
+    with av.open(str(tmp_path / "titled.mkv"), "w") as titled:
+        titled.metadata["title"] = "cafeX"
+        stream = titled.add_stream("libx264", 25)
+        stream.width = stream.height = 16
+        for _ in range(3):
+            titled.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+        titled.mux(stream.encode(None))
+    bytes_ = (tmp_path / "titled.mkv").read_bytes()
+    assert b"cafeX" in bytes_
+    (tmp_path / "titled.mkv").write_bytes(bytes_.replace(b"cafeX", b"caf\xe9 "))
+    code, out, err = here(tmp_path / "titled.mkv", "-o", tmp_path / "out.mkv")
+    assert code == 0 and "3 frames" in out, err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills new memory if asked to")
+def test_what_memory_held_before_does_not_show(tmp_path, stfan):
+    """x264 reads some of it with its macroblock tree."""
+    source = make_video(tmp_path / "in.mp4", frames=30, width=32, height=32)
+    files = []
+    for filling in (0, 85):
+        files.append(tmp_path / f"{filling}.mp4")
+        memory = {"MALLOC_PERTURB_": str(filling), "MALLOC_MMAP_MAX_": "0"}
+        done = stfan("deblur", source, "-o", files[-1], env=os.environ | memory)
+        assert done.returncode == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory):
     """Two segments and a bit, deblurred without interruption."""

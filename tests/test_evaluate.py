@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import ROOT
 from stfan import cli, weights
-from stfan.clips import find_clips, write_clip
+from stfan.clips import find_clips, read_image, write_clip, write_image
 from stfan.evaluate import check_clips, evaluate, write_csv, write_json
 from stfan.metrics import PROTOCOLS, sharpness, to_8bit
 from stfan.stream import Deblurrer
@@ -348,3 +349,19 @@ def test_the_deblurrer_is_judged_as_it_is(clips):
     for judged in frames:
         assert torch.equal(judged.after, deblurrer(judged.before))
         assert torch.equal(to_8bit(judged.target).float() / 255, judged.target)
+
+
+def test_frames_go_in_the_order_of_their_numbers(tmp_path):
+    frames = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 12, 12)
+    for side in ("input", "GT"):
+        (tmp_path / "a" / side).mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            write_image(tmp_path / "a" / side / f"{i}.png", frame)
+    ((blurry, sharp),) = find_clips(tmp_path).values()
+    assert [path.stem for path in blurry] == [path.stem for path in sharp] == [str(i) for i in range(12)]
+
+
+def test_more_than_8_bits_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(OSError, match=r"deep\.png: can not be read: 8 bits a colour are read"):
+        read_image(tmp_path / "deep.png")

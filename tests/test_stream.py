@@ -197,3 +197,11 @@ def test_a_state_that_is_none_is_refused(small, change, words):
         deblurrer.restore(state | change)
     with pytest.raises(ValueError, match="got previous"):
         deblurrer.restore({"previous": state["previous"]})
+
+
+def test_a_frame_that_is_not_finite_is_an_error():
+    model = torch.nn.Linear(1, 1)
+    model.initial_state = lambda frame: frame[:, :1, ::4, ::4].expand(-1, 128, -1, -1)
+    model.forward = lambda previous, current, output, state: (current * torch.nan, state)
+    with pytest.raises(FloatingPointError, match=r"not finite, in torch\.float32"):
+        Deblurrer(model)(torch.rand(3, 8, 8))

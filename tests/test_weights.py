@@ -127,6 +127,10 @@ def bad_states():
     authors["upconv1_u.0.weight"] = torch.zeros(64, 32, 3, 3)
     plain = "its fusion.bias is no plain floating-point tensor"
     return {
+        "not finite": (
+            state | {"fusion.bias": torch.full((128,), torch.nan)},
+            "its fusion.bias holds numbers that are not finite",
+        ),
         "unknown": (state | {"x": torch.ones(3)}, "weights of STFAN, but it also holds x"),
         "missing": (some, "lacks features.0.weight, features.0.bias, features.1.conv1.weight and 28 more"),
         "shape": (state | shape, "fusion.weight of shape (128, 128, 3, 3) instead of (128, 256, 3, 3)"),
