@@ -39,16 +39,16 @@ def suite(cuda):
     sizes.append({"shape": (16 if cuda else 8, 128, *FRAMES["256x256"])})
     everyone = list(CONTENDERS) if cuda else PEERS
     cases = [sizes[0] | {"only": everyone}]
-    cases += [size | {"only": [name for name in everyone if name != "shift"]} for size in sizes[1:]]
     cases += [
         {"shape": (1, 128, *FRAMES[name]), "only": [*FLOOR, "unfold"]}
         for name in FRAMES
         if name not in ("360p", "720p")
     ]
-    cases += [{"kernel_size": k, "only": [*FLOOR, "article", "shift compiled"]} for k in (3, 7)]
-    few = {"only": FLOOR}
+    cases += [size | {"only": [name for name in everyone if name != "shift"]} for size in sizes[1:]]
     strided = {"layout": "channels_last", "only": [*FLOOR, "article"]}
     cases += [size | strided for size in sizes] + [strided | {"kernel_size": k} for k in (3, 7)]
+    cases += [{"kernel_size": k, "only": [*FLOOR, "article", "shift compiled"]} for k in (3, 7)]
+    few = {"only": FLOOR}
     cases += [{"dtype": dtype} | few for dtype in ("bfloat16", "float16", "float64")]
     cases += [{"dtype": "bfloat16", "layout": "channels_last"} | few]
     cases += [{"groups": groups} | few for groups in (8, 1)]
@@ -305,10 +305,11 @@ def main():
         print(f"\n{described(settings)}")
         cases.append({"settings": settings, "results": measure(case)})
         print(table(cases[-1]["results"]), flush=True)
+        if options.json:  # after each case, so that nothing is lost where the rest is not waited for
+            path = json_path(options.json, facts)
+            path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
     print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))
     if options.json:
-        path = json_path(options.json, facts)
-        path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
         print(path)
     return 1 if any(isinstance(case["results"].get("fac"), str) for case in cases) else 0
 

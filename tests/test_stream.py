@@ -126,7 +126,7 @@ def held():
     gc.collect()
     objects = gc.get_objects()
     tensors = [thing for thing in objects if type(thing) is torch.Tensor]
-    return len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors), len(objects)
+    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(objects)
 
 
 @pytest.mark.parametrize(("options", "frames"), [({}, 795), ({"tile": 4, "reset_on_cut": True}, 100)])
