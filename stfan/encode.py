@@ -158,6 +158,9 @@ class Segments:
     def _mux(self, packets):
         for packet in packets:
             self.reorder = max(self.reorder, self._packets - packet.pts)
-            self._packets += 1
+            packet.dts = (
+                self._packets - SEGMENT
+            )  # x265's own are of memory never written if it has two frames
             packet.time_base = NUMBER
+            self._packets += 1
             self._container.mux(packet)

@@ -84,6 +84,18 @@ def test_value_and_both_gradients(shape, groups, kernel_size, keywords, dtype, l
     check_all(fac, *operands, kernel_size, **keywords)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("kernel_size", [3, 5, (3, 4)])
+def test_results_larger_than_the_caches(kernel_size, dtype, layout, device):
+    """Those go past them, in pieces of sixteen bytes; the rows here begin at any byte, and channels are left over."""
+    shape = (8, 43, 47 if dtype.itemsize == 2 else 29, 33)
+    operands = tensors(shape, 43, kernel_size, dtype=dtype, device=device, layout=layout)
+    taps = oracle.two(kernel_size)[0] * oracle.two(kernel_size)[1]
+    assert operands[0].numel() * taps * dtype.itemsize > 8 << 20
+    check_all(fac, *operands, kernel_size)
+
+
 @pytest.mark.parametrize("function", [fac_reference, fac_shift_sum])
 def test_the_pytorch_forms_are_the_same_operator(function):
     for shape, groups, kernel_size, keywords in CASES:

@@ -30,6 +30,8 @@ def operands(shape=LARGE, seed=0):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_dead_results_memory_is_the_next_ones(layout):
+    gc.collect()
+    release_memory()  # what other tests left
     input, filters = (one.contiguous(memory_format=layout) for one in operands())
     first = fac(input, filters, 3)
     where, wanted = first.data_ptr(), first.clone()
