@@ -18,30 +18,23 @@ import sys
 import types
 from pathlib import Path
 
-from contenders import CONTENDERS, MODES, TENSORS, Contender, ask, operand_bytes, sets, start
+from contenders import CONTENDERS, FRAMES, MODES, TENSORS, Contender, ask, operand_bytes, sets, start
 
 SHOWN = ("forward", "gradients", "forward+backward")
 FLOOR = ["floor", "fac"]
 PEERS = [*FLOOR, "fac, new memory", "article", "unfold", "shift", "shift compiled"]
-FRAMES = {  # features of a frame, a quarter of its height and width
-    "256x256": (64, 64),
-    "360p": (90, 160),
-    "540p": (135, 240),
-    "720p": (180, 320),
-    "1080p": (270, 480),
-    "4K": (540, 960),
-}
 
 
 def suite(cuda):
     """The settings of `--suite`, each a set of options that differ from the ones given."""
-    sizes = [{"shape": (1, 128, *FRAMES[name])} for name in ("360p", "720p")]
-    sizes.append({"shape": (16 if cuda else 8, 128, *FRAMES["256x256"])})
+    features = {name: (height // 4, width // 4) for name, (height, width) in FRAMES.items()}
+    sizes = [{"shape": (1, 128, *features[name])} for name in ("360p", "720p")]
+    sizes.append({"shape": (16 if cuda else 8, 128, *features["256x256"])})
     everyone = list(CONTENDERS) if cuda else PEERS
     cases = [sizes[0] | {"only": everyone}]
     cases += [
-        {"shape": (1, 128, *FRAMES[name]), "only": [*FLOOR, "unfold"]}
-        for name in FRAMES
+        {"shape": (1, 128, *features[name]), "only": [*FLOOR, "unfold"]}
+        for name in features
         if name not in ("360p", "720p")
     ]
     cases += [size | {"only": [name for name in everyone if name != "shift"]} for size in sizes[1:]]

@@ -15,14 +15,13 @@ from pathlib import Path
 from unittest import mock
 
 from bench_fac import environment, json_path
-from contenders import Contender, article_fac, ask, start
+from contenders import FRAMES, Contender, article_fac, ask, start
 
 CONTENDERS = {
     "article": "the article's code path: unfolded FAC, the summary made of all filters, row-major",
     "stfan": "stfan.Deblurrer",
     "stfan compiled": "the same, its network under torch.compile",
 }
-FRAMES = {"256x256": (256, 256), "360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 
 
 class Network(Contender):
@@ -153,7 +152,7 @@ def parse(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--frames", nargs="+", choices=list(FRAMES), help="sizes [all; on a CPU all but 1080p]")
+    add("--frames", nargs="+", choices=list(FRAMES), help="sizes [256x256, 360p, 720p; on a GPU 1080p too]")
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     add("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
     add("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
@@ -166,7 +165,8 @@ def parse(arguments=None):
     )
     add("--commit", help="the commit to name in the JSON [asked of git]")
     options = parser.parse_args(arguments)
-    options.frames = options.frames or list(FRAMES)[: 3 if options.device == "cpu" else None]
+    large = [] if options.device == "cpu" else ["1080p"]
+    options.frames = options.frames or ["256x256", "360p", "720p", *large]
     if options.repeats < 1:
         parser.error("--repeats must be positive")
     return options
@@ -183,11 +183,12 @@ def main():
             case = types.SimpleNamespace(**vars(options), frame=frame, dtype=dtype)
             cases.append({"frame": frame, "dtype": dtype, "results": measure(case, options.only)})
             print(f"{frame} {dtype}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+            if options.json:
+                path = json_path(options.json, facts, "-stfan")
+                path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
     print(table(cases))
     print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))
     if options.json:
-        path = json_path(options.json, facts, "-stfan")
-        path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
         print(path)
 
 

@@ -37,6 +37,14 @@ MODES = {
     "gradients": (0, 1),
     "forward+backward": (0, 1),
 }
+FRAMES = {  # height and width; features have a quarter of them
+    "256x256": (256, 256),
+    "360p": (360, 640),
+    "540p": (540, 960),
+    "720p": (720, 1280),
+    "1080p": (1080, 1920),
+    "4K": (2160, 3840),
+}
 BEYOND_CACHES = 256 << 20  # bytes of operands that runs take in turn, so that none finds its own in a cache
 
 
