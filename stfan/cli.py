@@ -1,4 +1,4 @@
-"""The command line: stfan deblur, eval, info, train, data synth."""
+"""The command line: stfan deblur, eval and info; train and data are cli_train.py's."""
 
 import hashlib
 import logging
@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 
+from stfan import cli_train
 from stfan.files import check_writable, to_json, whole
 from stfan.metrics import PROTOCOLS
 from stfan.screen import Bar, Lines, stoppable
@@ -24,8 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Data for training.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app.add_typer(cli_train.data, name="data")
+app.command()(cli_train.train)
 screen = Console(stderr=True)
 log = logging.getLogger("stfan")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -313,25 +313,6 @@ def evaluate(
 
 
 @app.command()
-def train(
-    root: Annotated[Path, typer.Argument(help="Clips: ROOT/{train,test}/<clip>/{input,GT}/<frame>.png")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="The weight file to write; a card goes beside it.")
-    ],
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 55.0,
-    crop: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels, a multiple of 4.")] = 96,
-    lr: Annotated[float, typer.Option(help="The first learning rate of Adam.")] = 2.5e-4,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-):
-    """Train the default network for a while, and judge it on the test clips."""
-    from stfan.train import train
-
-    check_device(device)
-    train(root, out, minutes, crop, lr, seed, device, report=print)
-
-
-@app.command()
 def info(
     weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
 ):
@@ -339,32 +320,6 @@ def info(
     from stfan.info import table
 
     Console(width=None if sys.stdout.isatty() else 120).print(table(weights))
-
-
-@data.command()
-def synth(
-    pictures: Annotated[Path, typer.Argument(help="A folder of pictures.")],
-    root: Annotated[Path, typer.Argument(help="The folder to make, with the clips in it.")],
-    clips: Annotated[int, typer.Option(min=1, help="Training clips.")] = 560,
-    test_clips: Annotated[int, typer.Option(min=1, help="Test clips, of pictures not trained on.")] = 22,
-    frames: Annotated[int, typer.Option(min=2, help="Frames a clip.")] = 10,
-    size: Annotated[int, typer.Option(min=16, help="Width and height of a frame.")] = 192,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
-):
-    """Make blurred and sharp clips from pictures; every sixth picture is for the test clips alone."""
-    from stfan.synth import synthesize_set
-
-    synthesize_set(
-        pictures,
-        root,
-        clips,
-        test_clips,
-        frames,
-        size,
-        seed,
-        lambda jobs: track(jobs, "clips", console=screen),
-    )
-    print(root)
 
 
 def main():

@@ -41,9 +41,9 @@ class Lines(logging.Handler):
 
 
 class Bar:
-    """Frames done, frames a second of this run, and the time that is left."""
+    """Frames done, or other units, how many a second of this run, and the time that is left."""
 
-    def __init__(self, console, name, total, shown):
+    def __init__(self, console, name, total, shown, unit="frames"):
         columns = TextColumn("{task.fields[speed]}"), TextColumn("left:"), TimeRemainingColumn()
         name_column = TextColumn("{task.description}", markup=False)
         self.progress = Progress(
@@ -53,22 +53,22 @@ class Bar:
             disable=not (shown and console.is_terminal),
         )
         self._task = self.progress.add_task(name, total=total, speed="")
-        self._frames, self._began = 0, None
+        self._done, self._began, self._unit = 0, None, unit
 
     def start(self, resumed):
-        """So many frames are there already."""
+        """So many are there already."""
         self.progress.update(self._task, completed=resumed)
         self._began = time.monotonic()
 
-    def step(self):
-        """One more."""
-        self._frames += 1
-        speed = self._frames / max(time.monotonic() - self._began, 1e-9)
-        self.progress.update(self._task, advance=1, speed=f"{speed:.2f} frames/s")
+    def step(self, words=""):
+        """One more, and what there is to say of it."""
+        self._done += 1
+        speed = self._done / max(time.monotonic() - self._began, 1e-9)
+        self.progress.update(self._task, advance=1, speed=f"{speed:.2f} {self._unit}/s{words}")
 
 
 @contextmanager
-def stoppable(console):
+def stoppable(console, unit="frame"):
     """Within the block the first Ctrl+C is a wish, and the second one is Python's.
 
     Yields:
@@ -79,7 +79,7 @@ def stoppable(console):
     def wish(*_):
         wishes.append(True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        say(console, "ending after this frame; Ctrl+C again: at once")
+        say(console, f"ending after this {unit}; Ctrl+C again: at once")
 
     before = signal.signal(signal.SIGINT, wish)
     try:

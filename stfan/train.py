@@ -1,42 +1,55 @@
-"""The smallest honest trainer: one clip at a time, one optimiser step per short window of frames.
+"""Training: a recipe carried out, on one device or, under torchrun, on many; what is killed goes on bit for bit.
 
-The state is cut between windows (truncated back-propagation). A window must hold two frames at least: the
-layer that makes the next state gets its gradient from the next frame alone.
+A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, and, from the first checkpoint on, the weights to
+use with their card. All randomness is of (seed, draw): neither the number of workers nor an interruption shows.
 """
 
 import json
-import math
+import os
+import shutil
 import time
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from stfan import weights
-from stfan.clips import augment, find_clips, read_clip
-from stfan.metrics import psnr
+from stfan.datasets import find_videos
+from stfan.evaluate import evaluate
+from stfan.losses import Loss
+from stfan.metrics import PROTOCOLS
 from stfan.model import STFAN, ResBlock
+from stfan.sequences import Sequences
 from stfan.stream import Deblurrer
+from stfan.synth import Synthetic
 
-WINDOW = 2  # frames per optimiser step
-CLIP_NORM = 0.5
-# Learning rate of the layers whose steps add up, over k^2 * 128 channels or over time, relative to the others:
-# at the full rate the recurrence learns to grow before it learns anything else, and training blows up.
-SLOW = 0.1
+KEPT = 2  # checkpoints
+PROTOCOL = PROTOCOLS["rgb8"]
 
 
-def initialise(model):
-    """Kaiming, and a network that starts as the identity.
+def initialise(model, kind, seed):
+    """Kaiming's initialisation, or on top of it a network that starts as the identity.
 
-    Both filters start as a single centre tap, so that FAC passes features and state through; residual branches,
-    the old state's part in the new one and the output start small, so that nothing grows over a long video.
+    Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
+    branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
     """
+    torch.manual_seed(seed)
+    slope = 0.1 if kind == "kaiming" else 1.0
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.kaiming_normal_(module.weight, slope)
             nn.init.zeros_(module.bias)
+    if kind == "kaiming":
+        return model
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, ResBlock):
@@ -49,122 +62,370 @@ def initialise(model):
     return model
 
 
-def evaluate(model, clips, device="cpu"):
-    """PSNR (rgb8) of input and output, the mean of each clip's frames: {clip: {"input": dB, "output": dB}}."""
-    scores = {}
-    for name, paths in clips.items():
-        blurry, sharp = (clip.to(device) for clip in read_clip(paths))
-        output = torch.stack([*map(Deblurrer(model), blurry)])
-        scores[name] = {
-            "input": round(float(psnr(blurry, sharp).mean()), 3),
-            "output": round(float(psnr(output, sharp).mean()), 3),
-        }
-    return scores
+class Window(nn.Module):
+    """Some frames one after the other, and their loss; one forward pass for those who synchronise gradients."""
+
+    def __init__(self, model, loss, recompute):
+        super().__init__()
+        self.model, self.recompute = model, recompute
+        self.loss = [loss]  # in a list its weights are none of this module's
+
+    def forward(self, blurry, sharp, carried):
+        """
+        Args:
+            blurry, sharp: (B, T, 3, H, W) in [0, 1].
+            carried: what the frames before gave, None at a sequence's beginning.
+
+        Returns:
+            (the mean loss, {term: its mean}, what to carry on), of which only the loss leads back.
+        """
+        if carried is None:
+            previous = output = blurry[:, 0]
+            carried = previous, output, self.model.initial_state(previous)
+        previous, output, state = carried
+        outputs = []
+        for frame in blurry.unbind(1):
+            if self.recompute:
+                output, state = checkpoint(self.model, previous, frame, output, state, use_reentrant=False)
+            else:
+                output, state = self.model(previous, frame, output, state)
+            outputs.append(output.float())
+            output, previous = output.clamp(0, 1).to(frame.dtype), frame
+        loss, terms = self.loss[0](torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1))
+        return loss, terms, (previous, output.detach(), state.detach())
 
 
-def train(root, out, minutes=55.0, crop=96, lr=2.5e-4, seed=0, device="cpu", report=print):
-    """Train the default preset on root/train for a time, judge it on root/test, write out and its card.
+class Draws:
+    """The numbers of the sequences that one process takes: batch after batch, without end."""
+
+    def __init__(self, first, batch, process, processes):
+        self.first, self.batch, self.process, self.processes = first, batch, process, processes
+
+    def __iter__(self):
+        step = self.first
+        while True:
+            begin = (step * self.processes + self.process) * self.batch
+            yield list(range(begin, begin + self.batch))
+            step += 1
+
+
+def sequences(recipe):
+    """The sequences to train on, and {clip: (blurry paths, sharp paths)} to judge on."""
+    if recipe.synthetic:
+        data = Synthetic(
+            recipe.data,
+            recipe.cutouts,
+            length=recipe.length,
+            crop=recipe.crop,
+            seed=recipe.seed,
+            part="train",
+        )
+        return data, find_videos(recipe.validation, "test").clips if recipe.validation else {}
+    data = Sequences(
+        find_videos(recipe.data, "train").videos,
+        length=recipe.length,
+        crop=recipe.crop,
+        noise=recipe.noise,
+        brightness=recipe.brightness,
+        contrast=recipe.contrast,
+        seed=recipe.seed,
+        skip_corrupt=recipe.skip_corrupt,
+    )
+    judged = recipe.validation or recipe.data
+    clips = find_videos(judged, "test").clips if recipe.validation or Path(judged, "test").is_dir() else {}
+    return data, clips
+
+
+class Run:
+    """A training run in a folder.
 
     Args:
-        root: a folder in the layout of :mod:`stfan.clips`.
-        out: the weight file, *.safetensors; its card goes beside it as *.json.
-        minutes: of training; the learning rate falls from lr to zero over them, as a cosine.
-        crop: pixels, a multiple of 4.
-        report: called with a line of progress now and then.
+        recipe: a :class:`stfan.recipe.Recipe`.
+        folder: where all of it goes.
+        cpu: train on the CPU, whatever else there is.
+
+    Attributes:
+        iteration: optimiser steps that are done.
+        batches: that each process has taken.
+        curve: what was said of the run so far, a dict for each time.
     """
-    train_clips, test_clips = list(find_clips(root, "train").values()), find_clips(root, "test")
-    out = Path(out)
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise ValueError(f"{out}: must be a file *.safetensors in a folder that exists")
-    origin = Path(root, "clips.json")  # of synthesised clips
-    data = json.loads(origin.read_text()) if origin.exists() else {"clips": {}}
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = initialise(STFAN()).to(device)
-    slow = [*model.align[-1:], *model.deblur[-1:], model.align_summary, model.fusion]
-    slow = [parameter for layer in slow for parameter in layer.parameters()]
-    fast = [parameter for parameter in model.parameters() if all(parameter is not other for other in slow)]
-    optimiser = torch.optim.Adam(
-        [{"params": fast, "scale": 1.0}, {"params": slow, "scale": SLOW}], betas=(0.9, 0.99)
-    )
-    started = reported = time.monotonic()
-    steps, curve, losses, gains = 0, [], [], []
 
-    def progress():
-        return (time.monotonic() - started) / (60 * minutes)
+    def __init__(self, recipe, folder, cpu=False):
+        self.recipe, self.folder = recipe, Path(folder)
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision="bf16" if recipe.precision == "bfloat16" else "no"
+        )
+        self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.data, self.clips = sequences(recipe)
+        if recipe.weights:
+            self.model = weights.load(recipe.weights).train()
+        else:
+            self.model = initialise(
+                STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
+            )
+        self.model.to(self.device)
+        loss = Loss(recipe.pixel, recipe.perceptual, recipe.backbone, recipe.backbone_weights).to(self.device)
+        slow = [*self.model.align[-1:], *self.model.deblur[-1:], self.model.align_summary, self.model.fusion]
+        slow = {id(parameter) for layer in slow for parameter in layer.parameters()}
+        groups = {1.0: [], recipe.slow: []}
+        for parameter in self.model.parameters():
+            groups[recipe.slow if id(parameter) in slow else 1.0].append(parameter)
+        self.optimiser = torch.optim.Adam(
+            [{"params": members, "scale": scale} for scale, members in groups.items()], betas=recipe.betas
+        )
+        self.window = self.accelerator.prepare_model(Window(self.model, loss, recipe.recompute))
+        self.mean = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+        )
+        self.iteration = self.batches = 0
+        self.curve = []
 
-    while progress() < 1:
-        paths = train_clips[int(torch.randint(len(train_clips), (), generator=generator))]
-        clip = augment(*read_clip(paths), crop, generator)
-        blurry, sharp = (torch.cat([frames, frames.flip(0)]).to(device) for frames in clip)  # there and back
-        previous = output = blurry[:1]
-        state = None
-        for current, target in zip(blurry.split(WINDOW), sharp.split(WINDOW), strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = (
-                    group["scale"]
-                    * lr
-                    * 0.5
-                    * (1 + math.cos(math.pi * min(progress(), 1)))
-                    * min(1, (steps + 1) / 200)
+    @property
+    def judged(self):
+        """The network to judge and to export: the mean of the weights over time where there is one."""
+        return self.mean.module if self.mean else self.model
+
+    def train(
+        self, minutes=None, on_step=lambda run, loss: None, report=lambda line: None, stop=lambda: False
+    ):
+        """Carry on to the recipe's last iteration, or until so many minutes have passed.
+
+        Args:
+            minutes: None is without limit.
+            on_step: called after each iteration with this run and the loss.
+            report: called with a line of words now and then.
+            stop: asked after each batch; True ends the run there.
+
+        Returns:
+            whether the last iteration is done.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; names iteration and sequences. The weights stay good.
+        """
+        started = time.monotonic()
+        writer = SummaryWriter(self.folder, purge_step=self.iteration) if self.main else None
+        source = DataLoader(
+            self.data,
+            batch_sampler=Draws(
+                self.batches,
+                self.recipe.batch,
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+            ),
+            num_workers=self.recipe.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.recipe.workers > 0,
+        )
+        watch, due = Watch(), self._due()
+        batches = iter(source)
+        with writer or nullcontext():
+            while self.iteration < self.recipe.iterations:
+                with watch.waiting():
+                    batch = next(batches)
+                self._sequence(batch, watch, on_step)
+                self.batches += 1
+                before, due = due, self._due()
+                late = self._agreed(
+                    stop() or (minutes is not None and time.monotonic() - started > 60 * minutes)
                 )
-            loss = 0
-            with torch.autocast(blurry.device.type, torch.bfloat16):
-                state = model.initial_state(previous) if state is None else state
-                for frame, truth in zip(current.split(1), target.split(1), strict=True):
-                    output, state = model(previous, frame, output, state)
-                    loss = loss + F.l1_loss(output, truth) / len(current)
-                    output, previous = output.clamp(0, 1), frame
-            if not torch.isfinite(loss):
+                last = late or self.iteration >= self.recipe.iterations
+                if before["log"] != due["log"] or last:
+                    self._log(writer, watch, report)
+                if before["validate"] != due["validate"] or self.iteration >= self.recipe.iterations:
+                    self._validate(writer, report)
+                if before["checkpoint"] != due["checkpoint"] or last:
+                    self.save()
+                if late:
+                    break
+        del batches  # ends the workers
+        return self.iteration >= self.recipe.iterations
+
+    def _due(self):
+        every = {"log": self.recipe.log_every, "checkpoint": self.recipe.checkpoint_every}
+        every |= {"validate": self.recipe.validate_every}
+        return {name: self.iteration // count if count else 0 for name, count in every.items()}
+
+    def _agreed(self, wish):
+        """Whether any of the processes wishes so."""
+        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.device), "sum") > 0)
+
+    def _sequence(self, batch, watch, on_step):
+        """Train on one batch of sequences, with an optimiser step after each window."""
+        blurry, sharp = (batch[side].to(self.device, non_blocking=True) for side in ("blurry", "sharp"))
+        carried = None
+        for pair in zip(blurry.split(self.recipe.window, 1), sharp.split(self.recipe.window, 1), strict=True):
+            if self.iteration >= self.recipe.iterations:
+                return
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.learning_rate * group["scale"] * self.recipe.rate(self.iteration)
+            loss, terms, carried = self.window(*pair, carried)
+            self.optimiser.zero_grad()
+            self.accelerator.backward(loss)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
+            if not (
+                torch.isfinite(norm) and torch.isfinite(loss.detach())
+            ):  # the gradient's is that of all processes
                 raise FloatingPointError(
-                    f"step {steps}: the loss is {float(loss.detach())} on {paths[0][0].parent.parent}"
+                    f"iteration {self.iteration}: the loss is {float(loss.detach()):.6g}, its gradient's norm "
+                    f"{float(norm):.6g}, on {', '.join(batch['name'])}; the weights are those before it. "
+                    f"A smaller learning_rate, clip_norm or precision=float32 may help"
                 )
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimiser.step()
-            output, state = output.detach().float(), state.detach()
-            losses.append(float(loss.detach()))
-            gains.append(float((psnr(output, truth) - psnr(frame, truth)).clamp(-20, 20)))
-            steps += 1
-        if time.monotonic() - reported > 30 or progress() >= 1:
-            reported = time.monotonic()
-            curve.append(
-                {"step": steps, "loss": sum(losses) / len(losses), "gain_db": sum(gains) / len(gains)}
-            )
-            losses, gains = [], []
-            report(
-                f"{progress():4.0%}  step {steps}  L1 {curve[-1]['loss']:.5f}  gain {curve[-1]['gain_db']:+.2f} dB"
-            )
-            weights.save(model, out)
+            self.optimiser.step()
+            if self.mean:
+                self.mean.update_parameters(self.model)
+            self.iteration += 1
+            watch.see({"loss": loss.detach(), **terms, "gradient": norm})
+            on_step(self, loss)
 
-    weights.save(model, out)
-    model = weights.load(out, device)  # as it will be used: rounded to half precision
-    scores = evaluate(model, test_clips, device)
-    mean = {
-        side: round(sum(score[side] for score in scores.values()) / len(scores), 3)
-        for side in ("input", "output")
-    }
-    card = {
-        "preset": "article",
-        "parameters": weights.count(model),
-        "recipe": {
-            "loss": "L1",
-            "minutes": minutes,
-            "crop": crop,
-            "lr": lr,
-            "seed": seed,
-            "window": WINDOW,
-            "steps": steps,
-        },
-        "data": data,
-        "date": date.today().isoformat(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "protocol": "rgb8",
-        "psnr": {"mean": mean, "clips": scores},
-        "curve": curve,
-    }
-    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    report(f"test PSNR (rgb8): input {mean['input']:.2f} dB, output {mean['output']:.2f} dB")
-    return card
+    def _log(self, writer, watch, report):
+        """Say how it goes."""
+        told = {name: self.accelerator.reduce(value, "mean").item() for name, value in watch.means().items()}
+        told |= {"learning_rate": self.recipe.learning_rate * self.recipe.rate(self.iteration - 1)}
+        told |= watch.times()
+        self.curve.append({"iteration": self.iteration, **told})
+        if not self.main:
+            return
+        for name, value in told.items():
+            writer.add_scalar(f"train/{name}", value, self.iteration)
+        report(
+            f"iteration {self.iteration}: loss {told['loss']:.6f}, {told['iterations_per_second']:.2f} iterations/s, "
+            f"{told['waited']:.0%} of the time for data"
+        )
+
+    def _validate(self, writer, report):
+        """Judge the network on the clips that are kept apart."""
+        if self.main and self.clips:
+            pictures = {}
+
+            def keep(judged):
+                pictures[judged.clip] = torch.cat([judged.before, judged.after, judged.target], 2)
+
+            self.judged.eval()
+            scores = evaluate(Deblurrer(self.judged), self.clips, PROTOCOL, keep)
+            self.judged.train()
+            told = scores["overall"]
+            self.curve.append(
+                {"iteration": self.iteration, "test": {side: told[side] for side in ("input", "output")}}
+            )
+            for side in ("input", "output"):
+                for name, value in told[side].items():
+                    writer.add_scalar(f"test/{side}_{name} ({PROTOCOL.name})", value, self.iteration)
+            for name, picture in list(pictures.items())[:4]:
+                writer.add_image(f"test/{name}: before, after, truth", picture.clamp(0, 1), self.iteration)
+            report(
+                f"iteration {self.iteration}: PSNR ({PROTOCOL.name}) {told['input']['psnr']:.2f} -> "
+                f"{told['output']['psnr']:.2f} dB, SSIM {told['input']['ssim']:.4f} -> {told['output']['ssim']:.4f}"
+            )
+        self.accelerator.wait_for_everyone()
+
+    def save(self):
+        """Write a checkpoint, and the weights to use; whole or not at all. Older checkpoints than KEPT go."""
+        if self.main:
+            place = self.folder / "checkpoints" / f"{self.iteration:08d}"
+            partial = place.with_name(f"{place.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            try:
+                save_file(self.model.state_dict(), partial / "model.safetensors")
+                if self.mean:
+                    save_file(self.mean.state_dict(), partial / "mean.safetensors")
+                state = {"iteration": self.iteration, "batches": self.batches, "curve": self.curve}
+                torch.save(state | {"optimiser": self.optimiser.state_dict()}, partial / "state.pt")
+                shutil.rmtree(place, ignore_errors=True)
+                os.replace(partial, place)
+                weights.save(self.judged, self.folder / "weights.safetensors")
+            except OSError as error:
+                shutil.rmtree(partial, ignore_errors=True)
+                good = latest(self.folder)
+                error.add_note(
+                    f"(the last good checkpoint is {good})" if good else "(there is no checkpoint yet)"
+                )
+                raise
+            for old in checkpoints(self.folder)[:-KEPT]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, place):
+        """Take up a checkpoint.
+
+        Raises:
+            ValueError: it is damaged, or of another network.
+        """
+        try:
+            self.model.load_state_dict(load_file(place / "model.safetensors"))
+            if self.mean:
+                self.mean.load_state_dict(load_file(place / "mean.safetensors"))
+            state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.iteration, self.batches, self.curve = (
+                state[key] for key in ("iteration", "batches", "curve")
+            )
+        except Exception as error:  # of many types where the bytes are any
+            raise ValueError(f"{place}: is no checkpoint of this recipe, or damaged: {error}") from error
+
+    def card(self):
+        """What the exported weights are, as JSON: recipe, data, device, curve, and scores on the clips kept apart."""
+        told = {
+            "preset": self.model.preset,
+            "parameters": weights.count(self.model),
+            "recipe": asdict(self.recipe),
+            "iterations": self.iteration,
+            "processes": self.accelerator.num_processes,
+            "data": {"sequences": len(self.data), "test": sorted(self.clips)},
+            "date": date.today().isoformat(),
+            "device": str(self.device),
+            "torch": torch.__version__,
+            "curve": self.curve,
+        }
+        if self.recipe.weights:
+            with suppress(OSError, ValueError):
+                told["begun_from"] = json.loads(Path(self.recipe.weights).with_suffix(".json").read_text())
+        if self.clips:
+            model = weights.load(
+                self.folder / "weights.safetensors", self.device
+            )  # rounded to half precision
+            told["scores"] = evaluate(Deblurrer(model), self.clips, PROTOCOL)
+            for clip in told["scores"]["clips"].values():
+                del clip["per_frame"]
+        return told
+
+
+class Watch:
+    """Means of what is seen, and where the time goes, since they were asked for last."""
+
+    def __init__(self):
+        self._begin()
+
+    def _begin(self):
+        self.sums, self.count, self.waited, self.started = {}, 0, 0.0, time.monotonic()
+
+    @contextmanager
+    def waiting(self):
+        """A block in which one waits for data."""
+        started = time.monotonic()
+        yield
+        self.waited += time.monotonic() - started
+
+    def see(self, values):
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.count += 1
+
+    def means(self):
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def times(self):
+        passed = max(time.monotonic() - self.started, 1e-9)
+        told = {"iterations_per_second": self.count / passed, "waited": self.waited / passed}
+        self._begin()
+        return told
+
+
+def checkpoints(folder):
+    """The checkpoints in a run's folder, the oldest first."""
+    return sorted(path for path in Path(folder, "checkpoints").glob("[0-9]*") if path.suffix != ".partial")
+
+
+def latest(folder):
+    """The newest checkpoint in a run's folder, or None."""
+    return next(reversed(checkpoints(folder)), None)

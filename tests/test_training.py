@@ -1,251 +1,316 @@
-"""From pictures to weights: synthesis, clips, the trainer, the scores; and the bundled weights' card."""
+"""Training: steps that are what they should be, runs that survive whatever happens; and the bundled weights' card."""
 
+import errno
 import json
-import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from conftest import SHARED
 from stfan import weights
-from stfan.clips import augment, find_clips, read_clip, read_image, write_clip
-from stfan.metrics import psnr, to_8bit
+from stfan.losses import Loss
 from stfan.model import STFAN
+from stfan.recipe import Recipe
 from stfan.stream import Deblurrer
-from stfan.synth import camera_path, synthesize, synthesize_set, to_linear, to_srgb
-from stfan.train import evaluate, initialise, train
+
+pytest.importorskip("accelerate")
+from stfan.train import Draws, Run, Window, checkpoints, initialise, latest  # noqa: E402
+
+SMALL = {
+    "length": 4,
+    "crop": (16, 16),
+    "perceptual": 0.0,
+    "iterations": 8,
+    "workers": 0,
+    "log_every": 4,
+    "checkpoint_every": 4,
+    "validate_every": 0,
+}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twelve pictures of discs and stripes."""
-    folder = tmp_path_factory.mktemp("pictures")
+def clips(tmp_path_factory):
+    """Three clips to train on and one to judge on: a picture of coarse noise that wanders, and what a blur makes of it."""
+    root = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:120, :160]
-    for i in range(12):
-        image = np.full((120, 160, 3), rng.integers(40, 200, 3), np.float64)
-        for _ in range(25):
-            disc = (x - rng.integers(160)) ** 2 + (y - rng.integers(120)) ** 2 < rng.integers(4, 20) ** 2
-            image[disc] = rng.integers(0, 255, 3)
-        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clips(pictures, tmp_path_factory):
-    root = tmp_path_factory.mktemp("clips") / "set"
-    synthesize_set(pictures, root, train=10, test=4, frames=4, size=48)
+    for place in ("train/a", "train/b", "train/c", "test/d"):
+        picture = np.kron(rng.integers(0, 255, (10, 14, 3)), np.ones((4, 4, 1)))
+        for t in range(6):
+            sharp = picture[t : t + 24, 2 * t : 2 * t + 32]
+            blurry = (sharp + np.roll(sharp, 1, 1) + np.roll(sharp, -1, 1)) / 3
+            for side, frame in (("GT", sharp), ("input", blurry)):
+                folder = root / place / side
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(frame.astype(np.uint8)).save(folder / f"{t:05d}.png")
     return root
 
 
-def test_srgb_is_the_standards_curve():
-    steps = torch.arange(256) / 255
-    assert to_linear(torch.tensor(0.5)).item() == pytest.approx(0.214041, abs=1e-6)  # IEC 61966-2-1
-    torch.testing.assert_close(to_srgb(to_linear(steps)), steps, atol=1e-5, rtol=0)
+def small(clips, **settings):
+    return Recipe(**{"data": str(clips), **SMALL, **settings})
 
 
-def test_synthesis_is_reproducible_and_blurs(pictures):
-    picture = read_image(pictures / "00.png")
-    pairs = [synthesize(picture, 4, 48, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
-    assert all(torch.equal(a, b) for a, b in zip(pairs[0], pairs[1], strict=True))
-    assert not torch.equal(pairs[0][0], pairs[2][0])
-    assert pairs[0][0].shape == pairs[0][1].shape == (4, 3, 48, 48)
-
-    def detail(frames):  # without the noise
-        frames = torch.nn.functional.avg_pool2d(frames.float(), 3, 1)
-        return float(frames.diff(dim=-1).square().mean() + frames.diff(dim=-2).square().mean())
-
-    many = [synthesize(picture, 4, 48, torch.Generator().manual_seed(seed)) for seed in range(8)]
-    assert sum(detail(b) for b, _ in many) < 0.95 * sum(detail(s) for _, s in many)
+def trained(folder):
+    """The newest checkpoint's tensors."""
+    place = latest(folder)
+    return {name: (place / name).read_bytes() for name in ("model.safetensors",)}
 
 
-def test_a_blurry_frame_is_the_mean_light_of_its_exposure(pictures, monkeypatch):
-    """With a camera that stands still there is nothing to blur: only noise is left."""
-    monkeypatch.setattr("stfan.synth.camera_path", lambda steps, speed, generator: torch.zeros(steps, 4))
-    blurry, sharp = synthesize(read_image(pictures / "00.png"), 3, 48, torch.Generator().manual_seed(0))
-    assert psnr(blurry / 255, sharp / 255).min() > 30
-    assert torch.equal(sharp[0], sharp[2])
-    grey = torch.full((3, 120, 160), 100, dtype=torch.uint8)
-    assert (synthesize(grey, 2, 48, torch.Generator().manual_seed(0))[1] == 100).all()
+def frames(count, seed=0, size=16, batch=1):
+    return torch.rand(2, batch, count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def moving(x_per_frame):
-    """A camera that goes to the right at an even speed."""
-
-    def path(steps, speed, generator):
-        shift = torch.zeros(steps, 4)
-        shift[:, 0] = torch.arange(steps) * x_per_frame / 16
-        return shift
-
-    return path
-
-
-def test_the_target_is_the_middle_of_the_exposure(monkeypatch):
-    """In light that rises evenly across the picture a blurry frame equals its middle, and nothing else does."""
-    light = torch.linspace(0.1, 0.9, 400).expand(3, 300, 400)
-    picture = (to_srgb(light) * 255).round().to(torch.uint8)
-    monkeypatch.setattr("stfan.synth.camera_path", moving(8))
-    for seed in range(3):
-        blurry, sharp = synthesize(picture, 4, 64, torch.Generator().manual_seed(seed))
-        difference = (to_linear(blurry / 255) - to_linear(sharp / 255)).mean((0, 1, 2))[16:-16]
-        assert difference.mean().abs() < 0.001  # half an exposure's way is worth 0.008
+def test_kaiming():
+    model = initialise(STFAN(), "kaiming", 0)
+    weight = model.reconstruction[1].conv1.weight
+    wanted = (2 / (1 + 0.1**2) / (64 * 9)) ** 0.5
+    assert weight.std().item() == pytest.approx(wanted, rel=0.02)
+    assert not any(parameter.any() for name, parameter in model.named_parameters() if name.endswith("bias"))
+    again, other = (initialise(STFAN(), "kaiming", seed).reconstruction[1].conv1.weight for seed in (0, 1))
+    assert torch.equal(weight, again) and not torch.equal(weight, other)
 
 
-def test_blur_averages_light_and_not_srgb_values(monkeypatch):
-    """Fine black and white stripes, blurred away, leave half the light: 188 of 255, not 128."""
-    stripes = (torch.arange(400) // 8 % 2 * 255).to(torch.uint8).expand(3, 300, 400)
-    monkeypatch.setattr("stfan.synth.camera_path", moving(400))
-    greys = [
-        float(synthesize(stripes, 2, 64, torch.Generator().manual_seed(seed))[0].float().mean())
-        for seed in range(8)
-    ]
-    assert sorted(greys)[4] == pytest.approx(188, abs=12)
+def test_identity_changes_next_to_nothing():
+    model = initialise(STFAN(), "identity", 0).eval()
+    blurry = frames(5)[0][:, :, :, :]
+    outputs = torch.stack([*map(Deblurrer(model), blurry[0])])
+    assert 0 < (outputs - blurry[0]).abs().mean() < 0.02
 
 
-def test_camera_speed_is_in_pixels_per_frame():
-    path = camera_path(16 * 4000, 10.0, torch.Generator().manual_seed(0))
-    speed = 16 * path[:, :2].diff(dim=0).square().mean().sqrt()
-    assert float(speed) == pytest.approx(10, rel=0.1)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_a_window_are_autograds(recompute):
+    """Of three frames that a loop computes by itself, and then of one more that starts where they ended."""
+    blurry, sharp = frames(4).double()
+    model = initialise(STFAN(), "identity", 0).double()
+    window = Window(model, Loss("mse", 0.0), recompute)
+
+    def by_hand(first, last, previous, output, state):
+        total = 0
+        for t in range(first, last):
+            result, state = model(previous, blurry[:, t], output, state)
+            total = total + F.mse_loss(result, sharp[:, t]) / (last - first)
+            previous, output = blurry[:, t], result.clamp(0, 1)
+        return total, (previous, output.detach(), state.detach())
+
+    parameters = list(model.parameters())
+    start = blurry[:, 0]
+    wanted, carried = by_hand(0, 3, start, start, model.initial_state(start))
+    loss, terms, given = window(blurry[:, :3], sharp[:, :3], None)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
+    assert terms["mse"].item() == pytest.approx(wanted.item(), rel=1e-6)
+    for one, other in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(wanted, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+    assert not any(tensor.requires_grad for tensor in given)
+    wanted, _ = by_hand(3, 4, *carried)
+    loss, _, _ = window(blurry[:, 3:], sharp[:, 3:], given)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
 
 
-def test_pictures_of_test_clips_are_not_trained_on(clips):
-    card = json.loads((clips / "clips.json").read_text())["clips"]
-    parts = {
-        part: {file for clip, file in card.items() if clip.startswith(part)} for part in ("train", "test")
-    }
-    assert parts["test"] == {"05.png", "11.png"}
-    assert not parts["train"] & parts["test"] and len(parts["train"]) == 10
+def test_recomputing_keeps_a_fraction():
+    """Of what autograd saves for the way back, in bytes."""
+    model = initialise(STFAN(), "identity", 0)
+    blurry, sharp = frames(8, size=32)
+
+    def saved(recompute):
+        kept = {}
+
+        def pack(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            Window(model, Loss("mse", 0.0), recompute)(blurry, sharp, None)
+        return sum(kept.values())
+
+    assert saved(True) < saved(False) / 4
 
 
-def test_clips_come_back_from_disk(tmp_path):
-    blurry, sharp = torch.randint(0, 256, (2, 3, 3, 8, 12), dtype=torch.uint8)
-    write_clip(tmp_path / "train" / "a", blurry, sharp)
-    back = read_clip(find_clips(tmp_path, "train")["a"])
-    assert all(torch.equal(to_8bit(x), y) for x, y in zip(back, (blurry, sharp), strict=True))
+def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
+    def first(count, *arguments):
+        return [batch for batch, _ in zip(Draws(*arguments), range(count), strict=False)]
+
+    assert first(3, 0, 2, 0, 1) == [[0, 1], [2, 3], [4, 5]]
+    two = zip(first(3, 0, 1, 0, 2), first(3, 0, 1, 1, 2), strict=True)
+    assert [one + other for one, other in two] == [[0, 1], [2, 3], [4, 5]]
+    assert first(1, 5, 2, 0, 1) == [[10, 11]]
 
 
-def test_broken_clips_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train: no such folder"):
-        find_clips(tmp_path, "train")
-    frames = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    write_clip(tmp_path / "train" / "a", frames, frames)
-    (tmp_path / "train" / "a" / "GT" / "00001.png").unlink()
-    with pytest.raises(ValueError, match="a: input has 3 frames, GT 2"):
-        find_clips(tmp_path, "train")
+def test_it_learns(clips, tmp_path):
+    recipe = small(clips, iterations=60, window=2, initialisation="identity", learning_rate=5e-4, slow=0.1, log_every=20)
+    run = Run(recipe, tmp_path, cpu=True)
+    assert run.train()
+    losses = [point["loss"] for point in run.curve if "loss" in point]
+    assert losses[-1] < 0.8 * losses[0]
+    judged = next(point["test"] for point in run.curve if "test" in point)
+    assert judged["output"]["psnr"] > judged["input"]["psnr"]  # of a clip that it has not seen
 
 
-def test_augmentation_is_one_draw_for_both_sides():
-    sharp = torch.rand(5, 3, 20, 24)
-    seen = set()
-    for seed in range(40):
-        a, b = augment(sharp, sharp + 1, 16, torch.Generator().manual_seed(seed))
-        assert a.shape == (5, 3, 16, 16)
-        torch.testing.assert_close(a + 1, b)
-        seen.add(tuple(a.flatten()[:3].tolist()))
-    assert len(seen) > 20
-    with pytest.raises(ValueError, match="crop must be a multiple of 4, at most the frames' 24x20, got 32"):
-        augment(sharp, sharp, 32, torch.Generator())
+def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
+    run = Run(small(clips, iterations=3, length=3, ema=0.9, slow=0.5, learning_rate=1e-3), tmp_path, cpu=True)
+    seen, wanted = [], None
+    rates = set()
+
+    def look(run, loss):
+        nonlocal wanted
+        weight = run.model.fusion.weight.detach().clone()
+        seen.append(weight)
+        wanted = weight if wanted is None else 0.9 * wanted + 0.1 * weight
+        rates.add(tuple(sorted(group["lr"] for group in run.optimiser.param_groups)))
+
+    run.train(on_step=look)
+    torch.testing.assert_close(run.judged.fusion.weight.detach(), wanted)
+    assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
+    exported = weights.load(tmp_path / "weights.safetensors").fusion.weight
+    torch.testing.assert_close(exported, wanted, rtol=1e-3, atol=1e-5)
 
 
-def test_psnr_by_its_definition():
-    target = torch.full((3, 8, 8), 0.5)
-    output = target.clone()
-    output[0, 0, 0] = 0.5 + 10 / 255
-    assert psnr(output, target).item() == pytest.approx(10 * math.log10(255**2 * 192 / 100))
-    assert psnr(target + 0.001, target).item() == math.inf  # less than half a step of 8 bits
-    assert psnr(torch.full((3, 4, 4), 7.0), torch.ones(3, 4, 4)).item() == math.inf  # clamped
-    assert psnr(torch.rand(2, 5, 3, 4, 4), torch.rand(2, 5, 3, 4, 4)).shape == (2, 5)
+def test_the_norm_of_the_gradient_is_limited(clips, tmp_path):
+    norms = []
+
+    def look(run, loss):
+        norms.append(torch.stack([p.grad.norm() for p in run.model.parameters()]).norm().item())
+
+    Run(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
+    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
-def test_weights_come_back_in_half_precision(tmp_path):
-    model = initialise(STFAN(kernel_size=3))
-    weights.save(model, tmp_path / "w.safetensors")
-    back = weights.load(tmp_path / "w.safetensors")
-    assert back.kernel_size == 3 and not back.training
-    for mine, theirs in zip(back.parameters(), model.parameters(), strict=True):
-        assert torch.equal(mine, theirs.half().float())
-    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+def test_a_loss_that_is_not_finite_stops_and_poisons_nothing(clips, tmp_path):
+    run = Run(small(clips), tmp_path, cpu=True)
+    before = {}
+
+    def spoil(run, loss):
+        if run.iteration == 5:
+            before.update({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
+            inner, run.window.loss[0] = run.window.loss[0], None
+            run.window.loss[0] = lambda output, truth: (inner(output, truth)[0] * float("nan"), {})
+
+    with pytest.raises(FloatingPointError, match=r"iteration 5: the loss is nan.* on .+; the weights are those before"):
+        run.train(on_step=spoil)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+    assert latest(tmp_path).name == "00000004"
 
 
-def test_training_learns_and_its_card_is_true(clips, tmp_path):
-    said = []
-    card = train(clips, tmp_path / "w.safetensors", minutes=0.25, crop=32, report=said.append)
-    assert card == json.loads((tmp_path / "w.json").read_text())
-    model = weights.load(tmp_path / "w.safetensors")
-    assert card["psnr"]["clips"] == evaluate(model, find_clips(clips, "test"))
-    mean = card["psnr"]["mean"]
-    assert mean["output"] > mean["input"] - 0.5  # a few seconds break nothing
-    assert card["recipe"]["steps"] > 3 and all(map(math.isfinite, (c["loss"] for c in card["curve"])))
-    assert said[-1].startswith("test PSNR (rgb8)")
+def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch):
+    run = Run(small(clips), tmp_path, cpu=True)
+    save = torch.save
+
+    def full(content, path):
+        if content["iteration"] == 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        run.train()
+    assert "last good checkpoint" in error.value.__notes__[0] and "00000004" in error.value.__notes__[0]
+    assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
+    again = Run(small(clips), tmp_path, cpu=True)
+    again.load(latest(tmp_path))
+    assert again.iteration == 4
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_clip(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("stfan.train.F.l1_loss", lambda a, b: (a - b).sum() * math.nan)
-    with pytest.raises(FloatingPointError, match=r"step 0: the loss is nan on .*train/0000\d"):
-        train(clips, tmp_path / "w.safetensors", minutes=0.1, crop=32)
-    assert list(tmp_path.iterdir()) == []
+def test_old_checkpoints_go(clips, tmp_path):
+    Run(small(clips, iterations=16), tmp_path, cpu=True).train()
+    assert [place.name for place in checkpoints(tmp_path)] == ["00000012", "00000016"]
 
 
-@pytest.mark.parametrize("name", ["w.json", "nowhere/w.safetensors"])
-def test_a_weight_file_that_can_not_be_is_refused_before_the_work(clips, tmp_path, name):
-    with pytest.raises(ValueError, match=r"must be a file \*.safetensors in a folder that exists"):
-        train(clips, tmp_path / name, minutes=9)
-
-
-def test_clips_of_any_origin_can_be_trained_on(tmp_path):
-    for part in ("train", "test"):
-        write_clip(tmp_path / part / "a", *torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8))
-    card = train(tmp_path, tmp_path / "w.safetensors", minutes=0.01, crop=32)
-    assert set(card["psnr"]["clips"]) == {"a"}
-
-
-def test_the_commands_make_clips_and_train(pictures, tmp_path, stfan):
-    root = tmp_path / "set"
-    counts = ("--clips", 3, "--test-clips", 2, "--frames", 3, "--size", 32)
-    done = stfan("data", "synth", pictures, root, *counts)
-    assert done.returncode == 0, done.stderr
-    assert len(find_clips(root, "train")) == 3 and len(find_clips(root, "test")) == 2
-    again = stfan("data", "synth", pictures, root)
-    assert again.returncode == 1 and "exists already" in again.stderr
-    done = stfan("train", root, "-o", tmp_path / "w.safetensors", "--minutes", 0.02, "--crop", 32)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "w.json").exists()
-    few = tmp_path / "few"
-    few.mkdir()
-    done = stfan("data", "synth", few, tmp_path / "other")
-    assert done.returncode == 1 and "needs at least 6 pictures" in done.stderr
-
-
-def test_bundled_weights_beat_the_blurry_input():
-    """The card is the trainer's own, about this very file, and says so."""
-    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
-    scores = card["psnr"]["clips"].values()
-    for side in ("input", "output"):
-        assert card["psnr"]["mean"][side] == pytest.approx(
-            sum(s[side] for s in scores) / len(scores), abs=1e-3
-        )
-    assert card["psnr"]["mean"]["output"] > card["psnr"]["mean"]["input"]
-    assert weights.count(weights.load()) == card["parameters"]
-    trained, tested = (
-        {file for clip, file in card["data"]["clips"].items() if clip.startswith(part)}
-        for part in ("train", "test")
+def command(folder, *arguments, processes=1):
+    launch = [sys.executable, "-m", "stfan"]
+    if processes > 1:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "stfan"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [*launch, "train", str(folder), "--cpu", *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert trained and tested and not trained & tested
 
 
-def test_bundled_weights_deblur_an_unseen_picture():
-    """Made again here: clips of pictures that were held out of the training."""
-    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
-    held_out = sorted({file for clip, file in card["data"]["clips"].items() if clip.startswith("test")})
-    if not all((SHARED / "photos" / file).exists() for file in held_out):
-        pytest.skip("the pictures that the bundled weights were judged on are not on this machine")
-    model, gains = weights.load(), []
-    for seed, file in enumerate(held_out):
-        picture = read_image(SHARED / "photos" / file)
-        pair = synthesize(picture, 4, 128, torch.Generator().manual_seed(1000 + seed))
-        blurry, sharp = (clip / 255 for clip in pair)
-        output = torch.stack([*map(Deblurrer(model), blurry)])
-        gains.append(float((psnr(output, sharp) - psnr(blurry, sharp)).mean()))
-    assert sum(gains) / len(gains) > 0
+def settings(clips, **changes):
+    chosen = {"data": clips, **SMALL, "crop": [16, 16], **changes}
+    return [f"{name}={value}" for name, value in chosen.items()]
+
+
+def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
+    """To the bit, also with workers that were not there before."""
+    chosen = settings(clips, iterations=24, ema=0.9, window=2)
+    process = command(tmp_path / "whole", *chosen)
+    assert process.wait(300) == 0, process.stderr.read()
+    process = command(tmp_path / "killed", *settings(clips, iterations=24, ema=0.9, window=2, workers=2))
+    deadline = time.monotonic() + 300
+    while not checkpoints(tmp_path / "killed") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 4 <= int(latest(tmp_path / "killed").name) < 24
+    refused = command(tmp_path / "killed", *chosen)
+    _, error = refused.communicate(timeout=300)
+    assert refused.returncode == 1 and "--resume auto goes on" in error
+    process = command(tmp_path / "killed", "--resume", "auto", *chosen)
+    assert process.wait(300) == 0, process.stderr.read()
+    for name in ("checkpoints/00000024/model.safetensors", "checkpoints/00000024/mean.safetensors", "weights.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    refused = command(tmp_path / "killed", "--resume", "auto", "seed=1")
+    _, error = refused.communicate(timeout=300)
+    assert refused.returncode == 1 and "seed was 0 and is 1" in error
+
+
+def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
+    chosen = dict(clip_norm=0.1, schedule="steps", decay_every=4, learning_rate=1e-4, iterations=8)
+    process = command(tmp_path / "two", *settings(clips, batch=1, **chosen), processes=2)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    Run(small(clips, batch=2, **chosen), tmp_path / "one", cpu=True).train()
+    states = [torch.load(latest(tmp_path / name) / "state.pt", weights_only=True) for name in ("one", "two")]
+    rates = [[point["learning_rate"] for point in state["curve"] if "loss" in point] for state in states]
+    assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])
+    losses = [[point["loss"] for point in state["curve"] if "loss" in point] for state in states]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    one, two = (torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"] for name in ("one", "two"))
+    for index, moments in one.items():  # Adam's: weights differ by noise's sign where the gradient is next to nothing
+        torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
+    assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2
+
+
+def test_minutes_end_a_run_that_can_be_resumed(clips, tmp_path):
+    run = Run(small(clips, iterations=1000), tmp_path, cpu=True)
+    assert not run.train(minutes=1e-9)
+    assert run.iteration == 4 and latest(tmp_path).name == "00000004"
+
+
+def test_the_card_tells_what_eval_finds(clips, tmp_path):
+    from stfan.datasets import find_videos
+    from stfan.evaluate import evaluate
+    from stfan.metrics import PROTOCOLS
+
+    run = Run(small(clips), tmp_path, cpu=True)
+    run.train()
+    card = json.loads(json.dumps(run.card()))
+    found = evaluate(
+        Deblurrer(weights.load(tmp_path / "weights.safetensors")), find_videos(clips, "test").clips, PROTOCOLS["rgb8"]
+    )
+    for side in ("input", "output"):
+        assert card["scores"]["overall"][side] == found["overall"][side]
+    assert card["recipe"]["iterations"] == card["iterations"] == 8 and card["data"]["test"] == ["d"]
+
+
+def test_tensorboard_has_the_scalars(clips, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Run(small(clips, validate_every=4), tmp_path, cpu=True).train()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"train/loss", "train/mse", "train/learning_rate", "train/waited", "test/output_psnr (rgb8)"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [event.step for event in events.Scalars("train/loss")] == [4, 8]
+    assert len(events.Tags()["images"]) == 1
