@@ -32,13 +32,15 @@ class Step(Contender):
         from stfan.model import STFAN
 
         self.model = initialise(STFAN(), Recipe().initialisation, 0).to(options.device)
-        self.window = Window(self.model, Loss("mse", 0.0), options.recompute)
+        self.window = Window(self.model, Loss(perceptual_weight=0.0), options.recompute)
         self.optimiser = torch.optim.Adam(self.model.parameters(), 1e-6)
         self.operands = [torch.rand(2, 1, options.frames, 3, *CROP, device=options.device)]
         self.step = self._step
 
     def _step(self):
-        with self.torch.autocast(self.options.device.split(":")[0], self.torch.bfloat16, enabled=self.options.bf16):
+        with self.torch.autocast(
+            self.options.device.split(":")[0], self.torch.bfloat16, enabled=self.options.bf16
+        ):
             loss, _, _ = self.window(*self.operands[0], None)
         self.optimiser.zero_grad()
         loss.backward()
@@ -67,16 +69,24 @@ class Step(Contender):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--windows", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="frames of a step [%(default)s]")
     add("--bf16", action="store_true", help="in bfloat16 (autocast)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
-    add("--json", type=Path, help="also write the figures to this file, or to DEVICE-training.json in this folder")
+    add(
+        "--json",
+        type=Path,
+        help="also write the figures to this file, or to DEVICE-training.json in this folder",
+    )
     add("--commit", help="the commit to name in the JSON [asked of git]")
     options = parser.parse_args()
     facts = environment(types.SimpleNamespace(**vars(options), threads=None))
-    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}; {CROP[0]} x {CROP[1]}")
+    print(
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}; {CROP[0]} x {CROP[1]}"
+    )
     print(f"{'frames':>8}{'recompute':>11}{'extra MB':>10}{'seconds':>9}")
     cases = []
     for frames in options.windows:

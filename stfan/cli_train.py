@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from stfan import recipe as recipes
-from stfan.files import to_json, whole
+from stfan.files import check_writable, to_json, whole
 from stfan.screen import Bar, Lines, say, stoppable
 
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
@@ -99,36 +99,87 @@ def check_same(folder, before, wanted):
 
 @data.command()
 def check(
-    root: Annotated[Path, typer.Argument(help="A data set, as it was downloaded, or a folder of clips.")],
+    root: Annotated[Path, typer.Argument(help="A data set as it was downloaded.")],
     sharp: Annotated[
         Path | None, typer.Argument(help="Of two plain folders the one with the sharp frames.")
     ] = None,
-    split: Annotated[
-        Path | None, typer.Option(help="The authors' JSON, which says what is for training.")
-    ] = None,
-    write_split: Annotated[Path | None, typer.Option(help="Also write that JSON.")] = None,
+    layout: Annotated[
+        str, typer.Option(help="auto, or its name, or the authors' JSON file of a split.")
+    ] = "auto",
+    gopro_blur: Annotated[
+        Literal["blur_gamma", "blur"], typer.Option(help="Which of GoPro's two kinds of blurry frames.")
+    ] = "blur_gamma",
+    split: Annotated[Path | None, typer.Option(help="Also write what is found as the authors' JSON.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ):
     """Say what a data set holds, and what in it is amiss: unpaired, unreadable, of another size."""
+    from stfan import datasets
+    from stfan.clips import image_size
+
+    check_writable("--split", split, ".json", overwrite)
+    found = datasets.find_videos(
+        root if sharp is None else (root, sharp), None, layout, gopro_blur, strict=False
+    )
+    problems = datasets.check(found, lambda videos: track(videos, "frames", console=screen, transient=True))
+    shown = Table(title=found.layout, title_justify="left")
+    for heading, justify in (("phase", "left"), ("video", "left"), ("pairs", "right"), ("size", "right")):
+        shown.add_column(heading, justify=justify, overflow="fold")
+    for video in found.videos:
+        try:
+            size = "x".join(map(str, image_size(video.blurry[0])))
+        except OSError:
+            size = "?"
+        shown.add_row(video.phase or "", Text(video.name), str(len(video.blurry)), size)
+    Console(width=None if sys.stdout.isatty() else 120).print(shown)
+    for line in problems:
+        print(line)
+    pairs = sum(len(video.blurry) for video in found.videos)
+    print(
+        f"{len(found.videos)} videos, {pairs} pairs, {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
+    )
+    if split is not None:
+        datasets.write_split(split, found.split)
+        print(split)
+    if problems:
+        raise typer.Exit(1)
 
 
 @data.command()
 def synth(
-    source: Annotated[Path, typer.Argument(help="A folder of pictures, or a sharp video.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder of pictures, or a sharp video of many frames a second.")
+    ],
     root: Annotated[Path, typer.Argument(help="The folder to make, with the clips in it.")],
-    cutouts: Annotated[Path | None, typer.Option(help="A folder of RGBA pictures, to move before them.")] = None,
+    cutouts: Annotated[
+        Path | None, typer.Option(help="A folder of RGBA pictures, to move before the others.")
+    ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Training clips.")] = 400,
     test_clips: Annotated[int, typer.Option(min=1, help="Test clips, of pictures not trained on.")] = 24,
     frames: Annotated[int, typer.Option(min=2, help="Frames a clip.")] = 10,
     size: Annotated[int, typer.Option(min=16, help="Width and height of a frame.")] = 192,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
+    device: Annotated[str, typer.Option(help="What renders: cpu, cuda or cuda:N.")] = "cpu",
 ):
-    """Make blurred and sharp clips; every sixth picture is for the test clips alone."""
+    """Make blurred and sharp clips: of pictures, every sixth one for the test clips alone; or of a video."""
+    from stfan.synth import synthesize_set, video_set
+
+    def progress(jobs):
+        return track(jobs, "clips", console=screen)
+
+    if source.is_dir():
+        synthesize_set(
+            source, root, clips, test_clips, frames, size, seed, progress, cutouts=cutouts, device=device
+        )
+    else:
+        video_set(source, root, frames, seed)
+    print(root)
 
 
 @data.command()
 def preview(
-    root: Annotated[Path, typer.Argument(help="A data set.")],
+    root: Annotated[Path, typer.Argument(help="A data set, or a folder of pictures to make clips of.")],
     picture: Annotated[Path, typer.Option("-o", "--out", help="The PNG to write.")],
     clips: Annotated[int, typer.Option(min=1, help="How many, spread over all.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ):
-    """Draw a contact sheet: of some clips a few frames, blurry above and sharp below."""
+    """Draw a contact sheet: of some clips a few frames, the blurry ones and their truth."""

@@ -45,9 +45,12 @@ class Recipe:
 
     Attributes:
         data: a data set as stfan.datasets knows them; where it is synthetic, a folder of pictures.
+        layout: of data, "auto" or one that stfan.datasets knows, or the authors' JSON file.
+        gopro_blur: which of GoPro's two kinds of blurry frames.
         synthetic: whether clips are made of pictures while training goes on (stfan.synth).
         cutouts: a folder of RGBA pictures that move before synthetic ones.
         validation: a data set to judge on, data's own test part if not given, or none where data is synthetic.
+        sources: a JSON file that goes into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
         crop: height and width in pixels, multiples of 4.
         noise: standard deviation of what is added to the blurry frames, whose values are in [0, 1].
@@ -78,9 +81,12 @@ class Recipe:
     """
 
     data: str = ""
+    layout: str = "auto"
+    gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
     cutouts: str | None = None
     validation: str | None = None
+    sources: str | None = None
     length: int = 20
     crop: tuple[int, int] = (320, 448)
     noise: float = 0.01

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from stfan import weights
-from stfan.datasets import find_videos
+from stfan.datasets import find_videos, phases
 from stfan.evaluate import evaluate
 from stfan.losses import Loss
 from stfan.metrics import PROTOCOLS
@@ -89,7 +89,7 @@ class Window(nn.Module):
                 output, state = checkpoint(self.model, previous, frame, output, state, use_reentrant=False)
             else:
                 output, state = self.model(previous, frame, output, state)
-            outputs.append(output.float())
+            outputs.append(output)
             output, previous = output.clamp(0, 1).to(frame.dtype), frame
         loss, terms = self.loss[0](torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1))
         return loss, terms, (previous, output.detach(), state.detach())
@@ -111,6 +111,7 @@ class Draws:
 
 def sequences(recipe):
     """The sequences to train on, and {clip: (blurry paths, sharp paths)} to judge on."""
+    kind = {"gopro_blur": recipe.gopro_blur}
     if recipe.synthetic:
         data = Synthetic(
             recipe.data,
@@ -120,20 +121,24 @@ def sequences(recipe):
             seed=recipe.seed,
             part="train",
         )
-        return data, find_videos(recipe.validation, "test").clips if recipe.validation else {}
-    data = Sequences(
-        find_videos(recipe.data, "train").videos,
-        length=recipe.length,
-        crop=recipe.crop,
-        noise=recipe.noise,
-        brightness=recipe.brightness,
-        contrast=recipe.contrast,
-        seed=recipe.seed,
-        skip_corrupt=recipe.skip_corrupt,
-    )
-    judged = recipe.validation or recipe.data
-    clips = find_videos(judged, "test").clips if recipe.validation or Path(judged, "test").is_dir() else {}
-    return data, clips
+    else:
+        there = phases(recipe.data, recipe.layout, **kind)
+        data = Sequences(
+            find_videos(recipe.data, "train" if there else None, recipe.layout, **kind).videos,
+            length=recipe.length,
+            crop=recipe.crop,
+            noise=recipe.noise,
+            brightness=recipe.brightness,
+            contrast=recipe.contrast,
+            seed=recipe.seed,
+            skip_corrupt=recipe.skip_corrupt,
+        )
+        if not recipe.validation and "test" in there:
+            return data, find_videos(recipe.data, "test", recipe.layout, **kind).clips
+    if not recipe.validation:
+        return data, {}
+    phase = "test" if "test" in phases(recipe.validation, **kind) else None
+    return data, find_videos(recipe.validation, phase, **kind).clips
 
 
 class Run:
@@ -164,7 +169,7 @@ class Run:
                 STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
             )
         self.model.to(self.device)
-        loss = Loss(recipe.pixel, recipe.perceptual, recipe.backbone, recipe.backbone_weights).to(self.device)
+        loss = Loss(recipe.pixel, 1.0, recipe.perceptual, recipe.backbone, recipe.backbone_weights)
         slow = [*self.model.align[-1:], *self.model.deblur[-1:], self.model.align_summary, self.model.fusion]
         slow = {id(parameter) for layer in slow for parameter in layer.parameters()}
         groups = {1.0: [], recipe.slow: []}
@@ -173,7 +178,8 @@ class Run:
         self.optimiser = torch.optim.Adam(
             [{"params": members, "scale": scale} for scale, members in groups.items()], betas=recipe.betas
         )
-        self.window = self.accelerator.prepare_model(Window(self.model, loss, recipe.recompute))
+        window = Window(self.model, loss.to(self.device), recipe.recompute)
+        self.window = self.accelerator.prepare_model(window)
         self.mean = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         )
@@ -377,6 +383,8 @@ class Run:
             "torch": torch.__version__,
             "curve": self.curve,
         }
+        if self.recipe.sources:
+            told["data"]["sources"] = json.loads(Path(self.recipe.sources).read_text())
         if self.recipe.weights:
             with suppress(OSError, ValueError):
                 told["begun_from"] = json.loads(Path(self.recipe.weights).with_suffix(".json").read_text())

@@ -88,7 +88,7 @@ def test_gradients_of_a_window_are_autograds(recompute):
     """Of three frames that a loop computes by itself, and then of one more that starts where they ended."""
     blurry, sharp = frames(4).double()
     model = initialise(STFAN(), "identity", 0).double()
-    window = Window(model, Loss("mse", 0.0), recompute)
+    window = Window(model, Loss(perceptual_weight=0.0), recompute)
 
     def by_hand(first, last, previous, output, state):
         total = 0
@@ -127,7 +127,7 @@ def test_recomputing_keeps_a_fraction():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            Window(model, Loss("mse", 0.0), recompute)(blurry, sharp, None)
+            Window(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
         return sum(kept.values())
 
     assert saved(True) < saved(False) / 4
@@ -144,7 +144,9 @@ def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
 
 
 def test_it_learns(clips, tmp_path):
-    recipe = small(clips, iterations=60, window=2, initialisation="identity", learning_rate=5e-4, slow=0.1, log_every=20)
+    recipe = small(
+        clips, iterations=60, window=2, initialisation="identity", learning_rate=5e-4, slow=0.1, log_every=20
+    )
     run = Run(recipe, tmp_path, cpu=True)
     assert run.train()
     losses = [point["loss"] for point in run.curve if "loss" in point]
@@ -192,7 +194,9 @@ def test_a_loss_that_is_not_finite_stops_and_poisons_nothing(clips, tmp_path):
             inner, run.window.loss[0] = run.window.loss[0], None
             run.window.loss[0] = lambda output, truth: (inner(output, truth)[0] * float("nan"), {})
 
-    with pytest.raises(FloatingPointError, match=r"iteration 5: the loss is nan.* on .+; the weights are those before"):
+    with pytest.raises(
+        FloatingPointError, match=r"iteration 5: the loss is nan.* on .+; the weights are those before"
+    ):
         run.train(on_step=spoil)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     assert latest(tmp_path).name == "00000004"
@@ -225,7 +229,15 @@ def test_old_checkpoints_go(clips, tmp_path):
 def command(folder, *arguments, processes=1):
     launch = [sys.executable, "-m", "stfan"]
     if processes > 1:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "stfan"]
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "stfan",
+        ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [*launch, "train", str(folder), "--cpu", *arguments],
@@ -258,7 +270,11 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
     assert refused.returncode == 1 and "--resume auto goes on" in error
     process = command(tmp_path / "killed", "--resume", "auto", *chosen)
     assert process.wait(300) == 0, process.stderr.read()
-    for name in ("checkpoints/00000024/model.safetensors", "checkpoints/00000024/mean.safetensors", "weights.safetensors"):
+    for name in (
+        "checkpoints/00000024/model.safetensors",
+        "checkpoints/00000024/mean.safetensors",
+        "weights.safetensors",
+    ):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     refused = command(tmp_path / "killed", "--resume", "auto", "seed=1")
     _, error = refused.communicate(timeout=300)
@@ -276,8 +292,14 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])
     losses = [[point["loss"] for point in state["curve"] if "loss" in point] for state in states]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    one, two = (torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"] for name in ("one", "two"))
-    for index, moments in one.items():  # Adam's: weights differ by noise's sign where the gradient is next to nothing
+    one, two = (
+        torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"]
+        for name in ("one", "two")
+    )
+    for (
+        index,
+        moments,
+    ) in one.items():  # Adam's: weights differ by noise's sign where the gradient is next to nothing
         torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
     assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2
 
@@ -297,7 +319,9 @@ def test_the_card_tells_what_eval_finds(clips, tmp_path):
     run.train()
     card = json.loads(json.dumps(run.card()))
     found = evaluate(
-        Deblurrer(weights.load(tmp_path / "weights.safetensors")), find_videos(clips, "test").clips, PROTOCOLS["rgb8"]
+        Deblurrer(weights.load(tmp_path / "weights.safetensors")),
+        find_videos(clips, "test").clips,
+        PROTOCOLS["rgb8"],
     )
     for side in ("input", "output"):
         assert card["scores"]["overall"][side] == found["overall"][side]
@@ -309,8 +333,12 @@ def test_tensorboard_has_the_scalars(clips, tmp_path):
 
     Run(small(clips, validate_every=4), tmp_path, cpu=True).train()
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss", "train/mse", "train/learning_rate", "train/waited", "test/output_psnr (rgb8)"} <= set(
-        events.Tags()["scalars"]
-    )
+    assert {
+        "train/loss",
+        "train/mse",
+        "train/learning_rate",
+        "train/waited",
+        "test/output_psnr (rgb8)",
+    } <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [4, 8]
     assert len(events.Tags()["images"]) == 1
