@@ -1,6 +1,7 @@
 """Clips on disk: ROOT/{train,test}/<clip>/{input,GT}/<frame>.png, the layout of the paper's own release."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,37 @@ import torch
 from PIL import Image
 
 
-def read_image(path):
-    """An image file as a (3, H, W) uint8 RGB tensor."""
+def read_image(path, box=None, size=None):
+    """An image file, or the box (left, top, right, bottom) of it, as a (3, H, W) uint8 RGB tensor.
+
+    Raises:
+        OSError: it can not be read, has more than 8 bits a colour, or is not of the size (width, height).
+    """
+    with _readable(path), Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise OSError(f"8 bits a colour are read, this has more ({image.mode})")
+        if size is not None and image.size != size:
+            raise OSError("is {}x{}, not {}x{}".format(*image.size, *size))
+        image = image if box is None else image.crop(box)
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def image_size(path):
+    """(width, height) in pixels, from an image file's header.
+
+    Raises:
+        OSError: it can not be read.
+    """
+    with _readable(path), Image.open(path) as image:
+        return image.size
+
+
+@contextmanager
+def _readable(path):
+    """Whatever Pillow says of a file that it can not read, as an OSError with the file's name."""
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise OSError(f"8 bits a colour are read, this has more ({image.mode})")
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, Image.DecompressionBombError) as error:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: can not be read: {error}") from error
 
 
