@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
 
 from stfan import recipe as recipes
 from stfan.files import check_writable, to_json, whole
@@ -183,3 +187,19 @@ def preview(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ):
     """Draw a contact sheet: of some clips a few frames, the blurry ones and their truth."""
+    from stfan.clips import read_image
+    from stfan.datasets import find_videos
+    from stfan.preview import COLUMNS, contact_sheet
+
+    check_writable("--out", picture, ".png", overwrite)
+    found = [*find_videos(root).clips.items()]
+
+    def spread(items, count):
+        return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(min(count, len(items)))]
+
+    def read(name, sides):
+        blurry, sharp = (torch.stack([*map(read_image, spread(side, COLUMNS))]) for side in sides)
+        return {"name": name, "blurry": blurry, "sharp": sharp}
+
+    contact_sheet((read(*clip) for clip in spread(found, clips)), picture)
+    print(picture)

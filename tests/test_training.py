@@ -21,7 +21,7 @@ from stfan.recipe import Recipe
 from stfan.stream import Deblurrer
 
 pytest.importorskip("accelerate")
-from stfan.train import Draws, Run, Window, checkpoints, initialise, latest  # noqa: E402
+from stfan.train import Draws, Run, Window, checkpoints, initialise, latest
 
 SMALL = {
     "length": 4,
