@@ -6,6 +6,8 @@
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
+# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts: trains the bundled weights' recipe
+#              for MINUTES; the next call goes on where this one ended
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -15,7 +17,7 @@ PY := .venv/bin/python
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
 
-.PHONY: demo test check wheels bench bench-report gpu clean
+.PHONY: demo test check wheels bench bench-report gpu gpu-train clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
@@ -64,6 +66,17 @@ gpu:
 	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
+
+DATA ?= data
+RUN ?= runs/article
+MINUTES ?= 9
+
+gpu-train:
+	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
+	test -f $(DATA)/set/clips.json || \
+		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
+	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
+		validation=$(DATA)/set --resume auto --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv build demo *.egg-info fac_ext/*.so
