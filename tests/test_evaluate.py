@@ -294,10 +294,12 @@ def test_clips_that_can_not_be_judged_are_named(tmp_path):
 
 def test_the_command(clips, tmp_path, stfan):
     root = tmp_path / "set"
+    write_clip(root / "train" / "c", *torch.zeros(2, 3, 3, 44, 48, dtype=torch.uint8))  # not for judging
     files = ("--csv", tmp_path / "r.csv", "--json", tmp_path / "r.json")
     done = stfan("eval", "--data", root, *files)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
+    assert set(result["clips"]) == set(clips) and result["layout"] == "clips"
     theirs = trainers_scores(weights.load(), clips)  # the same network, by another way
     for name in clips:
         for side in ("input", "output"):
