@@ -258,7 +258,10 @@ class Most:
 @app.command("eval")
 def evaluate(
     root: Annotated[
-        Path, typer.Option("--data", help="Clips: ROOT/<clip>/{input,GT}/<frame>.png or ROOT/test/<clip>/...")
+        Path,
+        typer.Option(
+            "--data", help="A data set with known truth: its test videos, or all where it has no such thing."
+        ),
     ],
     weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
     protocol: Annotated[Literal[*PROTOCOLS], typer.Option(help="How to judge.")] = "rgb8",
@@ -277,7 +280,7 @@ def evaluate(
 ):
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
     from stfan import evaluate
-    from stfan.clips import find_clips
+    from stfan.datasets import find_videos, phases
     from stfan.report import Report
     from stfan.stream import Deblurrer
     from stfan.weights import count, load
@@ -287,10 +290,16 @@ def evaluate(
     check_writable("--report", report, ".html", overwrite)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     check_device(device)
-    clips, judge = find_clips(root), PROTOCOLS[protocol]
+    found, judge = find_videos(root, "test" if "test" in phases(root) else None), PROTOCOLS[protocol]
+    clips = found.clips
     evaluate.check_clips(clips, judge)
     model = load(weights, device, DTYPES[dtype])
-    facts = {"data": str(root), "weights": str(weights or "bundled"), "parameters": count(model)}
+    facts = {
+        "data": str(root),
+        "layout": found.layout,
+        "weights": str(weights or "bundled"),
+        "parameters": count(model),
+    }
     facts |= {"device": device, "dtype": dtype}
     page = report and Report(model, root.resolve().name, facts, {"name": "PSNR", "rule": str(judge)})
     bar = Bar(screen, root.resolve().name, sum(len(blurry) for blurry, _ in clips.values()), True)

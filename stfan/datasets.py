@@ -314,7 +314,7 @@ def _unknown(roots, layout, gopro_blur):
     looked_for = "; ".join(
         f"{name} ({' or '.join(map(' + '.join, LAYOUTS[name]))})".translate(str.maketrans("{}", "<>"))
         for name in tried
-    )
+    ).replace("<blur>", gopro_blur)
     names = sorted(path.name + "/" * path.is_dir() for path in _shown(root))
     hints = []
     other = "blur" if gopro_blur == "blur_gamma" else "blur_gamma"

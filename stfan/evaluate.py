@@ -5,11 +5,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from stfan.clips import read_image
+from stfan.clips import image_size, read_image
 from stfan.files import to_json, whole
 
 COLUMNS = ("protocol", "clip", "frames", "input_psnr", "output_psnr", "input_ssim", "output_ssim")
@@ -43,11 +42,11 @@ def check_clips(clips, protocol):
         ValueError: unequal sizes, or a clip that is too short or too small; names it.
     """
     for name, (blurry, sharp) in clips.items():
-        first = _size(blurry[0])
+        first = image_size(blurry[0])
         for path in (*blurry, *sharp):
-            if _size(path) != first:
+            if image_size(path) != first:
                 raise ValueError(
-                    f"{path}: is {'x'.join(map(str, _size(path)))} and {blurry[0]} {'x'.join(map(str, first))}; "
+                    f"{path}: is {'x'.join(map(str, image_size(path)))} and {blurry[0]} {'x'.join(map(str, first))}; "
                     f"all frames of a clip must have one size"
                 )
         if min(first) < protocol.smallest:
@@ -59,21 +58,12 @@ def check_clips(clips, protocol):
             raise ValueError(f"clip {name}: protocol {protocol.name} judges none of its {len(blurry)} frames")
 
 
-def _size(path):
-    """(width, height) in pixels."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: can not be read: {error}") from error
-
-
 def evaluate(deblurrer, clips, protocol, on_frame=lambda judged: None):
     """Deblur clips and judge them; one frame at a time is in memory.
 
     Args:
         deblurrer: maps a frame (3, H, W) in [0, 1] to the like; reset() before each clip.
-        clips: {name: (input paths, GT paths)}, as :func:`stfan.clips.find_clips` gives them.
+        clips: {name: (input paths, GT paths)}, as :class:`stfan.datasets.Found` has them.
         protocol: a :class:`stfan.metrics.Protocol`.
         on_frame: called with every frame as a :class:`Judged`, in order.
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from conftest import ROOT
 from stfan import cli, weights
-from stfan.clips import find_clips, read_image, write_clip, write_image
+from stfan.clips import read_image, write_clip
+from stfan.datasets import find_videos
 from stfan.evaluate import check_clips, evaluate, write_csv, write_json
 from stfan.metrics import PROTOCOLS, sharpness, to_8bit
 from stfan.stream import Deblurrer
@@ -177,7 +178,7 @@ def clips(tmp_path):
         sharp = torch.randint(0, 256, (frames, 3, 44, 48), dtype=torch.uint8)
         blurry = sharp if name != "a" else (sharp.int() + 9).clamp(0, 255).to(torch.uint8)
         write_clip(tmp_path / "set" / "test" / name, blurry, sharp)
-    return find_clips(tmp_path / "set")
+    return find_videos(tmp_path / "set").clips
 
 
 def test_means_are_over_clips_or_over_frames(clips):
@@ -211,7 +212,7 @@ def test_the_network_begins_afresh_where_the_protocol_says(tmp_path):
     write_clip(tmp_path / "b", frames[:20], frames[:20])
     for name, times in (("rgb8", 2), ("stfan", 3 + 1)):
         deblurrer = Halfway()
-        evaluate(deblurrer, find_clips(tmp_path), PROTOCOLS[name])
+        evaluate(deblurrer, find_videos(tmp_path).clips, PROTOCOLS[name])
         assert deblurrer.resets == times
 
 
@@ -261,29 +262,27 @@ def clip_of(folder, *sizes):
 
 def test_clips_that_can_not_be_judged_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: holds no clips; it should hold <clip>/input and <clip>/GT"):
-        find_clips(tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-        find_clips(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"empty: no videos with blurry and sharp frames"):
+        find_videos(tmp_path / "empty")
 
     clip_of(tmp_path / "alone" / "c", *[(20, 24)] * 8)
     for t in range(6):
         (tmp_path / "alone" / "c" / "GT" / f"{t:05d}.png").unlink()
-    with pytest.raises(ValueError, match=r"c: input has 8 frames, GT 2; .*: 00000, 00001, .*, 00004, \.\.\."):
-        find_clips(tmp_path / "alone")
+    with pytest.raises(ValueError, match=r"c/GT: lacks 6 of 8 frames, 00000, 00001, .*, 00004, \.\.\."):
+        find_videos(tmp_path / "alone")
 
     clip_of(tmp_path / "uneven" / "c", (20, 24), (20, 24), (28, 24))
     with pytest.raises(ValueError, match=r"input/00002.png: is 24x28 and .*input/00000.png 24x20"):
-        check_clips(find_clips(tmp_path / "uneven"), PROTOCOLS["rgb8"])
+        check_clips(find_videos(tmp_path / "uneven").clips, PROTOCOLS["rgb8"])
 
     clip_of(tmp_path / "truth" / "c", (20, 24))
     clip_of(tmp_path / "other" / "c", (20, 32))
     (tmp_path / "other" / "c" / "GT" / "00000.png").replace(tmp_path / "truth" / "c" / "GT" / "00000.png")
     with pytest.raises(ValueError, match=r"GT/00000.png: is 32x20 and .*input/00000.png 24x20"):
-        check_clips(find_clips(tmp_path / "truth"), PROTOCOLS["rgb8"])
+        check_clips(find_videos(tmp_path / "truth").clips, PROTOCOLS["rgb8"])
 
     clip_of(tmp_path / "short" / "c", *[(20, 24)] * 4)
-    short = find_clips(tmp_path / "short")
+    short = find_videos(tmp_path / "short").clips
     check_clips(short, PROTOCOLS["rgb8"])
     with pytest.raises(ValueError, match="clip c: protocol tsp judges none of its 4 frames"):
         check_clips(short, PROTOCOLS["tsp"])
@@ -293,18 +292,14 @@ def test_clips_that_can_not_be_judged_are_named(tmp_path):
         check_clips(short, PROTOCOLS["koehler"])
 
 
-def test_hidden_files_are_no_frames(tmp_path):
-    clip_of(tmp_path / "c", (20, 24))
-    (tmp_path / "c" / "input" / ".DS_Store").write_bytes(b"\0")
-    assert [len(side) for side in find_clips(tmp_path)["c"]] == [1, 1]
-
-
 def test_the_command(clips, tmp_path, stfan):
     root = tmp_path / "set"
+    write_clip(root / "train" / "c", *torch.zeros(2, 3, 3, 44, 48, dtype=torch.uint8))  # not for judging
     files = ("--csv", tmp_path / "r.csv", "--json", tmp_path / "r.json")
     done = stfan("eval", "--data", root, *files)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
+    assert set(result["clips"]) == set(clips) and result["layout"] == "clips"
     theirs = trainers_scores(weights.load(), clips)  # the same network, by another way
     for name in clips:
         for side in ("input", "output"):
@@ -349,16 +344,6 @@ def test_the_deblurrer_is_judged_as_it_is(clips):
     for judged in frames:
         assert torch.equal(judged.after, deblurrer(judged.before))
         assert torch.equal(to_8bit(judged.target).float() / 255, judged.target)
-
-
-def test_frames_go_in_the_order_of_their_numbers(tmp_path):
-    frames = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 12, 12)
-    for side in ("input", "GT"):
-        (tmp_path / "a" / side).mkdir(parents=True)
-        for i, frame in enumerate(frames):
-            write_image(tmp_path / "a" / side / f"{i}.png", frame)
-    ((blurry, sharp),) = find_clips(tmp_path).values()
-    assert [path.stem for path in blurry] == [path.stem for path in sharp] == [str(i) for i in range(12)]
 
 
 def test_more_than_8_bits_are_refused(tmp_path):
