@@ -136,6 +136,13 @@ def section(report, network, stem):
     lines += ["```", bench_fac.table(cases[0]["results"]), "```", ""]
     lines += ["fac beside the floor, and its peers beside fac (how many times longer they take):", ""]
     lines += [ratios(cases), ""]
+    limits = [ratio(cases[0], "article", mode, "floor") for mode in ("forward", "forward+backward")]
+    if all(limits):
+        lines += [
+            f"In the first case the article's code took {limits[0]} times the floor forward and {limits[1]} times with the "
+            "backward pass: whatever is bound by the memory can be no more than that many times faster.",
+            "",
+        ]
     if report["environment"].get("driver"):
         lines += ["The part of the copy's bandwidth that fac reaches:", "", gpu_table(cases), ""]
     times = {x: median(case, "fac") for x, case in sizes(report).items()}
