@@ -176,7 +176,9 @@ class Run:
         for parameter in self.model.parameters():
             groups[recipe.slow if id(parameter) in slow else 1.0].append(parameter)
         self.optimiser = torch.optim.Adam(
-            [{"params": members, "scale": scale} for scale, members in groups.items()], betas=recipe.betas
+            [{"params": members, "scale": scale} for scale, members in groups.items() if members],
+            betas=recipe.betas,
+            fused=True,
         )
         window = Window(self.model, loss.to(self.device), recipe.recompute)
         self.window = self.accelerator.prepare_model(window)
@@ -281,7 +283,7 @@ class Run:
                 self.mean.update_parameters(self.model)
             self.iteration += 1
             watch.see({"loss": loss.detach(), **terms, "gradient": norm})
-            on_step(self, loss)
+            on_step(self, loss.detach())
 
     def _log(self, writer, watch, report):
         """Say how it goes."""
