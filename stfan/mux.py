@@ -125,7 +125,9 @@ def assemble(path, source, streams, segments, times, part):
     times = [time - (times[0] if source.start else 0) for time in times]
     name = FORMATS[path.suffix.lower()]
     options = {"movie_timescale": str(min(base.denominator, FINEST))} if name in ("mp4", "mov") else {}
-    if name == "mp4" and segments.tagged:  # else FFmpeg does so only if primaries and transfer are named too
+    if (
+        options and segments.tagged
+    ):  # else FFmpeg says so only if matrix, primaries and transfer are all named
         options["movflags"] = "write_colr"
     with (
         source.open() as original,
