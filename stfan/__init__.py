@@ -1,9 +1,20 @@
 """STFAN: video deblurring by spatio-temporal filter adaptive convolution (ICCV 2019)."""
 
-from stfan.model import STFAN
-from stfan.stream import Deblurrer
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stfan.model import STFAN
+    from stfan.stream import Deblurrer
 
 __all__ = ["STFAN", "Deblurrer", "load"]
+
+
+def __getattr__(name):
+    """STFAN and Deblurrer when they are asked for: importing torch takes so long that it gets interrupted."""
+    if name not in ("STFAN", "Deblurrer"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("stfan.model" if name == "STFAN" else "stfan.stream"), name)
 
 
 def load(path=None, device="cpu", dtype=None):

@@ -12,6 +12,7 @@ def main():
 
         cli.main()
     except KeyboardInterrupt:
+        print("stfan: interrupted", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         sys.exit(f"stfan: the command line needs {error.name}; run: pip install 'fac-ext[video]'")

@@ -30,6 +30,7 @@ screen = Console(stderr=True)
 log = logging.getLogger("stfan")
 PICTURES = (".png", ".jpg", ".jpeg")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTO_DTYPE = {"cpu": "fp32", "cuda": "fp16"}
 
 
 def seconds(text):
@@ -38,6 +39,34 @@ def seconds(text):
     if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts):
         raise ValueError("neither seconds nor h:mm:ss")
     return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+
+
+def side(text):
+    """A side of tiles as a Deblurrer takes it: None for auto, 0 for whole frames, or a multiple of 4."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) % 4:
+        raise typer.BadParameter(f"must be auto, 0 or a multiple of 4, got {text!r}")
+    return int(text)
+
+
+# Options of more than one command.
+Weights = Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")]
+Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
+Dtype = Annotated[
+    Literal["auto", *DTYPES], typer.Option(help="To compute in; auto: fp16 on CUDA, fp32 on a CPU.")
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        parser=side,
+        metavar="[auto|0|N]",
+        show_default="auto",
+        help="auto: whole frames while they fit; 0: whole frames; N: tiles of N pixels a side, for less memory.",
+    ),
+]
+Page = Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
 @app.command()
@@ -49,15 +78,10 @@ def deblur(
         Path | None,
         typer.Option("-o", "--out", help="The video or folder to write, INPUT_deblurred if not given."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
-    device: Annotated[
-        str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
-    dtype: Annotated[Literal[*DTYPES], typer.Option(help="What the network computes in.")] = "fp32",
-    tile: Annotated[
-        int | None,
-        typer.Option(min=4, help="Side of tiles in pixels, for less memory; whole frames while they fit."),
-    ] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    tile: Tile = None,
     start: Annotated[
         float | None,
         typer.Option(parser=seconds, metavar="TIME", help="Seconds or h:mm:ss; of pictures, which, from 0."),
@@ -79,11 +103,11 @@ def deblur(
     picture: Annotated[
         Path | None, typer.Option(help="Also write a picture: the frame that changed most, before and after.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")] = None,
+    report: Page = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was interrupted.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what is chosen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -114,14 +138,12 @@ def deblur(
         raise typer.BadParameter("--start and --end of pictures are whole numbers")
     if end is not None and end <= (start or 0):
         raise typer.BadParameter("--end must be later than --start")
-    if tile is not None and tile % 4:
-        raise typer.BadParameter("--tile must be a multiple of 4")
     if quiet and verbose:
         raise typer.BadParameter("either --quiet or --verbose")
     check_picture(picture, source, overwrite or resume)
     check_writable("--report", report, ".html", overwrite or resume)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    check_device(device)
+    device = check_device(device)
+    dtype = AUTO_DTYPE[torch.device(device).type] if dtype == "auto" else dtype
     with Lines(screen, quiet, verbose).listening() as lines:
         if folder:
             frames = Pictures(source, int(start or 0), None if end is None else int(end), max_frames)
@@ -171,19 +193,22 @@ def deblur(
             notes = getattr(error, "__notes__", ())
             say_interrupted("at once", *notes, *([f"to go on: {resuming()}"] if notes else []))
             raise typer.Exit(130) from error
-    if picture is not None and best.pair:
-        best.save(picture)
-    if page and best.pair:
-        page.write(report)
+        if not best.pair and (picture or page):
+            log.warning("nothing for --picture or --report to show: an earlier run made all frames")
+            picture = page = None
+        if picture:
+            best.save(picture)
+        if page:
+            page.write(report)
     speed = (outcome.frames - outcome.resumed) / outcome.seconds
     if as_json:
         result = {**vars(outcome), "path": str(outcome.path), "frames_per_second": speed, "device": device}
         print(to_json(result | {"warnings": lines.warnings, "resume": None if outcome.whole else resuming()}))
     elif outcome.whole and not quiet:
         print(f"{out}: {outcome.frames} frames, {speed:.2f} frames/s")
-        if picture is not None and best.pair:
+        if picture:
             print(f"{picture}: frame {best.frame}, before (left) and after (right)")
-        if page and best.pair:
+        if page:
             print(report)
     if not outcome.whole:
         say_interrupted(
@@ -224,15 +249,18 @@ def check_picture(picture, source, overwrite):
 
 
 def check_device(device):
-    """Refuse a device that is not here, in words."""
+    """The device that is meant; one that is not here is refused, in words."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError:
         kind = None
     if kind not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 class Most:
@@ -263,20 +291,15 @@ def evaluate(
             "--data", help="A data set with known truth: its test videos, or all where it has no such thing."
         ),
     ],
-    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
+    weights: Weights = None,
     protocol: Annotated[Literal[*PROTOCOLS], typer.Option(help="How to judge.")] = "rgb8",
-    device: Annotated[
-        str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
-    dtype: Annotated[Literal[*DTYPES], typer.Option(help="What the network computes in.")] = "fp32",
-    tile: Annotated[
-        int | None,
-        typer.Option(min=4, help="Side of tiles in pixels, for less memory; whole frames while they fit."),
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
+    tile: Tile = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write each frame's scores too, as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    report: Page = None,
+    overwrite: Overwrite = False,
 ):
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
     from stfan import evaluate
@@ -288,8 +311,8 @@ def evaluate(
     check_writable("--csv", csv, ".csv", overwrite)
     check_writable("--json", json, ".json", overwrite)
     check_writable("--report", report, ".html", overwrite)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    check_device(device)
+    device = check_device(device)
+    dtype = AUTO_DTYPE[torch.device(device).type] if dtype == "auto" else dtype
     found, judge = find_videos(root, "test" if "test" in phases(root) else None), PROTOCOLS[protocol]
     clips = found.clips
     evaluate.check_clips(clips, judge)
@@ -322,9 +345,7 @@ def evaluate(
 
 
 @app.command()
-def info(
-    weights: Annotated[Path | None, typer.Option(help="A weight file, the bundled one if not given.")] = None,
-):
+def info(weights: Weights = None):
     """Devices, the operator's build, versions, the weights and their card."""
     from stfan.info import table
 

@@ -21,6 +21,7 @@ WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
 }
 BT601 = (0.299, 0.114)
 BT709, UNSPECIFIED = 1, 2
+UNTAGGED = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
 DEPTHS = (8, 9, 10, 12, 14, 16)
 SITED = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4")  # say where their colour samples are
 EXACT = (
@@ -73,7 +74,7 @@ class FromTensor:
         full = is_full(like) or pix_fmt.startswith("yuvj")
         matrix = int(like.colorspace) if is_yuv(like.format) else BT709
         self._weights, self._levels = _weights(matrix), _levels(self._depth, full)
-        self.tags = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
+        self.tags = UNTAGGED
         if self._yuv:
             self.tags = {"colorspace": matrix, "color_range": ColorRange.JPEG if full else like.color_range}
         span = "pc" if full or not self._yuv else "tv"

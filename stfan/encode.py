@@ -6,12 +6,12 @@ The times of a segment's frames are their numbers, in milliseconds; mux.py gives
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
 
-from stfan.colour import FromTensor, depth
+from stfan.colour import UNTAGGED, FromTensor, depth
 
 log = logging.getLogger("stfan")
 SEGMENT = 50  # frames of a segment: so many an interruption can cost
@@ -21,7 +21,26 @@ CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}  # hardl
 # What encoders are told beside the user's wishes: not to write to the terminal, and of x264 to leave out its macroblock
 # tree, which reads memory before it is written (seen with libx264 165: MALLOC_PERTURB_ changes the result).
 TOLD = {"libx264": {"mbtree": 0}, "libx265": {"x265-params": "log-level=error"}}
+# Of x264 and x265, which would write to the terminal if they were given another.
+PRESETS = "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower, veryslow, placebo"
 os.environ.setdefault("SVT_LOG", "1")
+
+
+def pix_formats(codec):
+    """The names of the pixel formats that a video encoder takes; none if there is no such encoder."""
+    try:
+        return [pix_format.name for pix_format in av.Codec(codec, "w").video_formats or ()]
+    except av.codec.codec.UnknownCodecError:
+        return []
+
+
+def deeper(bits):
+    """How to keep so many bits a colour, or as many as can be, in words."""
+    deep = {n: f"yuv420p{n}le" for n in (10, 12) if f"yuv420p{n}le" in pix_formats("libx265")}
+    kept = min((n for n in deep if n >= bits), default=max(deep, default=None))
+    if kept is None:
+        return "--lossless keeps them"
+    return f"--codec libx265 --pix-fmt {deep[kept]} keeps {kept}"
 
 
 @dataclass(frozen=True)
@@ -47,30 +66,27 @@ class Encoding:
         if self.lossless and (self.codec or self.pix_fmt):
             raise ValueError("--lossless is ffv1 in RGB: leave out --codec and --pix-fmt")
         codec = self.codec or ("ffv1" if self.lossless else CODECS.get(suffix, "libx264"))
-        try:
-            formats = [pix_format.name for pix_format in av.Codec(codec, "w").video_formats or ()]
-            options = {option.name for option in av.CodecContext.create(codec, "w").supported_options.private}
-        except av.codec.codec.UnknownCodecError:
-            formats = None
+        formats = pix_formats(codec)
         if not formats:
             raise ValueError(f"--codec {codec}: no video encoder of this FFmpeg; try libx264")
+        options = {option.name for option in av.CodecContext.create(codec, "w").supported_options.private}
         for name in ("crf", "preset"):
             if getattr(self, name) is not None and name not in options:
                 raise ValueError(f"--{name}: {codec} has no such option")
+        if codec.startswith("libx26") and self.preset not in (None, *PRESETS.split(", ")):
+            raise ValueError(f"--preset must be one of {codec}'s, {PRESETS}; got {self.preset!r}")
         even = not (width % 2 or height % 2)
         if self.pix_fmt and self.pix_fmt not in formats:
             raise ValueError(f"--pix-fmt {self.pix_fmt}: {codec} takes {', '.join(formats)}")
+        bits = depth(like.format)
         if self.lossless:
-            bits = depth(like.format)
             wanted = ["bgr0" if bits == 8 else f"gbrp{bits}le"]
         else:
             wanted = [self.pix_fmt or ("yuv420p" if even else "yuv444p")]
         pix_fmt = next(name for name in [*wanted, *formats] if name in formats)
-        if depth(av.VideoFormat(pix_fmt)) < depth(like.format):
-            log.warning(
-                "%s-bit input is written with %s bits a colour; --codec libx265 --pix-fmt yuv420p10le keeps 10",
-                *(depth(pix_format) for pix_format in (like.format, av.VideoFormat(pix_fmt))),
-            )
+        kept = depth(av.VideoFormat(pix_fmt))
+        if kept < bits:
+            log.warning("%s-bit input is written with %s bits a colour; %s", bits, kept, deeper(bits))
         return Encoding(codec, CRF.get(codec) if self.crf is None else self.crf, self.preset, pix_fmt)
 
     def add_to(self, container, source, width, height, tags):
@@ -93,6 +109,7 @@ class Segments:
     Attributes:
         folder: where they are, to be set before the first is written.
         aspect: of a pixel, width by height; None if it is square or not known.
+        tagged: whether matrix or range of the colours are to be told.
         reorder: by how many frames, at most, one was written before others that are shown earlier.
     """
 
@@ -100,6 +117,7 @@ class Segments:
         self.folder, self.encoding, self.source = None, encoding, source
         self.size, self.reorder = (width, height), 0
         self._to_frame = FromTensor(width, height, encoding.pix_fmt, like)
+        self.tagged = self._to_frame.tags != UNTAGGED
         self._tags = self._to_frame.tags | {
             "color_primaries": source.video.codec_context.color_primaries,
             "color_trc": source.video.codec_context.color_trc,
@@ -114,9 +132,9 @@ class Segments:
         chosen = ", ".join(f"{k} {v}" for k, v in vars(self.encoding).items() if v not in (None, False))
         return f"{chosen}, {self.size[0]}x{self.size[1]}"
 
-    def add_to(self, container):
-        """The stream in an output container that encodes as the segments are."""
-        return self.encoding.add_to(container, self.source, *self.size, self._tags)
+    def add_to(self, container, **changes):
+        """The stream in an output container that encodes as the segments are, but for changes of the Encoding."""
+        return replace(self.encoding, **changes).add_to(container, self.source, *self.size, self._tags)
 
     def path(self, number):
         return self.folder / f"{number:05d}.mkv"

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,13 @@ from safetensors.torch import save
 
 from stfan.encode import SEGMENT
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: nobody is locked out there
+    fcntl = None
+
 NETWORK = "network."  # begins the names of the Deblurrer's tensors
+LOCK = "lock"  # the file in a Workplace that the run that has it holds locked
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Outcome:
 
 
 class Workplace:
-    """The folder OUT.partial, where a result is made, with all that it takes to go on.
+    """The folder OUT.partial, where a result is made, with all that it takes to go on; one run at a time has it.
 
     Args:
         out: the file or folder to come.
@@ -53,7 +59,7 @@ class Workplace:
     def __init__(self, out, job):
         self.out, self.job, self.frames = out, json.loads(json.dumps(job)), 0
         self.folder = out.with_name(out.name + ".partial")
-        self._state = self.folder / "state.safetensors"
+        self._state, self._lock = self.folder / "state.safetensors", None
 
     def begin(self, resume, overwrite):
         """Make the folder, or take up what is in it.
@@ -62,13 +68,16 @@ class Workplace:
             the tensors of the last :meth:`save`, by name, or None if there was none.
 
         Raises:
-            FileExistsError: out exists and overwrite is not set, or the folder does and neither is.
+            FileExistsError: out exists and overwrite is not set, or the folder does and neither is, or another run
+                has it.
             ValueError: another job left the folder.
         """
         empty = self.out.is_dir() and not any(self.out.iterdir())
         if self.out.exists() and not (overwrite or empty):
             raise FileExistsError(f"{self.out}: exists already; --overwrite replaces it")
         if self.folder.exists():
+            if self._state.exists():  # in a folder of somebody else's nothing is to be written
+                self._take()
             frames, job, tensors = self._read()
             if frames and resume:
                 self._compare(job)
@@ -83,10 +92,37 @@ class Workplace:
                 raise FileExistsError(
                     f"{self.folder}: holds what an interrupted run left; --overwrite begins again"
                 )
-            self.remove()
-        self.folder.mkdir()
+            for left in self.folder.iterdir():
+                if left.name != LOCK:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        else:
+            try:
+                self.folder.mkdir()
+            except FileExistsError:
+                raise self._taken() from None
+            self._take()
         self.save(0, {})
         return None
+
+    def _take(self):
+        """Lock the folder; the system lets go of it when the process ends, however it ends."""
+        if fcntl is None:
+            return
+        self._lock = open(self.folder / LOCK, "wb")  # noqa: SIM115  for as long as the run goes on
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._taken() from None
+        except OSError:  # a disk that knows no locks
+            pass
+
+    def _taken(self):
+        return FileExistsError(f"{self.out}: another run is writing it")
+
+    def close(self):
+        """Let another run have the folder."""
+        if self._lock:
+            self._lock.close()
 
     def _read(self):
         try:
@@ -175,25 +211,27 @@ def deblur(
     """
     if out.exists() and out.samefile(source.path):
         raise ValueError(f"{out}: would replace its own input")
-    place = Workplace(out, source.identity() | target.job | (settings or {}))
-    with _told(place.folder):
-        saved = place.begin(resume, overwrite)
-    try:
+    with closing(Workplace(out, source.identity() | target.job | (settings or {}))) as place:
         with _told(place.folder):
-            target.begin(place.folder, saved)
-            outcome = _run(source, target, place, saved, deblurrer, on_start, on_frame, shown, stop)
-            if outcome.whole:
-                place.publish(outcome.path)
-                outcome.path = out
-            return outcome
-    except BaseException as error:
-        target.abandon()
-        if place.frames:
-            error.add_note(f"({place.frames} frames are kept in {place.folder}; --resume goes on from them)")
-        else:
-            with suppress(OSError):
-                place.remove()
-        raise
+            saved = place.begin(resume, overwrite)
+        try:
+            with _told(place.folder):
+                target.begin(place.folder, saved)
+                outcome = _run(source, target, place, saved, deblurrer, on_start, on_frame, shown, stop)
+                if outcome.whole:
+                    place.publish(outcome.path)
+                    outcome.path = out
+                return outcome
+        except BaseException as error:
+            target.abandon()
+            if place.frames:
+                error.add_note(
+                    f"({place.frames} frames are kept in {place.folder}; --resume goes on from them)"
+                )
+            else:
+                with suppress(OSError):
+                    place.remove()
+            raise
 
 
 def _run(source, target, place, saved, deblurrer, on_start, on_frame, shown, stop):

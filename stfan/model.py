@@ -11,6 +11,8 @@ from torch import nn
 
 from fac_ext import fac
 
+HALVES = torch.float16, torch.bfloat16
+
 
 class ResBlock(nn.Module):
     def __init__(self, channels):
@@ -110,9 +112,10 @@ class STFAN(nn.Module):
             state: what it handed on, (B, 128, H/4, W/4).
 
         Returns:
-            (output, next_state) of the shapes of current and state. The output is not clamped.
+            (output, next_state) of the shapes and dtypes of current and state. The output is not clamped.
 
-        For the first frame give it as all three images, with :meth:`initial_state`.
+        For the first frame give it as all three images, with :meth:`initial_state`. To a network in a half type give
+        float32 frames: what it computes is then added to a frame that is not rounded.
         """
         self._check_frame("current", current)
         b, _, h, w = current.shape
@@ -125,8 +128,9 @@ class STFAN(nn.Module):
                 raise ValueError(
                     f"STFAN: {name} must be {wanted} to go with current, got {tuple(tensor.shape)}"
                 )
-        features = self.features(current)
-        motion = self.motion(torch.cat([previous_output, previous, current], 1))
+        dtype = self.fusion.weight.dtype
+        features = self.features(current.to(dtype))
+        motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
         align, summary = self._align(motion)
         deblur = self.deblur(torch.cat([motion, summary], 1))
         aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
@@ -151,7 +155,7 @@ class STFAN(nn.Module):
     def initial_state(self, frame):
         """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
         self._check_frame("frame", frame)
-        features = self.features(frame)
+        features = self.features(frame.to(self.fusion.weight.dtype))
         return self.fusion(torch.cat([features, features], 1))
 
     def _check_frame(self, name, frame):
@@ -160,5 +164,6 @@ class STFAN(nn.Module):
             raise ValueError(
                 f"STFAN: {name} must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
             )
-        if frame.dtype != dtype and not torch.is_autocast_enabled(frame.device.type):
+        fits = frame.dtype == dtype or (frame.dtype == torch.float32 and dtype in HALVES)
+        if not fits and not torch.is_autocast_enabled(frame.device.type):
             raise TypeError(f"STFAN: {name} must be {dtype} as the weights are, got {frame.dtype}")

@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import math
+from functools import partial
 from itertools import pairwise
 
 import av
@@ -50,6 +51,9 @@ def plan(path, source, segments, sound=True):
     suffix = path.suffix.lower()
     error = _trial(suffix, segments.add_to)
     if error:
+        preset = segments.encoding.preset
+        if preset is not None and _trial(suffix, partial(segments.add_to, preset=None)) is None:
+            error = f"--preset {preset} is none of the codec's ({error})"
         raise ValueError(f"{path}: cannot be written by {segments}: {error}")
     taken = []
     for stream in source.carried:
@@ -121,6 +125,10 @@ def assemble(path, source, streams, segments, times, part):
     times = [time - (times[0] if source.start else 0) for time in times]
     name = FORMATS[path.suffix.lower()]
     options = {"movie_timescale": str(min(base.denominator, FINEST))} if name in ("mp4", "mov") else {}
+    if (
+        options and segments.tagged
+    ):  # else FFmpeg says so only if matrix, primaries and transfer are all named
+        options["movflags"] = "write_colr"
     with (
         source.open() as original,
         av.open(f"file:{segments.path(0)}") as first,

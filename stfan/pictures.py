@@ -88,8 +88,12 @@ class PictureTarget:
         new = Image.fromarray(to_8bit(pixels).permute(1, 2, 0).cpu().numpy())
         if picture.mode in ("1", "L", "LA"):
             new = new.convert("L")
-        if picture.has_transparency_data and new.size == picture.size:
-            new.putalpha(picture.convert("RGBA").getchannel("A"))
+        if picture.has_transparency_data:
+            alpha = np.array(picture.convert("RGBA").getchannel("A"))
+            alpha = np.tile(
+                alpha, new.width // picture.width
+            )  # once more where before and after are compared
+            new.putalpha(Image.fromarray(alpha))
         kept = {key: picture.info[key] for key in KEPT if picture.info.get(key) and picture.mode != "CMYK"}
         data = io.BytesIO()  # or Pillow hides the reason where the disk is full
         new.save(data, Image.registered_extensions()[Path(name).suffix.lower()], **kept, **QUALITY)
@@ -111,6 +115,9 @@ def _read(file):
     """A picture as it is shown, upright."""
     try:
         with Image.open(file) as picture:
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1 and picture.format != "MPO":  # in which cameras put previews behind a JPEG
+                raise ValueError(f"it holds {pages} pictures, and a frame is one")
             if picture.mode.startswith(("I", "F")) or ";16" in str(picture.tile):
                 raise ValueError("more than 8 bits a colour")
             return ImageOps.exif_transpose(picture)

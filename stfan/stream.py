@@ -24,19 +24,21 @@ class Deblurrer:
     """Deblurs a video frame by frame, keeping what the next frame needs and nothing else.
 
     Args:
-        model: an STFAN in eval mode; frames are taken to its device and its dtype.
-        tile: None for whole frames; or a multiple of 4: frames are then computed in tiles of at most so many pixels a
-            side, for less memory and more time. But for rounding the result is the same, since what is handed on is
-            kept for the whole frame, and a tile is computed with all around it that one step depends on.
+        model: an STFAN in eval mode; frames are taken to its device, and to its dtype or, if that is a half, to
+            float32: they are then added to what it computes in that, and lose nothing.
+        tile: None for whole frames while they fit; 0 for whole frames; or a multiple of 4: frames are then computed in
+            tiles of at most so many pixels a side, for less memory and more time. But for rounding the result is the
+            same, since what is handed on is kept for the whole frame, and a tile is computed with all around it that
+            one step depends on.
         reset_on_cut: start afresh where a scene cut is seen; see :func:`stfan.cuts.find_cuts`.
 
-    Where memory runs out, the frame is computed again in smaller tiles, and so are those that follow; a warning is
-    logged.
+    Where memory runs out, and tile is not 0, the frame is computed again in smaller tiles, and so are those that follow;
+    a warning is logged.
     """
 
     def __init__(self, model, tile=None, reset_on_cut=False):
-        if tile is not None and (not isinstance(tile, int) or tile < 4 or tile % 4):
-            raise ValueError(f"Deblurrer: tile must be None or a positive multiple of 4, got {tile!r}")
+        if tile is not None and (type(tile) is not int or tile < 0 or tile % 4):
+            raise ValueError(f"Deblurrer: tile must be None, 0 or a positive multiple of 4, got {tile!r}")
         self.model, self.tile, self.reset_on_cut = model, tile, reset_on_cut
         self.reset()
 
@@ -71,7 +73,12 @@ class Deblurrer:
                     raise ValueError(
                         f"Deblurrer: {name} must be {shape} by size, got {tuple(state[name].shape)}"
                     )
-            state = {name: self._take(state[name]) for name in shapes} | {"size": state["size"].clone()}
+            state = {
+                "previous": self._take_frame(state["previous"]),
+                "output": self._take_frame(state["output"]),
+                "state": self._take(state["state"], self._weight().dtype),
+                "size": state["size"].clone(),
+            }
         self._past = dict(state)
 
     @torch.no_grad()
@@ -89,14 +96,16 @@ class Deblurrer:
             TypeError: no floating-point tensor.
             ValueError: another shape, or one that changed since the last reset.
             FloatingPointError: what the network gave is not finite: of a half type, try float32.
-            RuntimeError: out of memory, even in the smallest tiles. The state is as it was before.
+            RuntimeError: out of memory, even in the smallest tiles, or with tile=0.
+
+        After an error the state is as it was before.
         """
         if not isinstance(frame, torch.Tensor) or not frame.is_floating_point():
             got = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
             raise TypeError(f"Deblurrer: frame must be a floating-point tensor in [0, 1], got {got}")
         if frame.dim() not in (3, 4) or frame.shape[-3] != 3 or not frame.numel():
             raise ValueError(f"Deblurrer: frame must be (3, H, W) or (N, 3, H, W), got {tuple(frame.shape)}")
-        current = self._take(_padded(frame if frame.dim() == 4 else frame[None]))
+        current = self._take_frame(_padded(frame if frame.dim() == 4 else frame[None]))
         height, width = frame.shape[-2:]
         fresh = [True] * len(current)
         if self._past:
@@ -110,10 +119,11 @@ class Deblurrer:
                 find_cuts(self._past["previous"], current) if self.reset_on_cut else [False] * len(current)
             )
         output, state = self._fit_step(current, fresh)
-        if not output.isfinite().all():
+        if not torch.stack(output.aminmax()).isfinite().all():  # NaN is both the least and the largest
             raise FloatingPointError(
-                f"Deblurrer: the network gave numbers that are not finite, in {output.dtype}"
+                f"Deblurrer: the network gave numbers that are not finite, in {self._weight().dtype}"
             )
+        output.clamp_(0, 1)
         self._past = {
             "previous": current,
             "output": output,
@@ -123,13 +133,18 @@ class Deblurrer:
         output = output[..., :height, :width].to(frame.device, frame.dtype, copy=True)  # ours stays ours
         return output if frame.dim() == 4 else output[0]
 
-    def _take(self, tensor):
-        """A copy, which nobody else can change, of the model's device and dtype.
+    def _weight(self):
+        return next(self.model.parameters())
+
+    def _take_frame(self, frame):
+        return self._take(frame, torch.promote_types(self._weight().dtype, torch.float32))
+
+    def _take(self, tensor, dtype):
+        """A copy, which nobody else can change, on the model's device.
 
         It is channels_last, in which convolutions are fastest, and so is all that the network makes of it.
         """
-        weight = next(self.model.parameters())
-        return tensor.to(weight.device, weight.dtype, copy=True, memory_format=torch.channels_last)
+        return tensor.to(self._weight().device, dtype, copy=True, memory_format=torch.channels_last)
 
     def _fit_step(self, current, fresh):
         """What :meth:`_step` returns, in tiles as small as the memory makes them."""
@@ -148,6 +163,11 @@ class Deblurrer:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not NO_MEMORY.search(str(error)):
             raise error
         height, width = current.shape[2:]
+        if self.tile == 0:
+            raise RuntimeError(
+                f"out of memory on {current.device} at {width}x{height}, and tile 0 allows no tiles; leave it out, or "
+                f"give their side in pixels, 512 say: {error}"
+            ) from error
         tile = min(self.tile or math.inf, max(height, width))
         if tile <= SMALLEST_TILE:
             raise RuntimeError(
@@ -158,7 +178,7 @@ class Deblurrer:
         return smaller
 
     def _step(self, current, fresh):
-        """Output and next state for frames; fresh are B bools: does the frame begin a shot?"""
+        """Output, not clamped, and next state for frames; fresh are B bools: does the frame begin a shot?"""
         if all(fresh):
             previous = output = current
             (state,) = self._run(self._initial_state, current)
@@ -169,13 +189,13 @@ class Deblurrer:
             previous[fresh] = output[fresh] = current[fresh]
             (state[fresh],) = self._run(self._initial_state, current[fresh])
         output, state = self._run(self.model, previous, current, output, state)
-        return output.clamp(0, 1), state
+        return output, state
 
     def _initial_state(self, frame):
         return (self.model.initial_state(frame),)
 
     def _run(self, function, *tensors):
-        if self.tile is None:
+        if not self.tile:
             return function(*tensors)
         return tiled(function, tensors, self.tile, margin(self.model))
 

@@ -3,11 +3,7 @@
 import json
 import os
 import re
-import shlex
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,9 +15,8 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command  # noqa: E402
 
 from conftest import ROOT  # noqa: E402
-from samples import Interrupt, frames_of, make_video, names, same_frames, sound_of, texts_of  # noqa: E402
+from samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
 from stfan import cli  # noqa: E402
-from stfan.encode import SEGMENT  # noqa: E402
 
 
 def test_the_command_deblurs(tmp_path, stfan):
@@ -80,6 +75,39 @@ def test_options_reach_the_network(tmp_path, here):
     assert here(source, "--tile", "64", "--reset-on-cut", "--dtype", "bf16", "--device", "cpu")[0] == 0
     model, tile, reset_on_cut = here.made
     assert (tile, reset_on_cut, next(model.parameters()).dtype) == (64, True, torch.bfloat16)
+    for given, tile in (((), None), (("--tile", "auto"), None), (("--tile", "0"), 0)):
+        assert here(source, "--device", "cpu", "--overwrite", *given)[0] == 0
+        model, *made = here.made
+        assert made == [tile, False] and next(model.parameters()).dtype == torch.float32
+
+
+def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
+    """CUDA where there is some, and half precision on it."""
+    from stfan import weights
+
+    source, asked, load = make_video(tmp_path / "in.mp4", frames=2), [], weights.load
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def here_all_the_same(path, device, dtype):
+        asked.append((device, dtype))
+        return load(path, "cpu", dtype)
+
+    monkeypatch.setattr(weights, "load", here_all_the_same)
+    for options in ((), ("--dtype", "fp32"), ("--device", "cpu")):
+        assert here(source, "--overwrite", *options)[0] == 0
+    assert asked == [("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.float32)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.check_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize("command", [("deblur", "in.mp4"), ("eval", "--data", ".")])
+@pytest.mark.parametrize("tile", ["30", "-4", "whole", "8.0"])
+def test_sides_of_tiles(command, tile, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.app([*command, "--tile", tile])
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert end.value.code == 2
+    assert f"Invalid value for '--tile': must be auto, 0 or a multiple of 4, got '{tile}'" in said
 
 
 def test_comparison_in_halves(tmp_path, here):
@@ -216,36 +244,13 @@ def test_bad_pictures_and_devices(tmp_path, here):
         ("--picture", tmp_path / "nowhere" / "p.png", "--picture must be a file in a folder that exists"),
         ("--picture", tmp_path / "p.xyz", "p.xyz: --picture must be"),
         ("--picture", source, "would replace its own input"),
-        ("--device", "magic", "--device must be cpu, cuda or cuda:N, got 'magic'"),
+        ("--device", "magic", "--device must be auto, cpu, cuda or cuda:N, got 'magic'"),
         ("--device", "cuda:99", "--device cuda:99: torch sees"),
         ("--weights", "none.safetensors", "none.safetensors: no such weight file"),
     ):
         code, _, err = here(source, "-o", tmp_path / "out.mp4", option, value, "--overwrite")
         assert code == 1 and words in err and len(err.splitlines()) == 1, err
         assert source.read_bytes() == kept and names(tmp_path) == ["in.png"]
-
-
-def wait_for(condition, process):
-    for _ in range(600):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("nothing happened in 30 s")
-
-
-def start(*args):
-    command = [sys.executable, "-m", "stfan", "deblur", *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def frames_kept(folder):
-    """The number of frames that the state in a folder counts, or 0."""
-    try:
-        head = (folder / "state.safetensors").read_bytes()
-    except FileNotFoundError:
-        return 0
-    return int(json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])["__metadata__"]["frames"])
 
 
 def test_a_picture_is_not_put_among_the_inputs(tmp_path, here):
@@ -289,76 +294,6 @@ def test_what_memory_held_before_does_not_show(tmp_path, stfan, codec, frames):
         done = stfan("deblur", source, "-o", files[-1], "--codec", codec, env=os.environ | memory)
         assert done.returncode == 0, done.stderr
     assert files[0].read_bytes() == files[1].read_bytes()
-
-
-@pytest.fixture(scope="module")
-def long_video(tmp_path_factory):
-    """Two segments and a bit, deblurred without interruption."""
-    folder = tmp_path_factory.mktemp("long")
-    source = make_video(folder / "in.mp4", frames=2 * SEGMENT + 10, width=16, height=16, sound="aac")
-    process = start(source, "-o", folder / "whole.mp4")
-    assert process.wait() == 0
-    return source, folder / "whole.mp4"
-
-
-def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, long_video):
-    source, whole = long_video
-    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
-    process = start(source, "-o", out)
-    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
-    process.kill()
-    process.wait()
-    kept = frames_kept(partial)
-    assert not out.exists() and SEGMENT <= kept < 2 * SEGMENT + 10
-    code, _, err = here(source, "-o", out)
-    assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
-    code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
-    assert code == 1 and "was begun otherwise (crf was 16 and is 30)" in err
-    done = stfan("deblur", source, "-o", out, "--resume", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["resumed"] == kept
-    assert same_frames(out, whole) and out.read_bytes() == whole.read_bytes()
-    assert names(tmp_path) == ["out.mp4"]
-
-
-def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_video):
-    source, whole = long_video
-    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
-    process = start(source, "-o", out)
-    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
-    process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and said == ""
-    told = re.search(rf"interrupted after (\d+) frames; what there is: ({partial}/out.mp4); .*: (.*)", err)
-    assert told and not out.exists()
-    frames = int(told[1])
-    some, all_ = frames_of(told[2]), frames_of(whole)
-    assert len(some) == frames >= SEGMENT
-    assert [time for time, _ in some] == [time for time, _ in all_[:frames]]
-    assert 0 <= frames / 25 - sound_of(told[2])[-1][0] / 48000 < 1024 / 48000
-    done = subprocess.run(shlex.split(told[3]), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert same_frames(out, whole) and names(tmp_path) == ["out.mp4"]
-
-
-def test_resume_with_nothing_to_resume_begins(tmp_path, here):
-    source = make_video(tmp_path / "in.mp4", frames=3)
-    assert here(source, "--resume")[0] == 0
-    code, _, err = here(source, "--resume")
-    assert code == 1 and "exists already" in err
-
-
-def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
-    source = make_video(tmp_path / "in.mp4", frames=SEGMENT + 10)
-    with monkeypatch.context() as patch:
-        patch.setattr(cli, "stoppable", Interrupt(SEGMENT + 4))
-        code, _, err = here(source)
-    assert code == 130 and f"to go on from frame {SEGMENT}: stfan deblur {source} --resume" in err
-    os.utime(source, (1, 1))
-    code, _, err = here(source, "--resume")
-    assert code == 1 and "was begun otherwise (input was " in err
-    assert here(source, "--overwrite")[0] == 0
-    assert names(tmp_path) == ["in.mp4", "in_deblurred.mp4"]
 
 
 def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch, capsys):

@@ -98,6 +98,42 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
+def test_one_run_at_a_time_has_an_output(tmp_path):
+    """The second one is refused before it touches anything; and when the first has ended, it may go on."""
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
+    whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
+    refused = []
+
+    def second(before, after):
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(FileExistsError, match=r"out\.mkv: another run is writing it"):
+                deblur(source, out, NOISY, Trail, **options)
+            refused.append(options)
+
+    stop = iter([*[False] * SEGMENT, True])
+    outcome = deblur(source, out, NOISY, Trail, on_frame=second, stop=lambda: next(stop))
+    assert not outcome.whole and len(refused) == 3 * (SEGMENT + 1)
+    outcome = deblur(source, out, NOISY, Trail, resume=True)
+    assert outcome.resumed == SEGMENT and same_frames(out, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mkv", "whole.mkv"]
+
+
+def test_beginning_again_clears_what_was_left(tmp_path):
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
+    stop = iter([*[False] * SEGMENT, True])
+    assert deblur(source, out, NOISY, stop=lambda: next(stop)).saved == SEGMENT
+    left = tmp_path / "out.mkv.partial"
+    (left / "folder").mkdir()
+    names = []
+
+    def look(before, after):
+        names.append(sorted(path.name for path in left.iterdir()))
+
+    assert deblur(source, out, NOISY, on_frame=look, overwrite=True).resumed == 0
+    assert names[0] == ["00000.mkv", "lock", "state.safetensors"]
+    assert not left.exists()
+
+
 MEMORY = """
 import sys
 from pathlib import Path

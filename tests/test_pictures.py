@@ -75,6 +75,39 @@ def test_pictures_keep_their_kind(tmp_path, here):
         assert picture.getexif()[0x010F] == "Maker" and picture.getexif().get(0x0112, 1) == 1
 
 
+def test_transparency_is_kept_beside_each_other_too(tmp_path, here):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
+    Image.fromarray(noise).save(folder / "1.png")
+    assert here(folder, "-o", tmp_path / "out", "--compare", "side")[0] == 0
+    with Image.open(tmp_path / "out" / "1.png") as picture:
+        assert np.array_equal(np.array(picture)[..., 3], np.tile(noise[..., 3], 2))
+
+
+@pytest.mark.parametrize("ending", ["tif", "webp", "png"])
+def test_several_pictures_in_one_file_are_named(tmp_path, here, ending):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pages = [Image.new("RGB", (16, 16), (t, 100, 0)) for t in (0, 100, 200)]
+    pages[0].save(folder / f"0.{ending}")
+    pages[1].save(folder / f"1.{ending}", save_all=True, append_images=pages[2:])
+    code, _, err = here(folder, "-o", tmp_path / "out")
+    assert code == 1 and len(err.splitlines()) == 1
+    assert f"in/1.{ending}: cannot be read: it holds 2 pictures, and a frame is one" in err
+    assert names(tmp_path) == ["in"]
+
+
+def test_a_cameras_preview_is_no_second_picture(tmp_path, here):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pages = [Image.new("RGB", size, (0, 100, 0)) for size in ((32, 24), (16, 12))]
+    pages[0].save(folder / "0.jpg", "MPO", save_all=True, append_images=pages[1:])
+    assert here(folder, "-o", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / "0.jpg") as picture:
+        assert picture.size == (32, 24)
+
+
 def test_overwriting_a_folder_keeps_its_other_files(tmp_path, here):
     make_pictures(tmp_path / "in", 2)
     (tmp_path / "out").mkdir()

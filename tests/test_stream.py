@@ -1,6 +1,8 @@
 """Frame in, frame out: any size and dtype, flat memory, and a state that can be stored."""
 
+import copy
 import gc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -55,11 +57,23 @@ def test_frames_of_another_dtype(small, dtype):
     assert output.dtype == dtype and torch.equal(output, Deblurrer(small)(frame.float()).to(dtype))
 
 
-def test_a_model_of_another_dtype():
-    model = initialise(STFAN(kernel_size=3)).half().eval()
-    frame = torch.rand(3, 8, 8)
-    output = Deblurrer(model)(frame)
-    assert output.dtype == torch.float32 and torch.equal(output, Deblurrer(model)(frame.half()).float())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tile", [None, 4])
+def test_a_model_in_half_rounds_what_it_adds_but_not_the_frame(dtype, tile):
+    """So that half of a change is gone only where the change itself is small."""
+    model = initialise(STFAN(kernel_size=3)).eval()
+    video = torch.rand(3, 3, 8, 8)
+    whole, half = Deblurrer(model, tile), Deblurrer(copy.deepcopy(model).to(dtype), tile)
+    for frame in video:
+        output, exact = half(frame), whole(frame)
+        assert output.dtype == torch.float32
+        assert (output - exact).abs().max() < 0.1 * (exact - frame).abs().max()
+    assert half.state()["state"].dtype == dtype
+    still = copy.deepcopy(model).to(dtype)
+    torch.nn.init.zeros_(still.reconstruction[-1].weight)
+    torch.nn.init.zeros_(still.reconstruction[-1].bias)
+    deblurrer = Deblurrer(still, tile)
+    assert all(torch.equal(deblurrer(frame), frame) for frame in video)
 
 
 def test_frames_may_be_changed_afterwards(small):
@@ -115,10 +129,35 @@ def test_a_change_of_size_is_refused(small, other):
     assert deblurrer(torch.rand(other)).shape == other
 
 
-@pytest.mark.parametrize("tile", [0, -4, 30, 64.0, "64", True])
+@pytest.mark.parametrize("tile", [2, -4, 30, 64.0, "64", True, False])
 def test_bad_tiles(small, tile):
-    with pytest.raises(ValueError, match="tile must be None or a positive multiple of 4, got"):
+    with pytest.raises(ValueError, match="tile must be None, 0 or a positive multiple of 4, got"):
         Deblurrer(small, tile)
+
+
+def test_whole_frames_only_if_so_asked(small, caplog):
+    """Where memory runs out then, it says what to do, and nothing is changed."""
+    deblurrer, room = Deblurrer(small, tile=0), [True]
+
+    def step(*tensors):
+        if not room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return small(*tensors)
+
+    model = mock.Mock(wraps=small, side_effect=step, parameters=small.parameters)
+    deblurrer.model = model
+    first, second = torch.rand(2, 3, 8, 400)
+    whole = Deblurrer(small)
+    assert torch.equal(deblurrer(first), whole(first))
+    room.clear()
+    with pytest.raises(
+        RuntimeError,
+        match=r"out of memory on cpu at 400x8, and tile 0 allows no tiles; leave it out, or give .*: CUDA out",
+    ):
+        deblurrer(second)
+    assert deblurrer.tile == 0 and not caplog.records
+    room.append(True)
+    assert torch.equal(deblurrer(second), whole(second))
 
 
 def held():
@@ -199,9 +238,17 @@ def test_a_state_that_is_none_is_refused(small, change, words):
         deblurrer.restore({"previous": state["previous"]})
 
 
-def test_a_frame_that_is_not_finite_is_an_error():
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_a_frame_that_is_not_finite_is_an_error(number):
+    """One number of it is enough; and the frame before it is still the last one."""
     model = torch.nn.Linear(1, 1)
     model.initial_state = lambda frame: frame[:, :1, ::4, ::4].expand(-1, 128, -1, -1)
-    model.forward = lambda previous, current, output, state: (current * torch.nan, state)
+    model.forward = lambda previous, current, output, state: (current.clone(), state)
+    deblurrer, frame = Deblurrer(model), torch.rand(3, 8, 8)
+    assert torch.equal(deblurrer(frame), frame)
+    before = deblurrer.state()
+    bad = torch.rand(3, 8, 8)
+    bad[1, 2, 3] = number
     with pytest.raises(FloatingPointError, match=r"not finite, in torch\.float32"):
-        Deblurrer(model)(torch.rand(3, 8, 8))
+        deblurrer(bad)
+    assert all(torch.equal(deblurrer.state()[name], tensor) for name, tensor in before.items())

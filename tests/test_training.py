@@ -144,15 +144,11 @@ def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
 
 
 def test_it_learns(clips, tmp_path):
-    recipe = small(
-        clips, iterations=60, window=2, initialisation="identity", learning_rate=5e-4, slow=0.1, log_every=20
-    )
-    run = Run(recipe, tmp_path, cpu=True)
+    settings = {"window": 2, "initialisation": "identity", "learning_rate": 4e-4, "slow": 0.1, "clip_norm": 0.5}
+    run = Run(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
     assert run.train()
-    losses = [point["loss"] for point in run.curve if "loss" in point]
-    assert losses[-1] < 0.8 * losses[0]
     judged = next(point["test"] for point in run.curve if "test" in point)
-    assert judged["output"]["psnr"] > judged["input"]["psnr"]  # of a clip that it has not seen
+    assert judged["output"]["psnr"] > judged["input"]["psnr"] + 0.2  # of a clip that it has not seen
 
 
 def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
