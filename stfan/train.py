@@ -37,17 +37,21 @@ PROTOCOL = PROTOCOLS["rgb8"]
 
 
 def initialise(model, kind, seed):
-    """Kaiming's initialisation, or on top of it a network that starts as the identity.
+    """Kaiming's initialisation as PyTorch has it, or on top of a stronger one a network that starts as the identity.
+
+    PyTorch's is uniform, of variance 1 / (3 fan_in), the biases' too; it is what the article's code gets. The variance
+    for which Kaiming's is known, 2 / fan_in, makes STFAN grow without bounds within three frames.
 
     Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
     branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
     """
     torch.manual_seed(seed)
-    slope = 0.1 if kind == "kaiming" else 1.0
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight, slope)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
+            if kind == "identity":
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                nn.init.zeros_(module.bias)
     if kind == "kaiming":
         return model
     with torch.no_grad():
