@@ -1,116 +1,294 @@
-"""Blurred and sharp clips from single pictures: a moving camera seen through an exposure.
+"""Blurred and sharp clips to train on: pictures seen by a moving camera with an open shutter.
 
-A window wanders over the picture (shift, rotation and zoom). Each frame is the mean, in linear light, of the
-sub-frames that fall into the exposure; its target is the sub-frame in the middle. Then sensor noise, 8 bits.
+A window wanders over a picture, cut-outs over the window. Each frame is the mean, in linear light, of the sub-frames
+that fall into the exposure; its target is the sub-frame in the middle. Then come sensor noise, 8 bits, compression.
+Everything is drawn from a seed, so nothing needs to be stored.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch.nn import functional as F
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
 
-from stfan.clips import read_image, write_clip
+from stfan import shots
+from stfan.clips import write_clip
+from stfan.files import whole
+from stfan.motion import Draw
+from stfan.shots import Synthesis
 
-SUBFRAMES = 16  # per frame
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-def to_linear(srgb):
-    """sRGB values in [0, 1] as linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(linear):
-    linear = linear.clamp(0, 1)
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055
-    )
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+HELD_OUT = slice(5, None, 6)  # of the pictures, in the order of their names: for test clips alone
+PARTS = ("train", "test")
 
 
-def camera_path(steps, speed, generator):
-    """(steps, 4): shift x, y in pixels, rotation in radians, relative zoom. speed is in pixels per frame.
+def synthesize(pictures, cutouts, frames, size, generator, settings=None, device="cpu"):
+    """One clip.
 
-    The velocities are Ornstein-Uhlenbeck processes that forget within a few frames: a hand that wanders.
+    Args:
+        pictures: of which one is drawn for each shot: (3, H, W) uint8 tensors or files.
+        cutouts: of which the layers are drawn: (4, H, W) uint8 RGBA tensors or files; may be empty.
+        frames: how many, T.
+        size: (height, width) of a frame, or both as one number.
+        generator: of all random numbers, on the CPU whatever the device.
+        settings: a :class:`Synthesis`, its defaults if None.
+        device: what renders. The clips of two kinds of device differ in the last bit, here and there.
+
+    Returns:
+        blurry and sharp, (T, 3, height, width) uint8 each, on the CPU.
+
+    Raises:
+        ValueError: no pictures, or one that is smaller than a frame.
+        OSError: a file can not be read.
     """
-    memory = 1 - 1 / (SUBFRAMES * (1.5 + 4 * float(torch.rand((), generator=generator))))
-    noise = torch.randn(steps, 4, generator=generator)
-    velocity = torch.empty(steps, 4)
-    velocity[0] = noise[0]
-    for step in range(1, steps):
-        velocity[step] = memory * velocity[step - 1] + (1 - memory**2) ** 0.5 * noise[step]
-    return (velocity * speed / SUBFRAMES).cumsum(0) * torch.tensor([1, 1, 0.0015, 0.001])
+    if not len(pictures):
+        raise ValueError("pictures: needs at least one, got none")
+    draw, settings = Draw(generator), settings or Synthesis()
+    first = draw.whole(0, len(pictures) - 1)
+    return shots.clip(pictures, cutouts, first, frames, _pair(size), draw, settings, device)[:2]
 
 
-def _busiest(grey, places, size):
-    """Of the relative places (x, y) in an image the one with most contrast around it, in pixels."""
-    height, width = grey.shape
+class Synthetic(Dataset):
+    """Clips made while training, any number of them.
 
-    def contrast(place):
-        left, top = (max(0, round(at * n - size / 2)) for at, n in zip(place, (width, height), strict=True))
-        return float(grey[top : top + size, left : left + size].diff().abs().mean())
+    All that is random in a clip comes from the seed and its number alone, so workers, their number and interruptions
+    change nothing. In each round of as many clips as there are pictures every picture is first once.
 
-    x, y = max(places, key=contrast)
-    return torch.tensor([x * width, y * height])
+    Args:
+        pictures: a folder of pictures, or files.
+        cutouts: a folder of pictures with an alpha channel, or files; None for none.
+        length: frames of a clip, T.
+        crop: (height, width) of a frame, or both as one number.
+        seed: a number from 0.
+        part: "test" for every sixth picture in the order of names, "train" for the others, None for all.
+        settings: a :class:`Synthesis`, its defaults if None.
 
+    Raises (before anything is made):
+        ValueError: too few pictures, one that is smaller than a frame, or a cut-out without an alpha channel.
+        OSError: a folder is missing, or a file is no picture.
+    """
 
-def synthesize(picture, frames, size, generator):
-    """One clip from a picture (3, H, W) uint8: blurry and sharp, both (frames, 3, size, size) uint8."""
+    def __init__(self, pictures, cutouts=None, *, length=20, crop, seed=0, part=None, settings=None):
+        if part not in (None, *PARTS):
+            raise ValueError(f"part must be train, test or None, got {part!r}")
+        if length < 1:
+            raise ValueError(f"length must be 1 or more, got {length}")
+        self.length, self.size, self.seed, self.part = length, _pair(crop), seed, part
+        self.settings = settings or Synthesis()
+        self.pictures = find_pictures(pictures, self.size)
+        if part is not None:
+            if len(self.pictures) < 6:
+                raise ValueError(f"{pictures}: needs at least 6 pictures to split, has {len(self.pictures)}")
+            held_out = self.pictures[HELD_OUT]
+            rest = [file for file in self.pictures if file not in held_out]
+            self.pictures = held_out if part == "test" else rest
+        self.cutouts = [] if cutouts is None else find_cutouts(cutouts)
 
-    def uniform(low, high):
-        return low + (high - low) * float(torch.rand((), generator=generator))
+    def __len__(self):
+        return len(self.pictures)
 
-    light = to_linear(picture.float() / 255)
-    scale = max(uniform(0.3, 0.8), 1.5 * size / min(picture.shape[1:]))
-    light = F.interpolate(
-        light[None], scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
-    )
-    height, width = light.shape[2:]
+    def __iter__(self):
+        """One round."""
+        return map(self.__getitem__, range(len(self)))
 
-    speed = 2.5 * (25 / 2.5) ** uniform(0, 1)  # pixels per frame
-    exposure = 0.06 if uniform(0, 1) < 0.12 else uniform(0.4, 1.0)  # some clips are sharp already
-    path = camera_path(frames * SUBFRAMES, speed, generator)
-    centre = _busiest(light[0].mean(0), [(uniform(0.3, 0.7), uniform(0.3, 0.7)) for _ in range(6)], size)
-    window = torch.arange(size) - (size - 1) / 2
-    open_steps = max(1, round(exposure * SUBFRAMES)) // 2 * 2 + 1
-    blurry, sharp = [], []
-    for t in range(frames):
-        start = t * SUBFRAMES + (SUBFRAMES - open_steps) // 2
-        shift_x, shift_y, angle, zoom = path[max(0, start) : start + open_steps].T[..., None, None]
-        x, y = window[None, None, :], window[None, :, None]
-        cos, sin = zoom.exp() * angle.cos(), zoom.exp() * angle.sin()
-        at_x = centre[0] + shift_x + cos * x - sin * y
-        at_y = centre[1] + shift_y + sin * x + cos * y
-        grid = torch.stack([at_x * 2 / (width - 1) - 1, at_y * 2 / (height - 1) - 1], -1)
-        views = F.grid_sample(
-            light.expand(len(grid), -1, -1, -1), grid, padding_mode="reflection", align_corners=True
+    def __getitem__(self, draw):
+        """Clip number `draw`, from 0 without end.
+
+        Returns:
+            {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": picture and number}
+        """
+        blurry, sharp, facts = self.clip(draw)
+        name = f"{Path(facts['pictures'][0]).stem}-{draw}"
+        return {"blurry": blurry.float() / 255, "sharp": sharp.float() / 255, "name": name}
+
+    def clip(self, draw, device="cpu"):
+        """Clip number `draw` in 8 bits, blurry and sharp, and what was drawn for it, by name."""
+        if draw < 0:
+            raise IndexError(f"clips are numbered from 0, got {draw}")
+        turn, at = divmod(draw, len(self.pictures))
+        order = torch.randperm(len(self.pictures), generator=self._generator(1, turn))
+        numbers = Draw(self._generator(0, draw))
+        blurry, sharp, facts = shots.clip(
+            self.pictures,
+            self.cutouts,
+            int(order[at]),
+            self.length,
+            self.size,
+            numbers,
+            self.settings,
+            device,
         )
-        seen = views.mean(0)
-        seen = seen + (1e-4 * seen + 1.5e-5).sqrt() * torch.randn(seen.shape, generator=generator)
-        blurry.append(to_srgb(seen))
-        sharp.append(to_srgb(views[len(views) // 2]))
-    return tuple((torch.stack(clip) * 255).round().to(torch.uint8) for clip in (blurry, sharp))
+        for key, files in (("pictures", self.pictures), ("cutouts", self.cutouts)):
+            facts[key] = [files[index].name for index in facts[key]]
+        return blurry, sharp, facts
+
+    def _generator(self, *numbers):
+        part = 0 if self.part is None else 1 + PARTS.index(self.part)
+        state = np.random.SeedSequence([self.seed, part, *numbers]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0]))
 
 
-def synthesize_set(pictures, root, train=400, test=24, frames=10, size=192, seed=0, progress=iter):
-    """Write clips to root/{train,test}. Every sixth picture, in the order of names, is for the test clips alone.
+def synthesize_set(
+    pictures,
+    root,
+    train=400,
+    test=24,
+    frames=10,
+    size=192,
+    seed=0,
+    progress=iter,
+    *,
+    cutouts=None,
+    settings=None,
+    device="cpu",
+):
+    """Write clips to root/{train,test} in the layout of :mod:`stfan.clips`.
 
-    Which clip came from which picture is written to root/clips.json, last: a set without it is unfinished.
+    root/train/00017 is clip 17 of :class:`Synthetic` with part "train", and so for "test". root/clips.json, written
+    last, says how each came about; a set without it is unfinished.
+
+    Args:
+        pictures, cutouts, seed, settings: of :class:`Synthetic`.
+        root: the folder to make.
+        train, test: numbers of clips.
+        frames: of a clip.
+        size: (height, width) of a frame, or both as one number.
+        progress: wraps the list of clips as they are made, for a bar.
+        device: what renders.
+
+    Raises:
+        FileExistsError: root exists.
+        ValueError, OSError: as for :class:`Synthetic`, before anything is written.
     """
-    pictures, root = Path(pictures), Path(root)
-    files = sorted(path for path in pictures.iterdir() if path.suffix.lower() in PICTURES)
-    if len(files) < 6:
-        raise ValueError(f"{pictures}: needs at least 6 pictures ({', '.join(PICTURES)}), has {len(files)}")
+    root = Path(root)
+    made = {
+        part: Synthetic(pictures, cutouts, length=frames, crop=size, seed=seed, part=part, settings=settings)
+        for part in PARTS
+    }
     if root.exists():
         raise FileExistsError(f"{root}: exists already; choose a new folder")
-    held_out = files[5::6]
-    pools = {"train": [file for file in files if file not in held_out], "test": held_out}
-    made = {}
-    for part, index in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
-        file = pools[part][index % len(pools[part])]
-        generator = torch.Generator().manual_seed((seed * 2 + (part == "test")) * 1_000_003 + index)
-        folder = root / part / f"{index:05d}"
-        write_clip(folder, *synthesize(read_image(file), frames, size, generator))
-        made[f"{part}/{index:05d}"] = file.name
-    card = {"frames": frames, "size": size, "seed": seed, "clips": made}
-    (root / "clips.json").write_text(json.dumps(card, indent=1) + "\n")
+    clips = {}
+    for part, draw in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
+        blurry, sharp, facts = made[part].clip(draw, device)
+        name = f"{part}/{draw:05d}"
+        write_clip(root / name, blurry, sharp)
+        clips[name] = {"draw": draw, **facts}
+    card = {"frames": frames, "size": made["train"].size, "seed": seed}
+    card |= {"settings": asdict(made["train"].settings), "clips": clips}
+    with whole(root / "clips.json") as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
+    """Clips from a sharp video of a high frame rate: each frame the mean of successive ones, the middle its target.
+
+    The mean is of linear light. An odd number is drawn for each clip, and a clip has as many times fewer frames a
+    second than the video. Nothing is interpolated: in a video of less than about 120 frames a second, moving things
+    become a row of ghosts. No clip goes over a scene cut; what is left before a cut or at the end is dropped.
+
+    Source: Nah et al., "Deep multi-scale convolutional neural network for dynamic scene deblurring", CVPR 2017.
+
+    Args:
+        path: the video; needs PyAV.
+        length: frames of a clip, T.
+        average: the least and the greatest number of frames that become one.
+        seed: of what is drawn.
+        start, end: seconds, of the part of the video to use.
+
+    Yields:
+        blurry and sharp, (T, 3, H, W) uint8 each.
+
+    Raises:
+        ValueError: there is no odd number in `average`, no video in the file, or it is too short for one clip.
+        OSError: it can not be read.
+    """
+    from stfan.cuts import find_cuts
+    from stfan.metrics import to_8bit
+    from stfan.sensor import encode, to_linear
+    from stfan.video import Source
+
+    odd = [count for count in range(average[0], average[1] + 1) if count % 2 and count > 0]
+    if not odd or length < 1:
+        raise ValueError(
+            f"average must be (least, greatest) with an odd number from 1 between them, got {average}, "
+            f"and length 1 or more, got {length}"
+        )
+    draw = Draw(torch.Generator().manual_seed(seed))
+    made = frames = 0
+    with Source(path, start, end) as source:
+        last = None
+        for _, pixels in source.frames():
+            frames += 1
+            if last is None or find_cuts(last[None], pixels[None])[0]:
+                count, seen, light, blurry, sharp = odd[draw.whole(0, len(odd) - 1)], 0, 0, [], []
+            last = pixels
+            light = light + to_linear(pixels)
+            if seen == count // 2:
+                sharp.append(to_8bit(pixels))
+            seen += 1
+            if seen == count:
+                blurry.append(encode(light / count))
+                seen, light = 0, 0
+            if len(blurry) == length:
+                yield torch.stack(blurry), torch.stack(sharp)
+                made, last = made + 1, None
+    if not made:
+        raise ValueError(
+            f"{path}: its {frames} frames, between cuts, are too few for {length} of {odd[0]} to {odd[-1]} each"
+        )
+
+
+def find_pictures(pictures, size):
+    """The files of a folder, or those given, sorted by name; each is a picture of at least (height, width)."""
+    files = _files(pictures)
+    for file in files:
+        (width, height), _ = _header(file)
+        if height < size[0] or width < size[1]:
+            raise ValueError(f"{file}: is {width}x{height}, smaller than the frames' {size[1]}x{size[0]}")
+    return files
+
+
+def find_cutouts(cutouts):
+    """The files of a folder, or those given, sorted by name; each has an alpha channel."""
+    files = _files(cutouts)
+    for file in files:
+        _, alpha = _header(file)
+        if not alpha:
+            raise ValueError(f"{file}: a cut-out needs an alpha channel, this has none")
+    return files
+
+
+def _files(given):
+    if isinstance(given, str | Path):
+        if not Path(given).is_dir():
+            raise FileNotFoundError(f"{given}: no such folder")
+        found = [
+            file
+            for file in Path(given).iterdir()
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        ]
+    else:
+        found = [Path(file) for file in given]
+    if not found:
+        where = given if isinstance(given, str | Path) else "the list"
+        raise ValueError(f"{where}: holds no pictures ({', '.join(SUFFIXES)})")
+    return sorted(found, key=lambda file: (file.name, file))
+
+
+def _header(file):
+    """(width, height) of a picture, and whether it has an alpha channel."""
+    try:
+        with Image.open(file) as image:
+            return image.size, image.has_transparency_data
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise OSError(f"{file}: can not be read: {error}") from error
+
+
+def _pair(size):
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if len(size) != 2 or min(size) < 2:
+        raise ValueError(f"the size of a frame must be (height, width) of 2 pixels or more, got {size}")
+    return size
