@@ -10,7 +10,7 @@ from PIL import Image
 # Variance of the noise in linear light, with white at 1, at the highest gain: shot noise is proportional to light and
 # gain, read noise to the square of the gain.
 SHOT, READ = 2e-4, 2e-6
-KNEE = 0.8  # linear light from which on highlights may have been brighter than they were stored
+KNEE = 0.9  # linear light, mean of the channels, from which on highlights may have been brighter than they were stored
 
 
 def to_linear(srgb):
@@ -36,9 +36,9 @@ def encode(light):
 def glare(light, factor):
     """Highlights as bright as they may have been before they were clipped: (3, H, W) of [0, 1] to [0, factor].
 
-    What is at 1 in any channel becomes `factor` times as bright, what is below 0.8 stays.
+    What is white becomes `factor` times as bright, what is below 0.9 in the mean of its channels stays.
     """
-    over = ((light.amax(0, keepdim=True) - KNEE) / (1 - KNEE)).clamp(0, 1)
+    over = ((light.mean(0, keepdim=True) - KNEE) / (1 - KNEE)).clamp(0, 1)
     return light * (1 + (factor - 1) * over)
 
 

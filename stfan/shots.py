@@ -27,7 +27,7 @@ class Synthesis:
         scale: pixels of the scaled picture per pixel of the picture, unless too few would be left; at most 1.
         layers: number of moving cut-outs.
         layer_speed: of a cut-out across the frame, relative to the camera's; log-uniform.
-        highlights: how many times as bright as white the brightest places are.
+        highlights: how many times as bright as white the brightest places are; log-uniform.
         gain: of the sensor: 1 for the strongest noise (:mod:`stfan.sensor`), 0 for none.
         compressed_part: part of the clips that are compressed and decoded again.
         h264_part: part of these that become H.264 (which needs PyAV), the others JPEG.
@@ -94,7 +94,7 @@ def clip(pictures, cutouts, first, frames, size, draw, settings, device):
     steps = max(settings.subframes, round(speed)) // 2 * 2 + 1
     exposure = draw.uniform(*settings.exposure)
     opened = 1 if draw.chance(settings.sharp_part) else round((exposure * steps - 1) / 2) * 2 + 1
-    take = _Take(speed, steps, opened, draw.uniform(*settings.highlights), draw.uniform(*settings.gain))
+    take = _Take(speed, steps, opened, draw.log_uniform(*settings.highlights), draw.uniform(*settings.gain))
     gaps = draw.chance(settings.gap_part)
     times = np.cumsum([1 + (draw.whole(1, 3) if gaps and draw.chance(0.2) else 0) for _ in range(frames)])
     cut = draw.whole(1, frames - 1) if frames > 1 and draw.chance(settings.cut_part) else frames
