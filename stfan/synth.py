@@ -164,12 +164,12 @@ def synthesize_set(
         ValueError, OSError: as for :class:`Synthetic`, before anything is written.
     """
     root = Path(root)
+    if root.exists():
+        raise FileExistsError(f"{root}: exists already; choose a new folder")
     made = {
         part: Synthetic(pictures, cutouts, length=frames, crop=size, seed=seed, part=part, settings=settings)
         for part in PARTS
     }
-    if root.exists():
-        raise FileExistsError(f"{root}: exists already; choose a new folder")
     clips = {}
     for part, draw in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
         blurry, sharp, facts = made[part].clip(draw, device)
