@@ -1,7 +1,6 @@
 """The losses: by their formulas stated apart from them, with weights that must be there, whole and the right ones."""
 
 import hashlib
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_weights import Hostile
 from torch import nn
 from torch.nn import functional as F
 
@@ -272,16 +272,6 @@ def test_a_files_name_is_kept_to(vgg19, tmp_path):
     said = f"{wrong}: .* its SHA-256 begins with deadbeef, but it is {digest[:16]}"
     with pytest.raises(ValueError, match=said):
         Perceptual(weights=wrong)
-
-
-class Hostile:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.mark}'",)
 
 
 @pytest.mark.parametrize(
