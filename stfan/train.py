@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -162,7 +162,10 @@ class Run:
     def __init__(self, recipe, folder, cpu=False):
         self.recipe, self.folder = recipe, Path(folder)
         self.accelerator = Accelerator(
-            cpu=cpu, mixed_precision="bf16" if recipe.precision == "bfloat16" else "no"
+            cpu=cpu,
+            mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+            # the layer that makes the next state has no part in the loss of a window's last frame
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.data, self.clips = sequences(recipe)

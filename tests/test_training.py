@@ -173,15 +173,15 @@ def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
 
     def look(run, loss):
         nonlocal wanted
-        weight = run.model.fusion.weight.detach().clone()
+        weight = run.model.features[0].weight.detach().clone()
         seen.append(weight)
         wanted = weight if wanted is None else 0.9 * wanted + 0.1 * weight
         rates.add(tuple(sorted(group["lr"] for group in run.optimiser.param_groups)))
 
     run.train(on_step=look)
-    torch.testing.assert_close(run.judged.fusion.weight.detach(), wanted)
+    torch.testing.assert_close(run.judged.features[0].weight.detach(), wanted)
     assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
-    exported = weights.load(tmp_path / "weights.safetensors").fusion.weight
+    exported = weights.load(tmp_path / "weights.safetensors").features[0].weight
     torch.testing.assert_close(exported, wanted, rtol=1e-3, atol=1e-5)
 
 
