@@ -7,10 +7,11 @@ from stfan.files import whole
 from stfan.metrics import psnr, to_8bit
 
 GAP, LINE = 4, 18  # pixels between pictures, and of a line of text
+COLUMNS = 5  # frames of a clip
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
-def contact_sheet(items, path, columns=5, side=256):
+def contact_sheet(items, path, columns=COLUMNS, side=256):
     """Write a PNG with a row for each clip: frames spread over it, blurry above and sharp below, under a label.
 
     The label is the clip's name and the PSNR (protocol rgb8) of its blurry frames, the mean and the range.

@@ -6,6 +6,7 @@ Everything is drawn from a seed, so nothing needs to be stored.
 """
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -239,6 +240,25 @@ def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
         raise ValueError(
             f"{path}: its {frames} frames, between cuts, are too few for {length} of {odd[0]} to {odd[-1]} each"
         )
+
+
+def video_set(path, root, length=10, seed=0):
+    """Write the clips that :func:`from_video` makes to root/train, in the layout of :mod:`stfan.clips`.
+
+    Raises:
+        FileExistsError: root exists.
+        ValueError, OSError: as there; nothing is left then.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f"{root}: exists already; choose a new folder")
+    with whole(root) as partial:
+        try:
+            for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
+                write_clip(partial / "train" / f"{number:05d}", blurry, sharp)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def find_pictures(pictures, size):

@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stfan import motion, scene, sensor, shots
-from stfan.clips import find_clips, read_clip
+from stfan.clips import read_clip
+from stfan.datasets import find_videos
 from stfan.metrics import psnr
 from stfan.preview import contact_sheet
 from stfan.synth import Synthesis, Synthetic, from_video, synthesize, synthesize_set
@@ -369,7 +370,7 @@ def test_a_set_on_disk_is_the_draws_and_says_how_they_came_about(pyav, pictures,
     for part, count in (("train", 3), ("test", 2)):
         made, clips = (
             Synthetic(pictures, cutouts, length=4, crop=(32, 48), seed=7, part=part),
-            find_clips(root, part),
+            find_videos(root, part).clips,
         )
         assert list(clips) == [f"{i:05d}" for i in range(count)]
         for draw, paths in enumerate(clips.values()):
