@@ -392,6 +392,12 @@ class Run:
             "torch": torch.__version__,
             "curve": self.curve,
         }
+        if self.recipe.synthetic:
+            told["data"]["pictures"] = [path.name for path in self.data.pictures]
+        made = self.recipe.validation and Path(self.recipe.validation, "clips.json")
+        if made and made.exists():
+            test = json.loads(made.read_text())["clips"]
+            told["data"]["clips"] = {name: facts for name, facts in test.items() if name.startswith("test/")}
         if self.recipe.sources:
             told["data"]["sources"] = json.loads(Path(self.recipe.sources).read_text())
         if self.recipe.weights:

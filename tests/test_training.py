@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from samples import make_video
 from stfan import weights
+from stfan.datasets import find_videos
 from stfan.losses import Loss
 from stfan.model import STFAN
-from stfan.recipe import Recipe
+from stfan.recipe import Recipe, read
 from stfan.stream import Deblurrer
 
 pytest.importorskip("accelerate")
@@ -324,7 +327,6 @@ def test_minutes_end_a_run_that_can_be_resumed(clips, tmp_path):
 
 
 def test_the_card_tells_what_eval_finds(clips, tmp_path):
-    from stfan.datasets import find_videos
     from stfan.evaluate import evaluate
     from stfan.metrics import PROTOCOLS
 
@@ -355,3 +357,86 @@ def test_tensorboard_has_the_scalars(clips, tmp_path):
     } <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [4, 8]
     assert len(events.Tags()["images"]) == 1
+
+
+def test_data_check_says_what_is_there_and_what_is_amiss(clips, tmp_path, stfan):
+    done = stfan("data", "check", clips, "--split", tmp_path / "split.json")
+    assert done.returncode == 0 and "4 videos, 24 pairs, no problems" in done.stdout, done.stderr
+    entries = json.loads((tmp_path / "split.json").read_text())
+    assert [entry["phase"] for entry in entries] == ["train"] * 3 + ["test"] and len(
+        entries[0]["sample"]
+    ) == 6
+    root = tmp_path / "set"
+    shutil.copytree(clips, root)
+    (root / "train" / "a" / "GT" / "00002.png").unlink()
+    (root / "train" / "b" / "input" / "00001.png").write_bytes(b"no picture")
+    done = stfan("data", "check", root)
+    assert done.returncode == 1 and "4 videos, 23 pairs, 2 problems" in done.stdout, done.stdout + done.stderr
+    assert "00002" in done.stdout and "b/input/00001.png: can not be read" in done.stdout.replace("\n", "")
+
+
+def test_data_synth_and_preview(tmp_path, stfan):
+    pictures, rng = tmp_path / "pictures", np.random.default_rng(0)
+    pictures.mkdir()
+    for i in range(6):
+        picture = np.kron(rng.integers(0, 255, (10, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(picture).save(pictures / f"{i}.png")
+    root = tmp_path / "set"
+    counts = ("--clips", 2, "--test-clips", 1, "--frames", 3, "--size", 32)
+    done = stfan("data", "synth", pictures, root, *counts)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((root / "clips.json").read_text())["clips"]
+    assert sorted(made) == ["test/00000", "train/00000", "train/00001"]
+    assert made["test/00000"]["pictures"] == ["5.png"]
+    again = stfan("data", "synth", pictures, root, *counts)
+    assert again.returncode == 1 and "exists already" in again.stderr
+    done = stfan("data", "preview", root, "-o", tmp_path / "sheet.png", "--clips", 2)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 + 3 * (32 + 4), 2 * (18 + 2 * (32 + 4)))
+
+
+def test_a_video_becomes_clips(tmp_path, stfan):
+    source = make_video(tmp_path / "in.mp4", frames=60, width=32, height=32)
+    done = stfan("data", "synth", source, tmp_path / "set", "--frames", 4)
+    assert done.returncode == 0, done.stderr
+    assert len(find_videos(tmp_path / "set", "train").videos[0].blurry) == 4
+    done = stfan("data", "synth", source, tmp_path / "other", "--frames", 40)
+    assert done.returncode == 1 and "too few" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "set"]
+
+
+def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(clips, root)
+    whole = (root / "train" / "a" / "input" / "00001.png").read_bytes()
+    (root / "train" / "a" / "input" / "00001.png").write_bytes(whole[: len(whole) // 2])
+    chosen = settings(root, workers=1)
+    stopped = command(tmp_path / "run", *chosen)
+    _, error = stopped.communicate(timeout=300)
+    assert stopped.returncode == 1 and "a/input/00001.png: can not be read" in error
+    assert error.count("\n") < 6, error
+    process = command(tmp_path / "other", *chosen, "skip_corrupt=true")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert latest(tmp_path / "other").name == "00000008"
+
+
+def test_bundled_weights_and_their_card():
+    """The card is the trainer's own, about this very file."""
+    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    model = weights.load()
+    assert card["parameters"] == weights.count(model) and card["preset"] == model.preset
+    clips = card["scores"]["clips"].values()
+    for side in ("input", "output"):
+        mean = sum(clip[side]["psnr"] for clip in clips) / len(clips)
+        assert card["scores"]["overall"][side]["psnr"] == pytest.approx(mean)
+    assert card["scores"]["overall"]["output"]["psnr"] > card["scores"]["overall"]["input"]["psnr"]
+    recipe = read(weights.BUNDLED.with_suffix(".toml"))
+    told = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()
+    }
+    assert {name: told[name] for name in vars(recipe)} == vars(recipe)
+    assert card["iterations"] == recipe.iterations
+    judged = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
+    assert judged and not judged & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0
