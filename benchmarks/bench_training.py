@@ -24,14 +24,12 @@ class Step(Contender):
 
         import fac_ext
         from stfan.losses import Loss
-        from stfan.recipe import Recipe
-        from stfan.train import Window, initialise
+        from stfan.model import STFAN
+        from stfan.window import Window, initialise
 
         self.torch, self.cuda, self.options = torch, options.device.startswith("cuda"), options
         self.release_memory, self.buffer = fac_ext.release_memory, None
-        from stfan.model import STFAN
-
-        self.model = initialise(STFAN(), Recipe().initialisation, 0).to(options.device)
+        self.model = initialise(STFAN(), "kaiming", 0).to(options.device)
         self.window = Window(self.model, Loss(perceptual_weight=0.0), options.recompute)
         self.optimiser = torch.optim.Adam(self.model.parameters(), 1e-6)
         self.operands = [torch.rand(2, 1, options.frames, 3, *CROP, device=options.device)]

@@ -18,7 +18,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -27,76 +26,14 @@ from stfan.datasets import find_videos, phases
 from stfan.evaluate import evaluate
 from stfan.losses import Loss
 from stfan.metrics import PROTOCOLS
-from stfan.model import STFAN, ResBlock
+from stfan.model import STFAN
 from stfan.sequences import Sequences
 from stfan.stream import Deblurrer
 from stfan.synth import Synthetic
+from stfan.window import Window, initialise
 
 KEPT = 2  # checkpoints
 PROTOCOL = PROTOCOLS["rgb8"]
-
-
-def initialise(model, kind, seed):
-    """Kaiming's initialisation as PyTorch has it, or on top of a stronger one a network that starts as the identity.
-
-    PyTorch's is uniform, of variance 1 / (3 fan_in), the biases' too; it is what the article's code gets. The variance
-    for which Kaiming's is known, 2 / fan_in, makes STFAN grow without bounds within three frames.
-
-    Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
-    branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
-    """
-    torch.manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.reset_parameters()
-            if kind == "identity":
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-                nn.init.zeros_(module.bias)
-    if kind == "kaiming":
-        return model
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight *= 0.1
-        for head in (model.align[-1], model.deblur[-1]):
-            head.weight *= 0.02
-            head.bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1
-        model.fusion.weight[:, :128] *= 0.25
-        model.reconstruction[-1].weight *= 0.01
-    return model
-
-
-class Window(nn.Module):
-    """Some frames one after the other, and their loss; one forward pass for those who synchronise gradients."""
-
-    def __init__(self, model, loss, recompute):
-        super().__init__()
-        self.model, self.recompute = model, recompute
-        self.loss = [loss]  # in a list its weights are none of this module's
-
-    def forward(self, blurry, sharp, carried):
-        """
-        Args:
-            blurry, sharp: (B, T, 3, H, W) in [0, 1].
-            carried: what the frames before gave, None at a sequence's beginning.
-
-        Returns:
-            (the mean loss, {term: its mean}, what to carry on), of which only the loss leads back.
-        """
-        if carried is None:
-            previous = output = blurry[:, 0]
-            carried = previous, output, self.model.initial_state(previous)
-        previous, output, state = carried
-        outputs = []
-        for frame in blurry.unbind(1):
-            if self.recompute:
-                output, state = checkpoint(self.model, previous, frame, output, state, use_reentrant=False)
-            else:
-                output, state = self.model(previous, frame, output, state)
-            outputs.append(output)
-            output, previous = output.clamp(0, 1).to(frame.dtype), frame
-        loss, terms = self.loss[0](torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1))
-        return loss, terms, (previous, output.detach(), state.detach())
 
 
 class Draws:
@@ -236,7 +173,7 @@ class Run:
         with writer or nullcontext():
             while self.iteration < self.recipe.iterations:
                 with watch.waiting():
-                    batch = next(batches)
+                    batch = _take(batches)
                 self._sequence(batch, watch, on_step)
                 self.batches += 1
                 before, due = due, self._due()
@@ -411,6 +348,15 @@ class Run:
             for clip in told["scores"]["clips"].values():
                 del clip["per_frame"]
         return told
+
+
+def _take(batches):
+    """The next batch; what a worker says of a file, without the worker's traceback."""
+    try:
+        return next(batches)
+    except OSError as error:
+        said = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+        raise OSError(f"{said}; skip_corrupt=true passes over such files") from error
 
 
 class Watch:

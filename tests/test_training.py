@@ -24,7 +24,8 @@ from stfan.recipe import Recipe, read
 from stfan.stream import Deblurrer
 
 pytest.importorskip("accelerate")
-from stfan.train import Draws, Run, Window, checkpoints, initialise, latest
+from stfan.train import Draws, Run, checkpoints, latest
+from stfan.window import Window, initialise
 
 SMALL = {
     "length": 4,
@@ -415,7 +416,7 @@ def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_pat
     stopped = command(tmp_path / "run", *chosen)
     _, error = stopped.communicate(timeout=300)
     assert stopped.returncode == 1 and "a/input/00001.png: can not be read" in error
-    assert error.count("\n") < 6, error
+    assert "skip_corrupt=true" in error and "Traceback" not in error
     process = command(tmp_path / "other", *chosen, "skip_corrupt=true")
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
