@@ -52,6 +52,7 @@ wheels: .venv/ready
 bench: .venv/ready
 	$(PY) benchmarks/bench_fac.py --suite --json benchmarks/results
 	$(PY) benchmarks/bench_stfan.py --json benchmarks/results
+	$(PY) benchmarks/bench_training.py --json benchmarks/results
 
 bench-report: .venv/ready
 	$(PY) -m pip install --quiet --editable ".[bench]"
@@ -66,6 +67,7 @@ gpu:
 	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
+	$(PYTHON) benchmarks/bench_training.py --device cuda --bf16 --json benchmarks/results --commit "$(COMMIT)"
 
 DATA ?= data
 RUN ?= runs/article

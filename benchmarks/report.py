@@ -1,4 +1,4 @@
-"""Turns the committed figures (results/*.json) into the README's tables, docs/benchmarks.md and its plots."""
+"""Turns the committed figures (results/*.json, the weights' card) into tables of the README and docs, and into plots."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import bench_stfan
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
+CARD = ROOT / "stfan" / "weights" / "article.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
 
 
@@ -175,7 +176,7 @@ def load():
     """{file stem: (figures of the operator, figures of the network or None)}"""
     reports = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if not path.stem.endswith("-stfan"):
+        if not path.stem.endswith(("-stfan", "-training")):
             network = path.with_name(f"{path.stem}-stfan.json")
             reports[path.stem] = (
                 json.loads(path.read_text()),
@@ -207,15 +208,70 @@ def with_tables(readme, reports):
         "operator": f"`{bench_fac.described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}:\n\n"
         f"```\n{bench_fac.table(report['cases'][0]['results'])}\n```",
         "network": f"{ran_on(network['environment'])}:\n\n```\n{bench_stfan.table(network['cases'])}\n```",
+        "weights": weights_sentence(json.loads(CARD.read_text())),
     }
+    return renewed(readme, texts)
+
+
+def renewed(page, texts):
+    """A page with the text between each two marks of a name renewed."""
     for name, text in texts.items():
         mark = f"<!-- benchmark: {name} -->"
-        readme, count = re.subn(
-            f"{mark}\n(.*?\n)?{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", readme, flags=re.S
+        page, count = re.subn(
+            f"{mark}\n(.*?\n)?{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", page, flags=re.S
         )
         if count != 1:
-            sys.exit(f"README.md: {mark} must stand before and after the table")
-    return readme
+            sys.exit(f"{mark} must stand before and after the text")
+    return page
+
+
+def weights_sentence(card):
+    """What the bundled weights gain, in words."""
+    scores, clips = card["scores"]["overall"], card["scores"]["clips"].values()
+    gains = [clip["output"]["psnr"] - clip["input"]["psnr"] for clip in clips]
+    return (
+        f"On {len(gains)} clips of {len({p for c in card['data']['clips'].values() for p in c['pictures']})} pictures that "
+        f"they were not trained on they raise PSNR (protocol {card['scores']['protocol']}) from "
+        f"{scores['input']['psnr']:.2f} to {scores['output']['psnr']:.2f} dB and SSIM from {scores['input']['ssim']:.4f} to "
+        f"{scores['output']['ssim']:.4f} on average; the gain is {min(gains):+.2f} to {max(gains):+.2f} dB, and "
+        f"{sum(gain < 0 for gain in gains)} of the {len(gains)} became worse."
+    )
+
+
+def training_table(report):
+    """A Markdown table: memory and time of a step against its frames, with and without recomputation."""
+    height, width = report["crop"]
+    lines = [f"{ran_on(report['environment'])}; one sequence, crops of {height} x {width}:", ""]
+    lines += ["| window | MB | s a step | MB, recompute | s a step, recompute |", "|---|---|---|---|---|"]
+    cases = {(case["frames"], case["recompute"]): case["result"] for case in report["cases"]}
+    for frames in sorted({frames for frames, _ in cases}):
+        cells = [str(frames)]
+        for recompute in (False, True):
+            result = cases[frames, recompute]
+            known = isinstance(result, dict)
+            cells += [f"{result['extra_mb']:.0f}", f"{result['seconds']:.1f}"] if known else [result, ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def curve(card):
+    """How loss and gain went in training, as docs/training.png."""
+    from matplotlib import pyplot
+
+    seen = [point for point in card["curve"] if "loss" in point]
+    judged = [point for point in card["curve"] if "test" in point]
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110, layout="constrained")
+    axes.plot(*zip(*((p["iteration"], p["loss"]) for p in seen), strict=True), "C0-", alpha=0.6)
+    axes.set_xlabel("iterations")
+    axes.set_ylabel("training loss (L1, blue)")
+    axes.grid(True, alpha=0.25)
+    gain = axes.twinx()
+    points = ((p["iteration"], p["test"]["output"]["psnr"] - p["test"]["input"]["psnr"]) for p in judged)
+    gain.plot(*zip(*points, strict=True), "C3o-")
+    gain.set_ylabel("gain on unseen clips, dB (red)")
+    axes.set_title(f"the bundled weights, {card['device']}, {card['date']}", fontsize=9)
+    figure.savefig(DOCS / "training.png", metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def main():
@@ -225,6 +281,9 @@ def main():
     (DOCS / "benchmarks.md").write_text(benchmarks_page(reports))
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text(), reports))
+    curve(json.loads(CARD.read_text()))
+    training, page = RESULTS / f"{README_DEVICE}-training.json", DOCS / "training.md"
+    page.write_text(renewed(page.read_text(), {"training": training_table(json.loads(training.read_text()))}))
 
 
 if __name__ == "__main__":

@@ -89,13 +89,18 @@ def weight_file(path):
         return found | {"card": "none beside it"}
     try:
         facts = json.loads(card.read_text())
-        told = {name: _told(value) for name, value in facts.items() if name not in (*found, "psnr", "curve")}
-        scores = facts.get("psnr", {}).get("mean", {})
-    except (ValueError, AttributeError) as error:
+        left_out = (*found, "scores", "curve", "begun_from")
+        told = {name: _told(value) for name, value in facts.items() if name not in left_out}
+        scores = facts.get("scores", {"protocol": None, "overall": {}})
+        judged = {
+            f"{key.upper()} of {side} ({scores['protocol']})": f"{scores['overall'][side][key]:.{digits}f}"
+            for key, digits in (("psnr", 2), ("ssim", 4))
+            for side in ("input", "output")
+            if side in scores["overall"]
+        }
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{card}: not the card of a weight file: {error}") from error
-    return (
-        found | {"card": card} | told | {f"PSNR of {side}": f"{score} dB" for side, score in scores.items()}
-    )
+    return found | {"card": card} | told | judged
 
 
 def _told(value):

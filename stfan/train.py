@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from stfan import weights
 from stfan.datasets import find_videos, phases
 from stfan.evaluate import evaluate
+from stfan.info import devices
 from stfan.losses import Loss
 from stfan.metrics import PROTOCOLS
 from stfan.model import STFAN
@@ -325,7 +326,7 @@ class Run:
             "processes": self.accelerator.num_processes,
             "data": {"sequences": len(self.data), "test": sorted(self.clips)},
             "date": date.today().isoformat(),
-            "device": str(self.device),
+            "device": devices()[str(self.device) if self.device.type == "cuda" else "cpu"],
             "torch": torch.__version__,
             "curve": self.curve,
         }

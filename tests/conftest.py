@@ -59,11 +59,11 @@ def shared_video():
 def small():
     """A network to try the handling of frames with, where it does not matter what it makes of them."""
     from stfan.model import STFAN
-    from stfan.train import initialise
+    from stfan.window import initialise
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return initialise(STFAN(kernel_size=3)).eval()
+        return initialise(STFAN(kernel_size=3), "identity", 0).eval()
 
 
 @pytest.fixture

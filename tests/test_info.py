@@ -35,8 +35,9 @@ def test_it_says_what_is_here(stfan):
     assert (said["python"], said["torch"]) == (platform.python_version(), torch.__version__)
     assert said["safetensors"] == safetensors.__version__
     assert said["parameters"] == f"{card['parameters']:,}" and said["preset"] == card["preset"]
-    assert said["date"] == card["date"] and said["protocol"] == card["protocol"]
-    assert said["PSNR of output"] == f"{card['psnr']['mean']['output']} dB"
+    assert said["date"] == card["date"]
+    assert said["PSNR of output (rgb8)"] == f"{card['scores']['overall']['output']['psnr']:.2f}"
+    assert said["SSIM of input (rgb8)"] == f"{card['scores']['overall']['input']['ssim']:.4f}"
     assert f"{len(card['data']['clips'])} clips" in said["data"]
 
 
@@ -51,7 +52,7 @@ def test_other_weights_need_no_card(tmp_path, stfan):
     assert said["preset"] == "official" and said["filters"] == "3 x 3" and said["card"] == "none beside it"
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1, 2]", '{"psnr": 3}'])
+@pytest.mark.parametrize("text", ["no JSON", "[1, 2]", '{"scores": 3}'])
 def test_a_card_that_is_none_is_named(tmp_path, stfan, text):
     weights.save(STFAN(kernel_size=1), tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text(text)

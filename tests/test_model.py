@@ -6,7 +6,7 @@ from torch import nn
 
 from fac_ext import fac_reference
 from stfan import STFAN, Deblurrer
-from stfan.train import initialise
+from stfan.window import initialise
 
 
 def conv(inputs, outputs, stride=1):
@@ -101,7 +101,7 @@ def test_first_state_comes_from_the_frames_own_features():
 @pytest.mark.parametrize("preset", ["article", "official"])
 def test_two_frames_reach_every_weight(preset):
     """The next state's layer learns from the next frame alone: one frame would leave it as it was born."""
-    model = initialise(STFAN(preset))
+    model = initialise(STFAN(preset), "identity", 0)
     frames, target = torch.rand(2, 1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     state = model.initial_state(frames[0]).detach()
     output, state = model(frames[0], frames[0], frames[0], state)
@@ -113,7 +113,7 @@ def test_two_frames_reach_every_weight(preset):
 
 @pytest.mark.parametrize("preset", ["article", "official"])
 def test_initialised_it_changes_little_and_stays_put(preset):
-    model = initialise(STFAN(preset))
+    model = initialise(STFAN(preset), "identity", 0)
     video = torch.rand(30, 3, 32, 32)
     deblurrer = Deblurrer(model)
     for frame in video:

@@ -19,7 +19,7 @@ from stfan.clips import write_clip, write_image
 from stfan.metrics import sharpness, to_8bit
 from stfan.model import STFAN
 from stfan.report import FRAMES, LOSSLESS, Report
-from stfan.train import initialise
+from stfan.window import initialise
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAME = "</script><b>&.mp4"  # of a file that somebody might send
@@ -29,7 +29,7 @@ NAME = "</script><b>&.mp4"  # of a file that somebody might send
 def model():
     """An untrained network with small filters, each different from the others."""
     torch.manual_seed(0)
-    model = initialise(STFAN(kernel_size=3)).eval()
+    model = initialise(STFAN(kernel_size=3), "identity", 0).eval()
     with torch.no_grad():
         for head in (model.align[-1], model.deblur[-1]):
             head.weight.normal_(0, 0.05)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stfan import STFAN, Deblurrer
-from stfan.train import initialise
+from stfan.window import initialise
 from test_cuts import shot
 
 
@@ -61,7 +61,7 @@ def test_frames_of_another_dtype(small, dtype):
 @pytest.mark.parametrize("tile", [None, 4])
 def test_a_model_in_half_rounds_what_it_adds_but_not_the_frame(dtype, tile):
     """So that half of a change is gone only where the change itself is small."""
-    model = initialise(STFAN(kernel_size=3)).eval()
+    model = initialise(STFAN(kernel_size=3), "identity", 0).eval()
     video = torch.rand(3, 3, 8, 8)
     whole, half = Deblurrer(model, tile), Deblurrer(copy.deepcopy(model).to(dtype), tile)
     for frame in video:

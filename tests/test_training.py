@@ -82,18 +82,10 @@ def test_kaiming_as_pytorch_has_it():
 
 
 def test_nothing_grows_over_a_long_sequence():
-    """Of a network that has learnt nothing yet."""
-    for kind in ("kaiming", "identity"):
-        deblurrer = Deblurrer(initialise(STFAN(), kind, 0).eval())
-        outputs = torch.stack([*map(deblurrer, frames(30)[0][0])])
-        assert (outputs[-1] - frames(30)[0][0][-1]).abs().mean() < 0.1
-
-
-def test_identity_changes_next_to_nothing():
-    model = initialise(STFAN(), "identity", 0).eval()
-    blurry = frames(5)[0][:, :, :, :]
-    outputs = torch.stack([*map(Deblurrer(model), blurry[0])])
-    assert 0 < (outputs - blurry[0]).abs().mean() < 0.02
+    """Of a network that has learnt nothing yet; of one that starts as the identity test_model.py says it."""
+    video = frames(30)[0][0]
+    outputs = torch.stack([*map(Deblurrer(initialise(STFAN(), "kaiming", 0).eval()), video)])
+    assert (outputs - video).abs().mean((1, 2, 3)).max() < 0.1
 
 
 @pytest.mark.parametrize("recompute", [False, True])
