@@ -157,3 +157,48 @@ def test_fit(report):
     slope, start, fitted = report.fit({x: 3 * x + 2 for x in (1, 2, 5, 9)})
     assert (slope, start, fitted) == pytest.approx((3, 2, 1))
     assert report.fit({1: 1, 2: 3, 3: 1, 4: 3})[2] == pytest.approx(0.2)
+
+
+def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
+    """2 x 4 x 10 x 10 of k = 3: 28.8 kB of filters; a copy in 1 ms moves twice that."""
+    settings = {
+        "shape": (2, 4, 10, 10),
+        "kernel_size": 3,
+        "groups": 4,
+        "dtype": "float32",
+        "layout": "row_major",
+    }
+    settings |= {"padding_mode": "zeros", "threads": None}
+    times = {"forward": 1.0, "grad_input": 2.0, "grad_filters": 0.5, "gradients": 1.0}
+    results = {name: {mode: {"median_ms": ms} for mode, ms in times.items()} for name in ("floor", "fac")}
+    row = report.gpu_table([{"settings": settings, "results": results}]).splitlines()[-1]
+    part = (28800 + 2 * 3200) / (2 * 28800)
+    assert row.split("|")[3:6] == [f" {part:.2f} ", f" {part / 2:.2f} ", f" {part * 2:.2f} "]
+
+
+def test_training_table_and_what_the_weights_gain(report):
+    cases = [
+        {"frames": frames, "recompute": recompute, "result": {"extra_mb": 100.4 * frames, "seconds": 1.25}}
+        for frames in (1, 20)
+        for recompute in (False, True)
+    ]
+    cases[2]["result"] = "crashed (exit code -9)"
+    machine = {"device": "X", "threads": 2, "torch": "2", "date": "today"}
+    table = report.training_table({"environment": machine, "crop": [320, 448], "cases": cases})
+    assert table.splitlines()[-2:] == [
+        "| 1 | 100 | 1.2 | 100 | 1.2 |",
+        "| 20 | crashed (exit code -9) |  | 2008 | 1.2 |",
+    ]
+    sides = [
+        ({"psnr": 30.0, "ssim": 0.9}, {"psnr": 31.5, "ssim": 0.95}),
+        ({"psnr": 20.0, "ssim": 0.5}, {"psnr": 19.9, "ssim": 0.5}),
+    ]
+    clips = {
+        name: {"input": before, "output": after} for name, (before, after) in zip("ab", sides, strict=True)
+    }
+    overall = {"input": {"psnr": 25.0, "ssim": 0.7}, "output": {"psnr": 25.7, "ssim": 0.725}}
+    card = {"scores": {"protocol": "rgb8", "overall": overall, "clips": clips}}
+    card["data"] = {"clips": {"test/a": {"pictures": ["1.jpg", "2.jpg"]}, "test/b": {"pictures": ["1.jpg"]}}}
+    said = report.weights_sentence(card)
+    assert "2 clips of 2 pictures" in said and "25.00 to 25.70 dB" in said and "0.7000 to 0.7250" in said
+    assert "-0.10 to +1.50 dB, and 1 of the 2 became worse" in said
