@@ -15,6 +15,7 @@ from rich.console import Console
 
 from stfan import cli_train
 from stfan.files import check_writable, to_json, whole
+from stfan.info import check_device
 from stfan.metrics import PROTOCOLS
 from stfan.screen import Bar, Lines, stoppable
 
@@ -246,21 +247,6 @@ def check_picture(picture, source, overwrite):
         raise ValueError(f"{picture}: --picture would replace its own input, or be part of it")
     if picture.exists() and not overwrite:
         raise FileExistsError(f"{picture}: exists already; --overwrite replaces it")
-
-
-def check_device(device):
-    """The device that is meant; one that is not here is refused, in words."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = None
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 class Most:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from stfan import recipe as recipes
 from stfan.files import check_writable, to_json, whole
+from stfan.info import check_device
 from stfan.screen import Bar, Lines, say, stoppable
 
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
@@ -41,56 +42,59 @@ def train(
 ):
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
     try:
-        from stfan.train import Run, latest
+        from stfan.train import Run
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
         ) from error
+    from stfan.checkpoint import latest
 
-    wanted = (recipes.read(config) if config else recipes.Recipe()).changed(settings or [])
     place, kept = latest(folder), folder / "recipe.toml"
     if place and resume == "never":
         raise FileExistsError(
-            f"{folder}: holds a run with {place.name} iterations; --resume auto goes on from them"
+            f"{folder}: holds a run with {int(place.name)} iterations; --resume auto goes on from them"
         )
-    if place:
-        before = recipes.read(kept)
-        wanted = check_same(folder, before, wanted if config or settings else before)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: must be the folder of a run, is a file")
+    before = recipes.read(kept) if resume == "auto" and kept.exists() else None
+    wanted = (recipes.read(config) if config else before or recipes.Recipe()).changed(settings or [])
+    if place and before:
+        check_same(folder, before, wanted)
     if not wanted.data:
         raise ValueError("recipe: data must be a folder; on the command line: data=FOLDER")
-    run = Run(wanted, folder, cpu)
     folder.mkdir(parents=True, exist_ok=True)
+    with Lines(screen, False, False).listening():
+        run = Run(wanted, folder, cpu)
     if run.main:
         recipes.write(wanted, kept)
     if place:
         run.load(place)
     bar = Bar(screen, folder.name, wanted.iterations, run.main, "iterations")
+    shown = not bar.progress.disable
     with Lines(screen, not run.main, False).listening(), bar.progress, stoppable(screen, "sequence") as stop:
         bar.start(run.iteration)
         done = run.train(
             minutes,
-            on_step=lambda run, loss: bar.step(f", loss {float(loss):.5f}"),
-            report=lambda line: say(screen, line),
+            on_step=lambda run, loss: bar.step(f", loss {float(loss):.5f}") if shown else None,
+            report=lambda line: say(screen, line) if run.main else None,
             stop=stop,
         )
     if run.main:
-        card = run.card()
+        card = run.card(judge=done)
         with whole(folder / "weights.json") as partial:
             partial.write_text(to_json(card, indent=1) + "\n")
         print(folder / "weights.safetensors")
+        if not done:
+            ended = f"{run.iteration} of {wanted.iterations} iterations; --resume auto goes on"
+            print(f"stfan: {ended}", file=sys.stderr)
     run.accelerator.end_training()
-    if not done:
-        if run.main:
-            print(
-                f"stfan: {run.iteration} of {wanted.iterations} iterations; --resume auto goes on",
-                file=sys.stderr,
-            )
-        raise typer.Exit(130 if stop() else 0)
+    if stop():
+        raise typer.Exit(130)
 
 
 def check_same(folder, before, wanted):
-    """The recipe to go on with; what alters the result must be as it was."""
-    free = ("workers", "log_every", "checkpoint_every", "validate_every")
+    """What alters the result of a run that goes on must be as it was."""
+    free = ("workers", "log_every", "checkpoint_every", "validate_every", "skip_corrupt")
     other = [
         f"{name} was {value} and is {getattr(wanted, name)}"
         for name, value in vars(before).items()
@@ -98,7 +102,6 @@ def check_same(folder, before, wanted):
     ]
     if other:
         raise ValueError(f"{folder}: was begun otherwise ({'; '.join(other)}); take another folder")
-    return wanted
 
 
 @data.command()
@@ -124,6 +127,8 @@ def check(
     found = datasets.find_videos(
         root if sharp is None else (root, sharp), None, layout, gopro_blur, strict=False
     )
+    if split is not None and any(video.phase is None for video in found.videos):
+        raise ValueError(f"{root}: {found.layout} tells no phases apart, which --split would write")
     problems = datasets.check(found, lambda videos: track(videos, "frames", console=screen, transient=True))
     shown = Table(title=found.layout, title_justify="left")
     for heading, justify in (("phase", "left"), ("video", "left"), ("pairs", "right"), ("size", "right")):
@@ -157,22 +162,37 @@ def synth(
     cutouts: Annotated[
         Path | None, typer.Option(help="A folder of RGBA pictures, to move before the others.")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Training clips.")] = 400,
-    test_clips: Annotated[int, typer.Option(min=1, help="Test clips, of pictures not trained on.")] = 24,
+    clips: Annotated[int | None, typer.Option(min=1, help="Training clips.", show_default="400")] = None,
+    test_clips: Annotated[
+        int | None, typer.Option(min=1, help="Test clips, of pictures not trained on.", show_default="24")
+    ] = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames a clip.")] = 10,
-    size: Annotated[int, typer.Option(min=16, help="Width and height of a frame.")] = 192,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Width and height of a frame.", show_default="192")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
-    device: Annotated[str, typer.Option(help="What renders: cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="What renders: auto, cpu, cuda or cuda:N.")] = "cpu",
 ):
     """Make blurred and sharp clips: of pictures, every sixth one for the test clips alone; or of a video."""
     from stfan.synth import synthesize_set, video_set
 
-    def progress(jobs):
-        return track(jobs, "clips", console=screen)
-
+    device = check_device(device)
     if source.is_dir():
         synthesize_set(
-            source, root, clips, test_clips, frames, size, seed, progress, cutouts=cutouts, device=device
+            source,
+            root,
+            clips or 400,
+            test_clips or 24,
+            frames,
+            size or 192,
+            seed,
+            lambda jobs: track(jobs, "clips", console=screen),
+            cutouts=cutouts,
+            device=device,
+        )
+    elif any((cutouts, clips, test_clips, size)):
+        raise typer.BadParameter(
+            "of a video all is used, at its own size: only --frames and --seed go with it"
         )
     else:
         video_set(source, root, frames, seed)
@@ -181,7 +201,7 @@ def synth(
 
 @data.command()
 def preview(
-    root: Annotated[Path, typer.Argument(help="A data set, or a folder of pictures to make clips of.")],
+    root: Annotated[Path, typer.Argument(help="A data set.")],
     picture: Annotated[Path, typer.Option("-o", "--out", help="The PNG to write.")],
     clips: Annotated[int, typer.Option(min=1, help="How many, spread over all.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,

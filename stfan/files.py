@@ -3,20 +3,24 @@
 import json
 import math
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
 def whole(path):
-    """A temporary name beside path, which becomes path when the block ends, and goes away if it fails."""
+    """A temporary name beside path, of a file or a folder, which becomes path when the block ends, and goes if it fails."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(option, path, suffix, overwrite):

@@ -51,6 +51,21 @@ def devices():
     return found
 
 
+def check_device(device):
+    """The device that is meant; one that is not here is refused, in words."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
 def operator():
     """{part of the compiled operator: how it was built}"""
     build = fac_ext.build_info()

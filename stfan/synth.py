@@ -6,7 +6,6 @@ Everything is drawn from a seed, so nothing needs to be stored.
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,19 +65,22 @@ class Synthetic(Dataset):
         seed: a number from 0.
         part: "test" for every sixth picture in the order of names, "train" for the others, None for all.
         settings: a :class:`Synthesis`, its defaults if None.
+        device: what renders; not a GPU where a DataLoader has workers. Clips of two kinds of device differ in the last bit.
 
     Raises (before anything is made):
         ValueError: too few pictures, one that is smaller than a frame, or a cut-out without an alpha channel.
         OSError: a folder is missing, or a file is no picture.
     """
 
-    def __init__(self, pictures, cutouts=None, *, length=20, crop, seed=0, part=None, settings=None):
+    def __init__(
+        self, pictures, cutouts=None, *, length=20, crop, seed=0, part=None, settings=None, device="cpu"
+    ):
         if part not in (None, *PARTS):
             raise ValueError(f"part must be train, test or None, got {part!r}")
         if length < 1:
             raise ValueError(f"length must be 1 or more, got {length}")
         self.length, self.size, self.seed, self.part = length, _pair(crop), seed, part
-        self.settings = settings or Synthesis()
+        self.settings, self.device = settings or Synthesis(), device
         self.pictures = find_pictures(pictures, self.size)
         if part is not None:
             if len(self.pictures) < 6:
@@ -101,7 +103,7 @@ class Synthetic(Dataset):
         Returns:
             {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": picture and number}
         """
-        blurry, sharp, facts = self.clip(draw)
+        blurry, sharp, facts = self.clip(draw, self.device)
         name = f"{Path(facts['pictures'][0]).stem}-{draw}"
         return {"blurry": blurry.float() / 255, "sharp": sharp.float() / 255, "name": name}
 
@@ -148,8 +150,8 @@ def synthesize_set(
 ):
     """Write clips to root/{train,test} in the layout of :mod:`stfan.clips`.
 
-    root/train/00017 is clip 17 of :class:`Synthetic` with part "train", and so for "test". root/clips.json, written
-    last, says how each came about; a set without it is unfinished.
+    root/train/00017 is clip 17 of :class:`Synthetic` with part "train", and so for "test". root/clips.json says how each
+    came about. All of root is there or nothing.
 
     Args:
         pictures, cutouts, seed, settings: of :class:`Synthetic`.
@@ -172,15 +174,15 @@ def synthesize_set(
         for part in PARTS
     }
     clips = {}
-    for part, draw in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
-        blurry, sharp, facts = made[part].clip(draw, device)
-        name = f"{part}/{draw:05d}"
-        write_clip(root / name, blurry, sharp)
-        clips[name] = {"draw": draw, **facts}
-    card = {"frames": frames, "size": made["train"].size, "seed": seed}
-    card |= {"settings": asdict(made["train"].settings), "clips": clips}
-    with whole(root / "clips.json") as partial:
-        partial.write_text(json.dumps(card, indent=1) + "\n")
+    with whole(root) as partial:
+        for part, draw in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
+            blurry, sharp, facts = made[part].clip(draw, device)
+            name = f"{part}/{draw:05d}"
+            write_clip(partial / name, blurry, sharp)
+            clips[name] = {"draw": draw, **facts}
+        card = {"frames": frames, "size": made["train"].size, "seed": seed}
+        card |= {"settings": asdict(made["train"].settings), "clips": clips}
+        (partial / "clips.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
@@ -253,12 +255,8 @@ def video_set(path, root, length=10, seed=0):
     if root.exists():
         raise FileExistsError(f"{root}: exists already; choose a new folder")
     with whole(root) as partial:
-        try:
-            for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
-                write_clip(partial / "train" / f"{number:05d}", blurry, sharp)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
+            write_clip(partial / "train" / f"{number:05d}", blurry, sharp)
 
 
 def find_pictures(pictures, size):

@@ -5,82 +5,30 @@ use with their card. All randomness is of (seed, draw): neither the number of wo
 """
 
 import json
-import os
-import shutil
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import gather_object
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from stfan import weights
-from stfan.datasets import find_videos, phases
+from stfan import checkpoint, feed, weights
 from stfan.evaluate import evaluate
 from stfan.info import devices
 from stfan.losses import Loss
 from stfan.metrics import PROTOCOLS
 from stfan.model import STFAN
-from stfan.sequences import Sequences
 from stfan.stream import Deblurrer
-from stfan.synth import Synthetic
 from stfan.window import Window, initialise
 
-KEPT = 2  # checkpoints
 PROTOCOL = PROTOCOLS["rgb8"]
-
-
-class Draws:
-    """The numbers of the sequences that one process takes: batch after batch, without end."""
-
-    def __init__(self, first, batch, process, processes):
-        self.first, self.batch, self.process, self.processes = first, batch, process, processes
-
-    def __iter__(self):
-        step = self.first
-        while True:
-            begin = (step * self.processes + self.process) * self.batch
-            yield list(range(begin, begin + self.batch))
-            step += 1
-
-
-def sequences(recipe):
-    """The sequences to train on, and {clip: (blurry paths, sharp paths)} to judge on."""
-    kind = {"gopro_blur": recipe.gopro_blur}
-    if recipe.synthetic:
-        data = Synthetic(
-            recipe.data,
-            recipe.cutouts,
-            length=recipe.length,
-            crop=recipe.crop,
-            seed=recipe.seed,
-            part="train",
-        )
-    else:
-        there = phases(recipe.data, recipe.layout, **kind)
-        data = Sequences(
-            find_videos(recipe.data, "train" if there else None, recipe.layout, **kind).videos,
-            length=recipe.length,
-            crop=recipe.crop,
-            noise=recipe.noise,
-            brightness=recipe.brightness,
-            contrast=recipe.contrast,
-            seed=recipe.seed,
-            skip_corrupt=recipe.skip_corrupt,
-        )
-        if not recipe.validation and "test" in there:
-            return data, find_videos(recipe.data, "test", recipe.layout, **kind).clips
-    if not recipe.validation:
-        return data, {}
-    phase = "test" if "test" in phases(recipe.validation, **kind) else None
-    return data, find_videos(recipe.validation, phase, **kind).clips
+PATIENCE = timedelta(hours=12)  # of the other processes while one of them judges
 
 
 class Run:
@@ -102,11 +50,18 @@ class Run:
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
-            # the layer that makes the next state has no part in the loss of a window's last frame
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                # the layer that makes the next state has no part in the loss of a window of one frame
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=1 in (recipe.window, recipe.length % recipe.window)
+                ),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
-        self.data, self.clips = sequences(recipe)
+        self.processes = self.accelerator.num_processes
+        self.data, self.clips = feed.sequences(recipe, self.device)
+        self.origin = feed.origin(recipe)
         if recipe.weights:
             self.model = weights.load(recipe.weights).train()
         else:
@@ -156,25 +111,18 @@ class Run:
             FloatingPointError: loss or gradient is not finite; names iteration and sequences. The weights stay good.
         """
         started = time.monotonic()
-        writer = SummaryWriter(self.folder, purge_step=self.iteration) if self.main else None
-        source = DataLoader(
-            self.data,
-            batch_sampler=Draws(
-                self.batches,
-                self.recipe.batch,
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
-            ),
-            num_workers=self.recipe.workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=self.recipe.workers > 0,
-        )
+        writer = SummaryWriter(self.folder, purge_step=self.iteration + 1) if self.main else None
+        if not self.clips:
+            report("there are no clips to judge on: validation=FOLDER names some")
+        draws = feed.Draws(self.batches, self.recipe.batch, self.accelerator.process_index, self.processes)
+        batches = iter(feed.loader(self.data, draws, self.recipe.workers, self.device.type == "cuda"))
+        can_skip = not (self.recipe.synthetic or self.recipe.skip_corrupt)
+        hint = "; --resume auto with skip_corrupt=true passes over such files" if can_skip else ""
         watch, due = Watch(), self._due()
-        batches = iter(source)
         with writer or nullcontext():
             while self.iteration < self.recipe.iterations:
                 with watch.waiting():
-                    batch = _take(batches)
+                    batch = feed.take(batches, hint)
                 self._sequence(batch, watch, on_step)
                 self.batches += 1
                 before, due = due, self._due()
@@ -200,7 +148,21 @@ class Run:
 
     def _agreed(self, wish):
         """Whether any of the processes wishes so."""
-        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.device), "sum") > 0)
+        return bool(self.accelerator.reduce(torch.as_tensor(wish, device=self.device).float(), "sum") > 0)
+
+    def _refuse(self, finite, loss, norm, names):
+        """End all processes, each naming the sequences on which it went wrong."""
+        said = f"loss {loss:.6g}, its gradient's norm {norm:.6g} on {', '.join(names)}"
+        told = [(bool(finite), said, loss)]
+        told = gather_object(told) if self.processes > 1 else told
+        culprits = [said for _, said, value in told if value - value != 0] or [
+            said for good, said, _ in told if not good
+        ]
+        raise FloatingPointError(
+            f"iteration {self.iteration}: not finite: {'; '.join(culprits)}. The weights are those before it. Begin again "
+            f"in another folder, with weights={self.folder / 'weights.safetensors'} if they are good, and with a smaller "
+            f"learning_rate, with clip_norm, or in float32"
+        )
 
     def _sequence(self, batch, watch, on_step):
         """Train on one batch of sequences, with an optimiser step after each window."""
@@ -215,14 +177,9 @@ class Run:
             self.optimiser.zero_grad()
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
-            if not (
-                torch.isfinite(norm) and torch.isfinite(loss.detach())
-            ):  # the gradient's is that of all processes
-                raise FloatingPointError(
-                    f"iteration {self.iteration}: the loss is {float(loss.detach()):.6g}, its gradient's norm "
-                    f"{float(norm):.6g}, on {', '.join(batch['name'])}; the weights are those before it. "
-                    f"A smaller learning_rate, clip_norm or precision=float32 may help"
-                )
+            finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+            if self._agreed(~finite):
+                self._refuse(finite, float(loss.detach()), float(norm), batch["name"])
             self.optimiser.step()
             if self.mean:
                 self.mean.update_parameters(self.model)
@@ -272,92 +229,65 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def save(self):
-        """Write a checkpoint, and the weights to use; whole or not at all. Older checkpoints than KEPT go."""
+        """Write a checkpoint, and the weights to use; the card of older ones goes."""
         if self.main:
-            place = self.folder / "checkpoints" / f"{self.iteration:08d}"
-            partial = place.with_name(f"{place.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            try:
-                save_file(self.model.state_dict(), partial / "model.safetensors")
-                if self.mean:
-                    save_file(self.mean.state_dict(), partial / "mean.safetensors")
-                state = {"iteration": self.iteration, "batches": self.batches, "curve": self.curve}
-                torch.save(state | {"optimiser": self.optimiser.state_dict()}, partial / "state.pt")
-                shutil.rmtree(place, ignore_errors=True)
-                os.replace(partial, place)
-                weights.save(self.judged, self.folder / "weights.safetensors")
-            except OSError as error:
-                shutil.rmtree(partial, ignore_errors=True)
-                good = latest(self.folder)
-                error.add_note(
-                    f"(the last good checkpoint is {good})" if good else "(there is no checkpoint yet)"
-                )
-                raise
-            for old in checkpoints(self.folder)[:-KEPT]:
-                shutil.rmtree(old)
+            state = {"iteration": self.iteration, "batches": self.batches, "processes": self.processes}
+            state |= {"curve": self.curve, "optimiser": self.optimiser.state_dict()}
+            checkpoint.write(self.folder, self.iteration, self._tensors(), state)
+            (self.folder / "weights.json").unlink(missing_ok=True)
+            weights.save(self.judged, self.folder / "weights.safetensors")
         self.accelerator.wait_for_everyone()
+
+    def _tensors(self):
+        mean = {"mean": self.mean.state_dict()} if self.mean else {}
+        return {"model": self.model.state_dict(), **mean}
 
     def load(self, place):
         """Take up a checkpoint.
 
         Raises:
-            ValueError: it is damaged, or of another network.
+            ValueError: it is damaged, or of another network, or of another number of processes.
         """
-        try:
-            self.model.load_state_dict(load_file(place / "model.safetensors"))
-            if self.mean:
-                self.mean.load_state_dict(load_file(place / "mean.safetensors"))
-            state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.iteration, self.batches, self.curve = (
-                state[key] for key in ("iteration", "batches", "curve")
+        tensors, state = checkpoint.read(place, self._tensors())
+        if state["processes"] != self.processes:
+            raise ValueError(
+                f"{place}: is of a run with {state['processes']} processes, this one has {self.processes}"
             )
-        except Exception as error:  # of many types where the bytes are any
-            raise ValueError(f"{place}: is no checkpoint of this recipe, or damaged: {error}") from error
+        try:
+            self.model.load_state_dict(tensors["model"])
+            if self.mean:
+                self.mean.load_state_dict(tensors["mean"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{place}: is of another network: {error}") from error
+        self.iteration, self.batches, self.curve = (state[key] for key in ("iteration", "batches", "curve"))
 
-    def card(self):
+    def card(self, judge=True):
         """What the exported weights are, as JSON: recipe, data, device, curve, and scores on the clips kept apart."""
+        device = f"cuda:{self.device.index or 0}" if self.device.type == "cuda" else "cpu"
         told = {
             "preset": self.model.preset,
             "parameters": weights.count(self.model),
             "recipe": asdict(self.recipe),
             "iterations": self.iteration,
-            "processes": self.accelerator.num_processes,
-            "data": {"sequences": len(self.data), "test": sorted(self.clips)},
+            "processes": self.processes,
+            "data": {"sequences": len(self.data), "test": sorted(self.clips), **self.origin},
             "date": date.today().isoformat(),
-            "device": devices()[str(self.device) if self.device.type == "cuda" else "cpu"],
+            "device": devices()[device],
             "torch": torch.__version__,
             "curve": self.curve,
         }
         if self.recipe.synthetic:
             told["data"]["pictures"] = [path.name for path in self.data.pictures]
-        made = self.recipe.validation and Path(self.recipe.validation, "clips.json")
-        if made and made.exists():
-            test = json.loads(made.read_text())["clips"]
-            told["data"]["clips"] = {name: facts for name, facts in test.items() if name.startswith("test/")}
-        if self.recipe.sources:
-            told["data"]["sources"] = json.loads(Path(self.recipe.sources).read_text())
         if self.recipe.weights:
             with suppress(OSError, ValueError):
                 told["begun_from"] = json.loads(Path(self.recipe.weights).with_suffix(".json").read_text())
-        if self.clips:
-            model = weights.load(
-                self.folder / "weights.safetensors", self.device
-            )  # rounded to half precision
+        if self.clips and judge:  # the exported weights, which are rounded to half precision
+            model = weights.load(self.folder / "weights.safetensors", self.device)
             told["scores"] = evaluate(Deblurrer(model), self.clips, PROTOCOL)
             for clip in told["scores"]["clips"].values():
                 del clip["per_frame"]
         return told
-
-
-def _take(batches):
-    """The next batch; what a worker says of a file, without the worker's traceback."""
-    try:
-        return next(batches)
-    except OSError as error:
-        said = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
-        raise OSError(f"{said}; skip_corrupt=true passes over such files") from error
 
 
 class Watch:
@@ -389,13 +319,3 @@ class Watch:
         told = {"iterations_per_second": self.count / passed, "waited": self.waited / passed}
         self._begin()
         return told
-
-
-def checkpoints(folder):
-    """The checkpoints in a run's folder, the oldest first."""
-    return sorted(path for path in Path(folder, "checkpoints").glob("[0-9]*") if path.suffix != ".partial")
-
-
-def latest(folder):
-    """The newest checkpoint in a run's folder, or None."""
-    return next(reversed(checkpoints(folder)), None)

@@ -44,7 +44,7 @@ def test_cosine_and_warmup():
 
 def test_a_file_gives_back_what_was_written(tmp_path):
     recipe = Recipe(
-        data='a "quoted" ü\\folder',
+        data='a "quoted" ü😀\\folder',
         crop=(64, 96),
         learning_rate=2.5e-5,
         ema=0.999,
@@ -87,6 +87,11 @@ def test_settings_of_a_command_line():
         ("synthetic=1", "synthetic must be true or false, got 1"),
         ("data=3", "data must be a text, got 3"),
         ("batch", "a setting must be NAME=VALUE, got batch"),
+        ("learning_rate=inf", "learning_rate must be a number, got Infinity"),
+        ("betas=[0.9, 1.0]", "betas must be less than 1, got [0.9, 1.0]"),
+        ("contrast=[1.2, 0.8]", "contrast must be the least and the greatest, got [1.2, 0.8]"),
+        ("log_every=0", "log_every must be positive, got 0"),
+        ("kernel_size=-1", "kernel_size must be positive, got -1"),
     ],
 )
 def test_wrong_settings_are_named(setting, words):
@@ -109,3 +114,9 @@ def test_wrong_files_are_named(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="decode byte"):
         read(path)
+
+
+def test_skipping_and_two_folders_are_for_data_sets():
+    for name, value in (("skip_corrupt", True), ("sharp", "x")):
+        with pytest.raises(ValueError, match="for data sets, and synthetic is true"):
+            Recipe(synthetic=True, **{name: value})
