@@ -126,15 +126,19 @@ def parse(arguments=None):
     return options
 
 
-def room(options):
-    """Free bytes on the device, and the bytes of one set of operands, most of them the filters'."""
+def free_bytes(options):
+    """On the device."""
     import torch
 
-    filters = operand_bytes(options)
     if options.device != "cpu":
-        return torch.cuda.mem_get_info(options.device)[0], filters
+        return torch.cuda.mem_get_info(options.device)[0]
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(found.group(1)) * 1024, filters
+    return int(found.group(1)) * 1024
+
+
+def room(options):
+    """Free bytes, and the bytes of one set of operands, most of them the filters'."""
+    return free_bytes(options), operand_bytes(options)
 
 
 def plan(options, modes):
