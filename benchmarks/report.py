@@ -238,6 +238,16 @@ def weights_sentence(card):
     )
 
 
+def waited_sentence(card):
+    """How much of its time the run of the bundled weights waited for data, in words."""
+    parts = [point["waited"] for point in card["curve"] if "waited" in point]
+    workers = card["recipe"]["workers"] or "no"
+    return (
+        f"The bundled weights' run, with clips made on the way and {workers} workers, waited for data "
+        f"{sum(parts) / len(parts):.1%} of its time, {max(parts):.1%} at the most."
+    )
+
+
 def training_table(report):
     """A Markdown table: memory and time of a step against its frames, with and without recomputation."""
     height, width = report["crop"]
@@ -283,7 +293,11 @@ def main():
     readme.write_text(with_tables(readme.read_text(), reports))
     curve(json.loads(CARD.read_text()))
     training, page = RESULTS / f"{README_DEVICE}-training.json", DOCS / "training.md"
-    page.write_text(renewed(page.read_text(), {"training": training_table(json.loads(training.read_text()))}))
+    texts = {
+        "training": training_table(json.loads(training.read_text())),
+        "waited": waited_sentence(json.loads(CARD.read_text())),
+    }
+    page.write_text(renewed(page.read_text(), texts))
 
 
 if __name__ == "__main__":
