@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,3 +89,22 @@ def here(capsys, monkeypatch):
         return end.value.code or 0, said.out, said.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def moving_clips(tmp_path_factory):
+    """Three clips to train on and one to judge on: a picture of coarse noise that wanders, and what a blur makes of it."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for place in ("train/a", "train/b", "train/c", "test/d"):
+        picture = np.kron(rng.integers(0, 255, (10, 14, 3)), np.ones((4, 4, 1)))
+        for t in range(6):
+            sharp = picture[t : t + 24, 2 * t : 2 * t + 32]
+            blurry = (sharp + np.roll(sharp, 1, 1) + np.roll(sharp, -1, 1)) / 3
+            for side, frame in (("GT", sharp), ("input", blurry)):
+                folder = root / place / side
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(frame.astype(np.uint8)).save(folder / f"{t:05d}.png")
+    return root
