@@ -238,6 +238,13 @@ def weights_sentence(card):
     )
 
 
+def training_page(page):
+    """docs/training.md with the text between its marks renewed."""
+    training = json.loads((RESULTS / f"{README_DEVICE}-training.json").read_text())
+    waited = waited_sentence(json.loads(CARD.read_text()))
+    return renewed(page, {"training": training_table(training), "waited": waited})
+
+
 def waited_sentence(card):
     """How much of its time the run of the bundled weights waited for data, in words."""
     parts = [point["waited"] for point in card["curve"] if "waited" in point]
@@ -292,12 +299,8 @@ def main():
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text(), reports))
     curve(json.loads(CARD.read_text()))
-    training, page = RESULTS / f"{README_DEVICE}-training.json", DOCS / "training.md"
-    texts = {
-        "training": training_table(json.loads(training.read_text())),
-        "waited": waited_sentence(json.loads(CARD.read_text())),
-    }
-    page.write_text(renewed(page.read_text(), texts))
+    page = DOCS / "training.md"
+    page.write_text(training_page(page.read_text()))
 
 
 if __name__ == "__main__":

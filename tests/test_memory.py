@@ -19,6 +19,15 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11),
     reason="needs Linux and torch 2.11: elsewhere results are torch's own memory",
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits():
+    """What other tests left goes."""
+    gc.collect()
+    release_memory()
+
+
 LARGE = (1, 64, 128, 160)  # 5.2 MB of float32
 
 
@@ -30,8 +39,6 @@ def operands(shape=LARGE, seed=0):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_dead_results_memory_is_the_next_ones(layout):
-    gc.collect()
-    release_memory()  # what other tests left
     input, filters = (one.contiguous(memory_format=layout) for one in operands())
     first = fac(input, filters, 3)
     where, wanted = first.data_ptr(), first.clone()

@@ -131,7 +131,9 @@ def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
 @pytest.mark.parametrize("start", ["from stfan.__main__ import main; main()", None])
 def test_interrupted_while_torch_is_imported(tmp_path, start):
     (tmp_path / "torch.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
     )
     command = ["-c", start] if start else ["-m", "stfan", "info"]
     path = f"{tmp_path}{os.pathsep}{ROOT}"
