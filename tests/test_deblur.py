@@ -293,17 +293,6 @@ def test_what_memory_held_before_does_not_show(tmp_path, stfan, codec):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills new memory if asked to")
-def test_two_frames_of_x265_have_their_times(tmp_path, stfan):
-    """Its own are of memory never written."""
-    source = make_video(tmp_path / "in.mp4", frames=2, width=64, height=64)
-    memory = {"MALLOC_PERTURB_": "85", "MALLOC_MMAP_MAX_": "0"}
-    done = stfan("deblur", source, "-o", tmp_path / "out.mp4", "--codec", "libx265", env=os.environ | memory)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = ([time for time, _ in frames_of(path)] for path in (tmp_path / "out.mp4", source))
-    assert ours == theirs
-
-
 def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch, capsys):
     document = (ROOT / "docs/video.md").read_text()
     table = document[document.index("## Options") : document.index("## Exit codes")]

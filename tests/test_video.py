@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 from samples import MS, RATE, Same, frames_of, make_video, pattern, sound_of, texts_of  # noqa: E402
 from stfan import job  # noqa: E402
 from stfan.colour import FromTensor, to_tensor  # noqa: E402
-from stfan.encode import Encoding  # noqa: E402
+from stfan.encode import Encoding, Segments  # noqa: E402
 from stfan.mux import VideoTarget  # noqa: E402
 from stfan.video import Source  # noqa: E402
 
@@ -247,6 +248,22 @@ def test_shape_of_pixels_is_kept(tmp_path, caplog):
     assert caplog.text == ""
     copy(source, tmp_path / "4.mkv", Encoding(lossless=True))
     assert "the shape of its pixels, 128/117, is left out: ffv1 does not write it" in caplog.text
+
+
+def test_an_encoders_own_times_of_decoding_do_not_matter():
+    """x265's, of a stream of two frames, are of memory never written."""
+    segments, seen = Segments.__new__(Segments), []
+    segments.reorder = segments._packets = 0
+    segments._container = SimpleNamespace(mux=lambda packet: seen.append((packet.pts, packet.dts)))
+    packets = [av.Packet(b"frame") for _ in range(3)]
+    for packet, pts, dts in zip(
+        packets, (0, 2, 1), (6655295901103053917, 6655295901103053918, -8), strict=True
+    ):
+        packet.pts, packet.dts = pts, dts
+    segments._mux(packets)
+    assert [pts for pts, _ in seen] == [0, 2, 1] and segments.reorder == 1
+    assert all(dts <= pts for pts, dts in seen)
+    assert all(before < after for (_, before), (_, after) in pairwise(seen))
 
 
 TEXTS = [(40, 200, "Hello\nthere"), (280, 400, "and <i>again</i>")]
