@@ -176,9 +176,8 @@ class Segments:
     def _mux(self, packets):
         for packet in packets:
             self.reorder = max(self.reorder, self._packets - packet.pts)
-            packet.dts = (
-                self._packets - SEGMENT
-            )  # x265's own are of memory never written if it has two frames
+            # x265's own are of memory never written if it has two frames
+            packet.dts = self._packets - SEGMENT
             packet.time_base = NUMBER
             self._packets += 1
             self._container.mux(packet)
