@@ -55,7 +55,7 @@ def write(folder, iteration, tensors, state):
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     except Exception as error:  # of many types where a disk is full
-        raise OSError(f"{place}: can not be written: {str(error).splitlines()[0]}; {kept}") from error
+        raise OSError(f"{place}: can not be written: {_first_line(error)}; {kept}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(folder)[:-KEPT]:
@@ -74,4 +74,8 @@ def read(place, names):
     except Exception as error:  # of many types where the bytes are any
         older = [other for other in checkpoints(place.parent.parent) if other < place]
         way_out = f"remove it to go on from {older[-1]}" if older else "there is no other"
-        raise ValueError(f"{place}: is damaged: {str(error).splitlines()[0]}; {way_out}") from error
+        raise ValueError(f"{place}: is damaged: {_first_line(error)}; {way_out}") from error
+
+
+def _first_line(error):
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,6 +1,5 @@
 """The command line's second half: stfan train, and stfan data check, synth and preview."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +18,6 @@ from stfan.screen import Bar, Lines, say, stoppable
 
 data = typer.Typer(help="Data for training.", no_args_is_help=True)
 screen = Console(stderr=True)
-log = logging.getLogger("stfan")
 
 
 def train(

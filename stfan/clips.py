@@ -59,8 +59,3 @@ def in_order(file):
     """For sorting: names by the numbers in them, frame9 before frame10."""
     parts = re.split(r"(\d+)", file.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
-
-
-def read_clip(paths):
-    """The (T, 3, H, W) float tensors in [0, 1] of a clip's input and GT."""
-    return tuple(torch.stack([read_image(path) for path in side]).float() / 255 for side in paths)

@@ -1,7 +1,7 @@
 """Training: a recipe carried out, on one device or, under torchrun, on many; what is killed goes on bit for bit.
 
-A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, and, from the first checkpoint on, the weights to
-use with their card. All randomness is of (seed, draw): neither the number of workers nor an interruption shows.
+A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, from the first checkpoint on weights.safetensors, the
+weights to use, and from the command's end on their card, weights.json. All randomness is of (seed, draw): neither the number of workers nor an interruption shows.
 """
 
 import json

@@ -21,6 +21,13 @@ def run(*command, **options):
     return done.stdout + done.stderr
 
 
+def read_clip(paths):
+    """The (T, 3, H, W) float tensors in [0, 1] of a clip's input and GT."""
+    from stfan.clips import read_image
+
+    return tuple(torch.stack([read_image(path) for path in side]).float() / 255 for side in paths)
+
+
 def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
         cuda = torch.cuda.is_available() and build_info()["cuda"]

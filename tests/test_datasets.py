@@ -1,4 +1,7 @@
-"""Every layout that people download, made small; what is wrong with one is named."""
+"""Every layout that people download, made small; what is wrong with one is named.
+
+One file, though long: it is one list of layouts and one of errors.
+"""
 
 import json
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, read_clip
 from stfan import cli, weights
-from stfan.clips import read_clip, read_image, write_clip
+from stfan.clips import read_image, write_clip
 from stfan.datasets import find_videos
 from stfan.evaluate import check_clips, evaluate, write_csv, write_json
 from stfan.metrics import PROTOCOLS, psnr, sharpness, to_8bit

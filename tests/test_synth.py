@@ -1,4 +1,7 @@
-"""Synthesis: reproducible, and the blur, the layers, the highlights and the noise are what the formulas say."""
+"""Synthesis: reproducible, and the blur, the layers, the highlights and the noise are what the formulas say.
+
+One file, though long: all of it looks at clips made of the same few pictures.
+"""
 
 import json
 from dataclasses import replace
@@ -10,8 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from conftest import read_clip
 from stfan import motion, scene, sensor, shots
-from stfan.clips import read_clip
 from stfan.datasets import find_videos
 from stfan.metrics import psnr
 from stfan.preview import contact_sheet

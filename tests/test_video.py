@@ -1,4 +1,7 @@
-"""Video in, video out: what goes in comes out, as it was."""
+"""Video in, video out: what goes in comes out, as it was.
+
+One file, though long: each test copies a video that the same few lines make.
+"""
 
 import re
 from fractions import Fraction
