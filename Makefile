@@ -78,8 +78,8 @@ gpu-train:
 	test -f $(DATA)/set/clips.json || \
 		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
 	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
-		validation=$(DATA)/set weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000 \
-		workers=12 --resume auto --minutes $(MINUTES)
+		synthetic=true validation=$(DATA)/set sources= weights= initialisation=identity \
+		batch=8 crop=[160,160] length=20 iterations=60000 workers=12 --resume auto --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv build demo *.egg-info fac_ext/*.so

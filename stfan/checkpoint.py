@@ -50,6 +50,7 @@ def write(folder, iteration, tensors, state):
             shutil.rmtree(old)
         partial.mkdir(parents=True)
         for name, held in tensors.items():
+            held = {key: tensor.contiguous() for key, tensor in held.items()}
             save_file(held, partial / f"{name}.safetensors")
         torch.save(state, partial / "state.pt")
         shutil.rmtree(place, ignore_errors=True)

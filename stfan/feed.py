@@ -38,6 +38,7 @@ def sequences(recipe, device="cpu"):
             noise=recipe.noise,
             brightness=recipe.brightness,
             contrast=recipe.contrast,
+            zoom=recipe.zoom,
             seed=recipe.seed,
             skip_corrupt=recipe.skip_corrupt,
         )
@@ -95,10 +96,18 @@ def take(batches, hint):
 def origin(recipe):
     """What the card says of the data, read before the work: where it is from, and how the clips to judge on were made."""
     told = {}
-    made = recipe.validation and Path(recipe.validation, "clips.json")
-    if made and made.exists():
-        clips = json.loads(made.read_text())["clips"]
-        told["clips"] = {name: facts for name, facts in clips.items() if name.startswith("test/")}
+    judged, learnt = (_made(root) for root in (recipe.validation, None if recipe.synthetic else recipe.data))
+    if judged:
+        told["clips"] = {name: facts for name, facts in judged.items() if name.startswith("test/")}
+    if learnt:
+        lists = [facts["pictures"] for name, facts in learnt.items() if name.startswith("train/")]
+        told["pictures"] = sorted({picture for pictures in lists for picture in pictures})
     if recipe.sources:
         told["sources"] = json.loads(Path(recipe.sources).read_text())
     return told
+
+
+def _made(root):
+    """{clip: facts} of a set that stfan.synth has made."""
+    made = root and Path(root, "clips.json")
+    return json.loads(made.read_text())["clips"] if made and made.exists() else {}

@@ -51,9 +51,9 @@ class Run:
             cpu=cpu,
             mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
             kwargs_handlers=[
-                # the layer that makes the next state has no part in the loss of a window of one frame
+                # frames alone leave filters and state out, a window of one frame the layer that makes the next state
                 DistributedDataParallelKwargs(
-                    find_unused_parameters=1 in (recipe.window, recipe.length % recipe.window)
+                    find_unused_parameters=recipe.alone or 1 in (recipe.window, recipe.length % recipe.window)
                 ),
                 InitProcessGroupKwargs(timeout=PATIENCE),
             ],
@@ -68,7 +68,7 @@ class Run:
             self.model = initialise(
                 STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
             )
-        self.model.to(self.device)
+        self.model.to(self.device, memory_format=torch.channels_last)
         loss = Loss(recipe.pixel, 1.0, recipe.perceptual, recipe.backbone, recipe.backbone_weights)
         slow = [*self.model.align[-1:], *self.model.deblur[-1:], self.model.align_summary, self.model.fusion]
         slow = {id(parameter) for layer in slow for parameter in layer.parameters()}
@@ -80,7 +80,7 @@ class Run:
             betas=recipe.betas,
             fused=True,
         )
-        window = Window(self.model, loss.to(self.device), recipe.recompute)
+        window = Window(self.model, loss.to(self.device), recipe.recompute, recipe.alone)
         self.window = self.accelerator.prepare_model(window)
         self.mean = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None

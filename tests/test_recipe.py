@@ -82,7 +82,7 @@ def test_settings_of_a_command_line():
         ("crop=32", "crop must be 2 numbers, got 32"),
         ("ema=1", "ema must be less than 1, got 1.0"),
         ("noise=-0.1", "noise must be not negative, got -0.1"),
-        ("pixel=l2", 'pixel must be "mse" or "l1", got "l2"'),
+        ("pixel=l2", 'pixel must be "mse" or "l1" or "psnr", got "l2"'),
         ("kernel_size=4", "kernel_size must be odd, got 4"),
         ("synthetic=1", "synthetic must be true or false, got 1"),
         ("data=3", "data must be a text, got 3"),

@@ -151,6 +151,23 @@ def test_it_learns(clips, tmp_path):
     assert judged["output"]["psnr"] > judged["input"]["psnr"] + 0.2  # of a clip that it has not seen
 
 
+def test_frames_alone_teach_features_and_reconstruction_alone(clips, tmp_path):
+    blurry, sharp = frames(3, batch=2)
+    model = initialise(STFAN(), "identity", 0)
+    loss, _, carried = Window(model, Loss(perceptual_weight=0.0), False, True)(blurry, sharp, None)
+    wanted = sum(F.mse_loss(model.alone(blurry[:, t]), sharp[:, t]) for t in range(3)) / 3
+    torch.testing.assert_close(loss, wanted)
+    assert carried is None
+    settings = {"initialisation": "identity", "alone": True, "iterations": 2, "length": 1, "ema": 0.5}
+    run = Run(small(clips, **settings), tmp_path, cpu=True)
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.train()
+    for name, tensor in run.model.state_dict().items():
+        learns = name.startswith(("features.", "reconstruction."))
+        assert torch.equal(tensor, before[name]) != learns, name
+    assert run.card(judge=False)["recipe"]["alone"] is True
+
+
 def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
     run = Run(small(clips, iterations=3, length=3, ema=0.9, slow=0.5, learning_rate=1e-3), tmp_path, cpu=True)
     seen, wanted = [], None
@@ -339,6 +356,8 @@ def test_a_recipe_with_all_of_it(tmp_path):
     assert card["data"]["pictures"] == [f"{i}.png" for i in range(5)]
     assert [clip["pictures"] for clip in card["data"]["clips"].values()] == [["5.png"]] * 2
     assert set(card["scores"]["clips"]) == {"00000", "00001"}
+    made = Run(small(tmp_path / "set"), tmp_path / "run", cpu=True)  # the same clips, on the disk
+    assert set(made.origin["pictures"]) <= {f"{i}.png" for i in range(5)} and made.origin["pictures"]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         Run(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
 
