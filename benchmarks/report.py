@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "weights" / "article.json"
+SMOOTH = 5  # points of the training loss, of which there is one in 200 iterations
 README_DEVICE = "amd-epyc"  # whose figures the README shows
 
 
@@ -247,11 +248,11 @@ def training_page(page):
 
 def waited_sentence(card):
     """How much of its time the run of the bundled weights waited for data, in words."""
-    parts = [point["waited"] for point in card["curve"] if "waited" in point]
+    parts = [point["waited"] for run in runs(card) for point in run["curve"] if "waited" in point]
     workers, made = card["recipe"]["workers"] or "no", card["recipe"]["synthetic"]
     source = "clips made on the way" if made else "clips on the disk"
     return (
-        f"The bundled weights' run, with {source} and {workers} workers, waited for data "
+        f"The bundled weights' runs, with {source} and {workers} workers, waited for data "
         f"{sum(parts) / len(parts):.1%} of its time, {max(parts):.1%} at the most."
     )
 
@@ -290,10 +291,11 @@ def curve(card):
             if "test" in point:
                 output, given = (point["test"][side]["psnr"] for side in ("output", "input"))
                 judged.append((begin + point["iteration"], output - given))
+        if begin:
+            axes.axvline(begin, color="grey", linestyle=":")
         begin += run["iterations"]
-        gain.axvline(begin, color="grey", linestyle=":")
     axes.set_xlabel("iterations of " + ", then of ".join(kind(run) for run in runs(card)))
-    axes.set_ylabel(f"training loss ({card['recipe']['pixel']}, blue)")
+    axes.set_ylabel(f"training loss, means of {SMOOTH} points ({card['recipe']['pixel']}, blue)")
     axes.grid(True, alpha=0.25)
     gain.plot(*zip(*judged, strict=True), "C3o-")
     gain.set_ylabel("gain on unseen clips, dB (red)")
@@ -306,9 +308,9 @@ def kind(run):
     return "frames alone" if run["recipe"].get("alone") else "the whole network"
 
 
-def smooth(points, count=5):
-    """Means of so many successive points."""
-    groups = [points[at : at + count] for at in range(0, len(points), count)]
+def smooth(points):
+    """Means of successive points."""
+    groups = [points[at : at + SMOOTH] for at in range(0, len(points), SMOOTH)]
     return [tuple(sum(values) / len(values) for values in zip(*group, strict=True)) for group in groups]
 
 

@@ -53,6 +53,9 @@ def write(folder, iteration, tensors, state):
             held = {key: tensor.contiguous() for key, tensor in held.items()}
             save_file(held, partial / f"{name}.safetensors")
         torch.save(state, partial / "state.pt")
+        for file in partial.iterdir():
+            with open(file, "r+b") as written:
+                os.fsync(written.fileno())  # before the older checkpoint goes
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     except Exception as error:  # of many types where a disk is full

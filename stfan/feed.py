@@ -95,8 +95,8 @@ def take(batches, hint):
 
 def origin(recipe):
     """What the card says of the data, read before the work: where it is from, and how the clips to judge on were made."""
-    told = {}
-    judged, learnt = (_made(root) for root in (recipe.validation, None if recipe.synthetic else recipe.data))
+    told, data = {}, None if recipe.synthetic else recipe.data
+    judged, learnt = _made(recipe.validation or data), _made(data)
     if judged:
         told["clips"] = {name: facts for name, facts in judged.items() if name.startswith("test/")}
     if learnt:
@@ -108,6 +108,7 @@ def origin(recipe):
 
 
 def _made(root):
-    """{clip: facts} of a set that stfan.synth has made."""
+    """{clip: facts} of a set that stfan.synth has made, {} of any other."""
     made = root and Path(root, "clips.json")
-    return json.loads(made.read_text())["clips"] if made and made.exists() else {}
+    found = json.loads(made.read_text()) if made and made.exists() else {}
+    return found["clips"] if {"settings", "clips"} <= set(found) else {}

@@ -109,7 +109,7 @@ class Loss(nn.Module):
 
     Args:
         pixel: "mse", or in its place "l1", the mean absolute difference, or "psnr", the mean over the pictures of
-            log10(MSE + 3e-5): a tenth of their PSNR with its sign changed, where it is below some 40 dB. Then a
+            log10(MSE + 3e-5): a tenth of their PSNR with its sign changed, where it is below some 35 dB. Then a
             picture of little blur says as much as one of much.
         pixel_weight, perceptual_weight: not negative, and not both 0. Where the latter is 0 no backbone is loaded.
         backbone, weights: of the perceptual loss.

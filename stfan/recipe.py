@@ -62,8 +62,8 @@ class Recipe:
         sources: a JSON file that goes into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
         crop: height and width in pixels, multiples of 4.
-        noise: standard deviation of what is added to the blurry frames, whose values are in [0, 1].
-        brightness, contrast: the range that a sequence's factor is drawn from.
+        noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
+        brightness, contrast: the range that the factor of a data set's sequence is drawn from.
         zoom: the range of the factor by which a sequence of a data set is resampled, log-uniform; (1, 1) is without.
         skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
         preset, kernel_size: of the network, if weights is not given.
@@ -80,7 +80,7 @@ class Recipe:
         warmup: iterations over which the rate rises to its first value.
         slow: times this is the rate of those layers whose steps add up, over k^2 taps a channel or over the frames.
         alone: train features and reconstruction with each frame by itself, without state and with filters that change
-            nothing. Such an iteration takes a fifth of the time; it begins a short run that starts as the identity.
+            nothing: short iterations for a beginning. What is judged and exported is the whole network.
         window: frames between optimiser steps, through which is propagated back (K of truncated back-propagation).
         recompute: keep a frame's state alone for the way back, and compute the rest again: less memory, more time.
         clip_norm: the most that the gradient's norm may be; 0 is no limit.
@@ -158,8 +158,12 @@ class Recipe:
                 raise ValueError(
                     f"recipe: {name} must be the least and the greatest, got {_toml(getattr(self, name))}"
                 )
-        if self.synthetic and (self.skip_corrupt or self.sharp):
-            raise ValueError("recipe: skip_corrupt and sharp are for data sets, and synthetic is true")
+        if self.synthetic and (self.skip_corrupt or self.sharp or self.zoom != (1, 1)):
+            raise ValueError("recipe: skip_corrupt, sharp and zoom are for data sets, and synthetic is true")
+        if self.alone and (self.recompute or not (self.weights or self.initialisation == "identity")):
+            raise ValueError(
+                'recipe: alone needs initialisation = "identity" or weights to begin from, and no recompute'
+            )
 
     def rate(self, iteration):
         """What the first learning rate is multiplied with in an iteration, counted from 0."""

@@ -32,7 +32,7 @@ class Sequences(Dataset):
     * reversal of time, with probability 1/2;
     * a factor b of the brightness and a factor c of the contrast, uniform in their ranges: x becomes b x, and that
       becomes c x + (1 - c) m, where m is the mean of its grey value (0.2989 R + 0.587 G + 0.114 B) over all blurry
-      frames of the crop. These are torchvision's definitions, but for one mean, so that all frames and both sides
+      frames of what is cut out. These are torchvision's definitions, but for one mean, so that all frames and both sides
       go through the same map, and for clamping once, at the end;
     * horizontal and vertical mirroring, with probability 1/2 each;
     * a factor of the size, log-uniform in the range of `zoom`, for bicubic resampling with antialiasing; (1, 1), the
@@ -87,13 +87,8 @@ class Sequences(Dataset):
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.crop, self.noise, self.brightness, self.contrast = tuple(crop), noise, brightness, contrast
-        self.zoom, self.flips, self.reversal, self.seed, self.skip_corrupt = (
-            zoom,
-            flips,
-            reversal,
-            seed,
-            skip_corrupt,
-        )
+        self.zoom, self.flips, self.reversal = tuple(zoom), flips, reversal
+        self.seed, self.skip_corrupt = seed, skip_corrupt
         self._runs = [(video, run) for video in videos for run in runs(len(video.blurry), length)]
         if not self._runs:
             raise ValueError("videos must hold one video at least, got none")

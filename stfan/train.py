@@ -258,6 +258,13 @@ class Run:
             if self.mean:
                 self.mean.load_state_dict(tensors["mean"])
             self.optimiser.load_state_dict(state["optimiser"])
+            for parameter, held in self.optimiser.state.items():  # as the parameters are laid out in memory
+                held.update(
+                    {
+                        name: torch.empty_like(parameter).copy_(held[name])
+                        for name in ("exp_avg", "exp_avg_sq")
+                    }
+                )
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}: is of another network: {error}") from error
         self.iteration, self.batches, self.curve = (state[key] for key in ("iteration", "batches", "curve"))

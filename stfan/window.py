@@ -15,7 +15,7 @@ def initialise(model, kind, seed):
 
     Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
     branches, the old state's part in all that follows and the output start small, so that nothing grows over a long
-    video. Beside random features the frame's pixels go through it unchanged, see :func:`_carry`.
+    video. Beside random features the frame's pixels go through it nearly unchanged, see :func:`_carry`.
     """
     torch.manual_seed(seed)
     for module in model.modules():
@@ -40,11 +40,11 @@ def initialise(model, kind, seed):
 
 
 def _carry(model):
-    """Lay out a way for the frame's pixels, so that the last layers have them as they are.
+    """Lay out a way for the frame's pixels, so that the last layers have them nearly as they are.
 
     A quarter of the resolution has room for them: the strided layers move 2 x 2 pixels into channels of their own, the
     up-convolutions move them back. Without this the network has to learn first to draw what it sees. The next state
-    is the deblurred features and a little of the old state.
+    is made of the deblurred features and a little of the old state.
     """
     features, fusion, reconstruction = model.features, model.fusion, model.reconstruction
     down, up = (features[3], features[6]), (reconstruction[3], reconstruction[0])
