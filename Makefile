@@ -77,7 +77,7 @@ gpu-train:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
 	test -f $(DATA)/set/clips.json || \
 		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
-	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
+	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/video.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
 		synthetic=true zoom=[1,1] validation=$(DATA)/set sources= weights= initialisation=identity \
 		batch=8 crop=[160,160] length=20 iterations=60000 workers=12 --resume auto --minutes $(MINUTES)
 

@@ -305,7 +305,9 @@ def curve(card):
 
 
 def kind(run):
-    return "frames alone" if run["recipe"].get("alone") else "the whole network"
+    if run["recipe"].get("alone"):
+        return "frames alone"
+    return "all, some sharp" if run["recipe"].get("sharp_part") else "the whole network"
 
 
 def smooth(points):

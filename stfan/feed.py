@@ -39,6 +39,7 @@ def sequences(recipe, device="cpu"):
             brightness=recipe.brightness,
             contrast=recipe.contrast,
             zoom=recipe.zoom,
+            sharp_part=recipe.sharp_part,
             seed=recipe.seed,
             skip_corrupt=recipe.skip_corrupt,
         )

@@ -15,6 +15,7 @@ from stfan.files import whole
 NOT_NEGATIVE = (
     *(
         "noise",
+        "sharp_part",
         "perceptual",
         "decay_every",
         "warmup",
@@ -65,6 +66,7 @@ class Recipe:
         noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
         brightness, contrast: the range that the factor of a data set's sequence is drawn from.
         zoom: the range of the factor by which a sequence of a data set is resampled, log-uniform; (1, 1) is without.
+        sharp_part: of a data set's sequences this part has nothing to deblur: its blurry frames are the sharp ones.
         skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
         preset, kernel_size: of the network, if weights is not given.
         weights: a weight file to begin from instead of an initialisation.
@@ -106,6 +108,7 @@ class Recipe:
     brightness: tuple[float, float] = (0.8, 1.2)
     contrast: tuple[float, float] = (0.8, 1.2)
     zoom: tuple[float, float] = (1.0, 1.0)
+    sharp_part: float = 0.0
     skip_corrupt: bool = False
     preset: Literal["article", "official"] = "article"
     kernel_size: int = 5
@@ -147,7 +150,7 @@ class Recipe:
             (NOT_NEGATIVE, "not negative", lambda value: value >= 0),
             (("crop",), "multiples of 4", lambda value: value % 4 == 0),
             (("kernel_size",), "odd", lambda value: value % 2 == 1),
-            (("ema", "betas"), "less than 1", lambda value: value < 1),
+            (("ema", "betas", "sharp_part"), "less than 1", lambda value: value < 1),
         ):
             for name in names:
                 value = getattr(self, name)
@@ -158,8 +161,10 @@ class Recipe:
                 raise ValueError(
                     f"recipe: {name} must be the least and the greatest, got {_toml(getattr(self, name))}"
                 )
-        if self.synthetic and (self.skip_corrupt or self.sharp or self.zoom != (1, 1)):
-            raise ValueError("recipe: skip_corrupt, sharp and zoom are for data sets, and synthetic is true")
+        if self.synthetic and (self.skip_corrupt or self.sharp or self.sharp_part or self.zoom != (1, 1)):
+            raise ValueError(
+                "recipe: skip_corrupt, sharp, sharp_part and zoom are for data sets, and synthetic is true"
+            )
         if self.alone and (self.recompute or not (self.weights or self.initialisation == "identity")):
             raise ValueError(
                 'recipe: alone needs initialisation = "identity" or weights to begin from, and no recompute'

@@ -37,7 +37,8 @@ class Sequences(Dataset):
     * horizontal and vertical mirroring, with probability 1/2 each;
     * a factor of the size, log-uniform in the range of `zoom`, for bicubic resampling with antialiasing; (1, 1), the
       article's, is without. What is cut out is smaller or larger by it, so that its result is the crop;
-    * where the crop is.
+    * where the crop is;
+    * with probability `sharp_part`, 0 in the article, that there is nothing to deblur: the sharp frames are both sides.
 
     Both sides are clamped to [0, 1]. Then Gaussian noise of standard deviation `noise`, independent for every value
     of every frame, is added to the blurry side, which is clamped again. (The article says N(0, 0.01); the authors'
@@ -49,6 +50,7 @@ class Sequences(Dataset):
         crop: (height, width) in pixels, multiples of 4.
         noise: standard deviation on a scale of [0, 1].
         brightness, contrast: (lowest, highest) factor.
+        sharp_part: from 0 to 1.
         zoom: (least, greatest) factor. The least must leave frames that hold the crop.
         flips, reversal: whether to mirror, and to reverse time.
         seed: from 0 on.
@@ -70,6 +72,7 @@ class Sequences(Dataset):
         brightness=(0.8, 1.2),
         contrast=(0.8, 1.2),
         zoom=(1.0, 1.0),
+        sharp_part=0.0,
         flips=True,
         reversal=True,
         seed=0,
@@ -84,10 +87,13 @@ class Sequences(Dataset):
                 raise ValueError(f"{name} must be finite, not negative, and a range in order, got {value}")
         if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1] < math.inf:
             raise ValueError(f"zoom must be finite, positive, and a range in order, got {zoom}")
+        if not 0 <= sharp_part <= 1:
+            raise ValueError(f"sharp_part must be from 0 to 1, got {sharp_part}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.crop, self.noise, self.brightness, self.contrast = tuple(crop), noise, brightness, contrast
-        self.zoom, self.flips, self.reversal = tuple(zoom), flips, reversal
+        self.zoom, self.sharp_part = tuple(zoom), sharp_part
+        self.flips, self.reversal = flips, reversal
         self.seed, self.skip_corrupt = seed, skip_corrupt
         self._runs = [(video, run) for video in videos for run in runs(len(video.blurry), length)]
         if not self._runs:
@@ -138,10 +144,11 @@ class Sequences(Dataset):
         b, c = (low + (high - low) * u for (low, high), u in ((self.brightness, b), (self.contrast, c)))
         axes = [0] if self.reversal and backwards < 0.5 else []
         axes += [axis for axis, u in ((2, upside_down), (3, mirror)) if self.flips and u < 0.5]
-        box = (left, top, left + w, top + h)
+        box, sides = (left, top, left + w, top + h), (video.blurry, video.sharp)
+        if self.sharp_part and torch.rand((), generator=generator).item() < self.sharp_part:
+            sides = (video.sharp, video.sharp)
         blurry, sharp = (
-            torch.stack([read_image(side[i], box, size) for i in run]).flip(axes)
-            for side in (video.blurry, video.sharp)
+            torch.stack([read_image(side[i], box, size) for i in run]).flip(axes) for side in sides
         )
         # Whole numbers are summed, and each operation rounds by itself: the bits do not depend on threads.
         sums = blurry.sum((0, 2, 3), dtype=torch.int64).tolist()

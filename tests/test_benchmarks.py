@@ -192,8 +192,8 @@ def test_curve_of_two_runs_is_one_after_the_other(report, tmp_path, monkeypatch)
     report.curve(run(5, 1.5) | {"begun_from": run(10, 0.5, alone=True)})
     assert (tmp_path / "training.png").stat().st_size > 0
     loss, gain = figures[0].axes
-    assert [line.get_xdata().tolist() for line in loss.lines if line.get_linestyle() == "-"] == [[3, 8], [13]]
-    assert [line.tolist() for line in gain.lines[0].get_data()] == [[10, 15], [0.5, 1.5]]
+    assert [[*line.get_xdata()] for line in loss.lines if line.get_linestyle() == "-"] == [[3, 8], [13]]
+    assert [[*values] for values in gain.lines[0].get_data()] == [[10, 15], [0.5, 1.5]]
     assert loss.get_xlabel() == "iterations of frames alone, then of the whole network"
 
 

@@ -120,6 +120,6 @@ def test_wrong_files_are_named(tmp_path):
 
 
 def test_skipping_and_two_folders_are_for_data_sets():
-    for name, value in (("skip_corrupt", True), ("sharp", "x"), ("zoom", (1, 2))):
+    for name, value in (("skip_corrupt", True), ("sharp", "x"), ("zoom", (1, 2)), ("sharp_part", 0.1)):
         with pytest.raises(ValueError, match="for data sets, and synthetic is true"):
             Recipe(synthetic=True, **{name: value})

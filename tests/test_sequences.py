@@ -216,6 +216,17 @@ def test_zoom_is_one_resampling_for_all_of_a_sequence(tmp_path):
         Sequences([source], **(STILL | sizes | {"crop": (24, 24)}))
 
 
+def test_a_part_has_nothing_to_deblur(tmp_path):
+    source = video(tmp_path, 4)
+    many = Sequences([source], length=4, crop=(12, 16), sharp_part=0.3)
+    noisy = [many[draw] for draw in range(400)]
+    apart = [(item["blurry"] - item["sharp"]).abs().mean().item() for item in noisy]
+    still = [0.001 < distance < 0.05 for distance in apart]  # the noise alone
+    assert 0.2 < sum(still) / 400 < 0.4 and min(np.array(apart)[~np.array(still)]) > 0.1
+    all_of_it = Sequences([source], length=4, crop=(12, 16), **(STILL | {"sharp_part": 1}))[0]
+    assert torch.equal(all_of_it["blurry"], all_of_it["sharp"])
+
+
 def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
     videos = [video(tmp_path, 11, name="a"), video(tmp_path, 4, name="b", seed=1)]
 
@@ -294,6 +305,7 @@ def test_the_next_draw_takes_the_place_of_a_corrupt_one(tmp_path, caplog):
         ({"noise": -0.1}, "noise must be finite, not negative"),
         ({"contrast": (1.2, 0.8)}, r"contrast must be .* a range in order, got \(1\.2, 0\.8\)"),
         ({"zoom": (0, 1)}, r"zoom must be finite, positive, and a range in order, got \(0, 1\)"),
+        ({"sharp_part": 1.1}, "sharp_part must be from 0 to 1, got 1.1"),
         ({"zoom": (2, 1)}, r"zoom must be .* got \(2, 1\)"),
         ({"brightness": (0.8, math.nan)}, r"brightness must be .*nan"),
         ({"seed": -1}, "seed must not be negative, got -1"),
