@@ -6,8 +6,8 @@
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
-# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts: the whole network from the
-#              beginning, on clips made on the way, for MINUTES; the next call goes on where this one ended
+# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts: the bundled weights' recipe, from
+#              the beginning and with more of everything, for MINUTES; the next call goes on where this one ended
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -70,16 +70,16 @@ gpu:
 	$(PYTHON) benchmarks/bench_training.py --device cuda --bf16 --json benchmarks/results --commit "$(COMMIT)"
 
 DATA ?= data
-RUN ?= runs/gpu
+RUN ?= runs/article
 MINUTES ?= 9
 
 gpu-train:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
 	test -f $(DATA)/set/clips.json || \
 		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
-	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/video.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
-		synthetic=true zoom=[1,1] validation=$(DATA)/set sources= weights= initialisation=identity \
-		batch=8 crop=[160,160] length=20 iterations=60000 workers=12 --resume auto --minutes $(MINUTES)
+	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
+		validation=$(DATA)/set weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000 \
+		workers=12 --resume auto --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv build demo *.egg-info fac_ext/*.so

@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "weights" / "article.json"
-SMOOTH = 5  # points of the training loss, of which there is one in 200 iterations
 README_DEVICE = "amd-epyc"  # whose figures the README shows
 
 
@@ -248,11 +247,10 @@ def training_page(page):
 
 def waited_sentence(card):
     """How much of its time the run of the bundled weights waited for data, in words."""
-    parts = [point["waited"] for run in runs(card) for point in run["curve"] if "waited" in point]
-    workers, made = card["recipe"]["workers"] or "no", card["recipe"]["synthetic"]
-    source = "clips made on the way" if made else "clips on the disk"
+    parts = [point["waited"] for point in card["curve"] if "waited" in point]
+    workers = card["recipe"]["workers"] or "no"
     return (
-        f"The bundled weights' runs, with {source} and {workers} workers, waited for data "
+        f"The bundled weights' run, with clips made on the way and {workers} workers, waited for data "
         f"{sum(parts) / len(parts):.1%} of its time, {max(parts):.1%} at the most."
     )
 
@@ -273,47 +271,24 @@ def training_table(report):
     return "\n".join(lines)
 
 
-def runs(card):
-    """The cards of all runs that made the weights, the first one first."""
-    return [*(runs(card["begun_from"]) if "begun_from" in card else []), card]
-
-
 def curve(card):
-    """How loss and gain went in training, as docs/training.png: all its runs one after the other."""
+    """How loss and gain went in training, as docs/training.png."""
     from matplotlib import pyplot
 
+    seen = [point for point in card["curve"] if "loss" in point]
+    judged = [point for point in card["curve"] if "test" in point]
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110, layout="constrained")
-    gain, begin, judged = axes.twinx(), 0, []
-    for run in runs(card):
-        seen = [(begin + point["iteration"], point["loss"]) for point in run["curve"] if "loss" in point]
-        axes.plot(*zip(*smooth(seen), strict=True), "C0-", alpha=0.6)
-        for point in run["curve"]:
-            if "test" in point:
-                output, given = (point["test"][side]["psnr"] for side in ("output", "input"))
-                judged.append((begin + point["iteration"], output - given))
-        if begin:
-            axes.axvline(begin, color="grey", linestyle=":")
-        begin += run["iterations"]
-    axes.set_xlabel("iterations of " + ", then of ".join(kind(run) for run in runs(card)))
-    axes.set_ylabel(f"training loss, means of {SMOOTH} points ({card['recipe']['pixel']}, blue)")
+    axes.plot(*zip(*((p["iteration"], p["loss"]) for p in seen), strict=True), "C0-", alpha=0.6)
+    axes.set_xlabel("iterations")
+    axes.set_ylabel("training loss (L1, blue)")
     axes.grid(True, alpha=0.25)
-    gain.plot(*zip(*judged, strict=True), "C3o-")
+    gain = axes.twinx()
+    points = ((p["iteration"], p["test"]["output"]["psnr"] - p["test"]["input"]["psnr"]) for p in judged)
+    gain.plot(*zip(*points, strict=True), "C3o-")
     gain.set_ylabel("gain on unseen clips, dB (red)")
     axes.set_title(f"the bundled weights, {card['device']}, {card['date']}", fontsize=9)
     figure.savefig(DOCS / "training.png", metadata={"Software": None})
     pyplot.close(figure)
-
-
-def kind(run):
-    if run["recipe"].get("alone"):
-        return "frames alone"
-    return "all, some sharp" if run["recipe"].get("sharp_part") else "the whole network"
-
-
-def smooth(points):
-    """Means of successive points."""
-    groups = [points[at : at + SMOOTH] for at in range(0, len(points), SMOOTH)]
-    return [tuple(sum(values) / len(values) for values in zip(*group, strict=True)) for group in groups]
 
 
 def main():

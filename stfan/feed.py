@@ -38,8 +38,6 @@ def sequences(recipe, device="cpu"):
             noise=recipe.noise,
             brightness=recipe.brightness,
             contrast=recipe.contrast,
-            zoom=recipe.zoom,
-            sharp_part=recipe.sharp_part,
             seed=recipe.seed,
             skip_corrupt=recipe.skip_corrupt,
         )

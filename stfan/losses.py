@@ -108,9 +108,7 @@ class Loss(nn.Module):
     """The article's loss: pixel_weight * MSE + perceptual_weight * :class:`Perceptual`.
 
     Args:
-        pixel: "mse", or in its place "l1", the mean absolute difference, or "psnr", the mean over the pictures of
-            log10(MSE + 3e-5): a tenth of their PSNR with its sign changed, where it is below some 35 dB. Then a
-            picture of little blur says as much as one of much.
+        pixel: "mse", or "l1" for the mean absolute difference in its place.
         pixel_weight, perceptual_weight: not negative, and not both 0. Where the latter is 0 no backbone is loaded.
         backbone, weights: of the perceptual loss.
 
@@ -122,7 +120,7 @@ class Loss(nn.Module):
     def __init__(self, pixel="mse", pixel_weight=1.0, perceptual_weight=0.01, backbone="vgg19", weights=None):
         super().__init__()
         if pixel not in PIXEL:
-            raise ValueError(f"Loss: pixel must be one of {', '.join(PIXEL)}, got {pixel!r}")
+            raise ValueError(f"Loss: pixel must be {' or '.join(PIXEL)}, got {pixel!r}")
         both = (pixel_weight, perceptual_weight)
         if not all(math.isfinite(weight) and weight >= 0 for weight in both) or not any(both):
             raise ValueError(f"Loss: weights must be finite, not negative and not both 0, got {both}")
@@ -130,7 +128,7 @@ class Loss(nn.Module):
         self.perceptual = Perceptual(backbone, weights) if perceptual_weight else None
 
     def forward(self, output, target):
-        """(the loss, {"mse", "l1" or "psnr": ..., "perceptual": ...}): the terms before they are weighed, for a log.
+        """(the loss, {"mse" or "l1": ..., "perceptual": ...}): the terms before they are weighed, for a log.
 
         The terms are detached. What is not computed, its weight being 0, is not among them but the pixels' always.
 
@@ -151,12 +149,7 @@ class Loss(nn.Module):
         return total, {name: term.detach() for name, term in terms.items()}
 
 
-def _log_mse(output, target):
-    return ((output - target).square().mean((1, 2, 3)) + FLOOR).log10().mean()
-
-
-FLOOR = 3e-5
-PIXEL = {"mse": F.mse_loss, "l1": F.l1_loss, "psnr": _log_mse}
+PIXEL = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
 def _single(*tensors):

@@ -152,12 +152,6 @@ class STFAN(nn.Module):
         weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
         return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
 
-    def alone(self, frame):
-        """What becomes of a frame, (B, 3, H, W), without a past and with filters that change nothing."""
-        self._check_frame("frame", frame)
-        features = self.features(frame.to(self.fusion.weight.dtype))
-        return self.reconstruction(torch.cat([torch.zeros_like(features), features], 1)) + frame
-
     def initial_state(self, frame):
         """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
         self._check_frame("frame", frame)

@@ -15,7 +15,6 @@ from stfan.files import whole
 NOT_NEGATIVE = (
     *(
         "noise",
-        "sharp_part",
         "perceptual",
         "decay_every",
         "warmup",
@@ -28,18 +27,7 @@ NOT_NEGATIVE = (
     *("brightness", "contrast", "betas"),
 )
 POSITIVE = (
-    *(
-        "length",
-        "crop",
-        "zoom",
-        "kernel_size",
-        "batch",
-        "iterations",
-        "learning_rate",
-        "decay",
-        "slow",
-        "window",
-    ),
+    *("length", "crop", "kernel_size", "batch", "iterations", "learning_rate", "decay", "slow", "window"),
     *("log_every", "checkpoint_every"),
 )
 
@@ -63,15 +51,13 @@ class Recipe:
         sources: a JSON file that goes into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
         crop: height and width in pixels, multiples of 4.
-        noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
-        brightness, contrast: the range that the factor of a data set's sequence is drawn from.
-        zoom: the range of the factor by which a sequence of a data set is resampled, log-uniform; (1, 1) is without.
-        sharp_part: of a data set's sequences this part has nothing to deblur: its blurry frames are the sharp ones.
+        noise: standard deviation of what is added to the blurry frames, whose values are in [0, 1].
+        brightness, contrast: the range that a sequence's factor is drawn from.
         skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
         preset, kernel_size: of the network, if weights is not given.
         weights: a weight file to begin from instead of an initialisation.
         initialisation: "kaiming", or "identity", from which the network begins as one that changes nothing.
-        pixel: what is taken of the difference of output and truth: "mse", "l1", or "psnr" (stfan.losses.Loss).
+        pixel: what is taken of the difference of output and truth: "mse" or "l1".
         perceptual: weight of the perceptual loss beside it; 0 does without.
         backbone, backbone_weights: of the perceptual loss, as stfan.losses.Perceptual takes them.
         batch: sequences of an iteration, in each process.
@@ -81,8 +67,6 @@ class Recipe:
         schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" takes it down to zero.
         warmup: iterations over which the rate rises to its first value.
         slow: times this is the rate of those layers whose steps add up, over k^2 taps a channel or over the frames.
-        alone: train features and reconstruction with each frame by itself, without state and with filters that change
-            nothing: short iterations for a beginning. What is judged and exported is the whole network.
         window: frames between optimiser steps, through which is propagated back (K of truncated back-propagation).
         recompute: keep a frame's state alone for the way back, and compute the rest again: less memory, more time.
         clip_norm: the most that the gradient's norm may be; 0 is no limit.
@@ -107,14 +91,12 @@ class Recipe:
     noise: float = 0.01
     brightness: tuple[float, float] = (0.8, 1.2)
     contrast: tuple[float, float] = (0.8, 1.2)
-    zoom: tuple[float, float] = (1.0, 1.0)
-    sharp_part: float = 0.0
     skip_corrupt: bool = False
     preset: Literal["article", "official"] = "article"
     kernel_size: int = 5
     weights: str | None = None
     initialisation: Literal["kaiming", "identity"] = "kaiming"
-    pixel: Literal["mse", "l1", "psnr"] = "mse"
+    pixel: Literal["mse", "l1"] = "mse"
     perceptual: float = 0.01
     backbone: Literal["vgg19", "hed-vgg16"] = "vgg19"
     backbone_weights: str | None = None
@@ -127,7 +109,6 @@ class Recipe:
     decay_every: int = 400_000
     warmup: int = 0
     slow: float = 1.0
-    alone: bool = False
     window: int = 1
     recompute: bool = False
     clip_norm: float = 0.0
@@ -150,25 +131,19 @@ class Recipe:
             (NOT_NEGATIVE, "not negative", lambda value: value >= 0),
             (("crop",), "multiples of 4", lambda value: value % 4 == 0),
             (("kernel_size",), "odd", lambda value: value % 2 == 1),
-            (("ema", "betas", "sharp_part"), "less than 1", lambda value: value < 1),
+            (("ema", "betas"), "less than 1", lambda value: value < 1),
         ):
             for name in names:
                 value = getattr(self, name)
                 if not all(holds(part) for part in (value if isinstance(value, tuple) else (value,))):
                     raise ValueError(f"recipe: {name} must be {rule}, got {_toml(value)}")
-        for name in ("brightness", "contrast", "zoom"):
+        for name in ("brightness", "contrast"):
             if getattr(self, name)[0] > getattr(self, name)[1]:
                 raise ValueError(
                     f"recipe: {name} must be the least and the greatest, got {_toml(getattr(self, name))}"
                 )
-        if self.synthetic and (self.skip_corrupt or self.sharp or self.sharp_part or self.zoom != (1, 1)):
-            raise ValueError(
-                "recipe: skip_corrupt, sharp, sharp_part and zoom are for data sets, and synthetic is true"
-            )
-        if self.alone and (self.recompute or not (self.weights or self.initialisation == "identity")):
-            raise ValueError(
-                'recipe: alone needs initialisation = "identity" or weights to begin from, and no recompute'
-            )
+        if self.synthetic and (self.skip_corrupt or self.sharp):
+            raise ValueError("recipe: skip_corrupt and sharp are for data sets, and synthetic is true")
 
     def rate(self, iteration):
         """What the first learning rate is multiplied with in an iteration, counted from 0."""

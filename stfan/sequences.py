@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from stfan.clips import image_size, read_image
@@ -32,13 +31,10 @@ class Sequences(Dataset):
     * reversal of time, with probability 1/2;
     * a factor b of the brightness and a factor c of the contrast, uniform in their ranges: x becomes b x, and that
       becomes c x + (1 - c) m, where m is the mean of its grey value (0.2989 R + 0.587 G + 0.114 B) over all blurry
-      frames of what is cut out. These are torchvision's definitions, but for one mean, so that all frames and both sides
+      frames of the crop. These are torchvision's definitions, but for one mean, so that all frames and both sides
       go through the same map, and for clamping once, at the end;
     * horizontal and vertical mirroring, with probability 1/2 each;
-    * a factor of the size, log-uniform in the range of `zoom`, for bicubic resampling with antialiasing; (1, 1), the
-      article's, is without. What is cut out is smaller or larger by it, so that its result is the crop;
-    * where the crop is;
-    * with probability `sharp_part`, 0 in the article, that there is nothing to deblur: the sharp frames are both sides.
+    * where the crop is.
 
     Both sides are clamped to [0, 1]. Then Gaussian noise of standard deviation `noise`, independent for every value
     of every frame, is added to the blurry side, which is clamped again. (The article says N(0, 0.01); the authors'
@@ -50,8 +46,6 @@ class Sequences(Dataset):
         crop: (height, width) in pixels, multiples of 4.
         noise: standard deviation on a scale of [0, 1].
         brightness, contrast: (lowest, highest) factor.
-        sharp_part: from 0 to 1.
-        zoom: (least, greatest) factor. The least must leave frames that hold the crop.
         flips, reversal: whether to mirror, and to reverse time.
         seed: from 0 on.
         skip_corrupt: a sequence with a file that can not be read is replaced by that of the next draw, and the file
@@ -71,8 +65,6 @@ class Sequences(Dataset):
         noise=0.01,
         brightness=(0.8, 1.2),
         contrast=(0.8, 1.2),
-        zoom=(1.0, 1.0),
-        sharp_part=0.0,
         flips=True,
         reversal=True,
         seed=0,
@@ -85,16 +77,10 @@ class Sequences(Dataset):
         for name, value in {"noise": (noise, noise), "brightness": brightness, "contrast": contrast}.items():
             if len(value) != 2 or not 0 <= value[0] <= value[1] < math.inf:
                 raise ValueError(f"{name} must be finite, not negative, and a range in order, got {value}")
-        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1] < math.inf:
-            raise ValueError(f"zoom must be finite, positive, and a range in order, got {zoom}")
-        if not 0 <= sharp_part <= 1:
-            raise ValueError(f"sharp_part must be from 0 to 1, got {sharp_part}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.crop, self.noise, self.brightness, self.contrast = tuple(crop), noise, brightness, contrast
-        self.zoom, self.sharp_part = tuple(zoom), sharp_part
-        self.flips, self.reversal = flips, reversal
-        self.seed, self.skip_corrupt = seed, skip_corrupt
+        self.flips, self.reversal, self.seed, self.skip_corrupt = flips, reversal, seed, skip_corrupt
         self._runs = [(video, run) for video in videos for run in runs(len(video.blurry), length)]
         if not self._runs:
             raise ValueError("videos must hold one video at least, got none")
@@ -129,26 +115,21 @@ class Sequences(Dataset):
     def _item(self, draw):
         video, run = self._runs[self._shuffled(draw)]
         width, height = size = self._size(video.blurry[run[0]])
+        h, w = self.crop
         generator = _generator(self.seed, 1, draw)
         backwards, mirror, upside_down, b, c = torch.rand(
             5, generator=generator, dtype=torch.float64
         ).tolist()
-        h, w = self.crop
-        if self.zoom != (1, 1):
-            low, high = self.zoom
-            factor = low * (high / low) ** torch.rand((), generator=generator, dtype=torch.float64).item()
-            h, w = (max(round(side / factor), 1) for side in self.crop)
         top, left = (
             int(torch.randint(room + 1, (), generator=generator)) for room in (height - h, width - w)
         )
         b, c = (low + (high - low) * u for (low, high), u in ((self.brightness, b), (self.contrast, c)))
         axes = [0] if self.reversal and backwards < 0.5 else []
         axes += [axis for axis, u in ((2, upside_down), (3, mirror)) if self.flips and u < 0.5]
-        box, sides = (left, top, left + w, top + h), (video.blurry, video.sharp)
-        if self.sharp_part and torch.rand((), generator=generator).item() < self.sharp_part:
-            sides = (video.sharp, video.sharp)
+        box = (left, top, left + w, top + h)
         blurry, sharp = (
-            torch.stack([read_image(side[i], box, size) for i in run]).flip(axes) for side in sides
+            torch.stack([read_image(side[i], box, size) for i in run]).flip(axes)
+            for side in (video.blurry, video.sharp)
         )
         # Whole numbers are summed, and each operation rounds by itself: the bits do not depend on threads.
         sums = blurry.sum((0, 2, 3), dtype=torch.int64).tolist()
@@ -156,18 +137,13 @@ class Sequences(Dataset):
             255 * len(run) * h * w
         )
         blurry, sharp = (
-            self._sized(side.float().div_(255)).mul_(b * c).add_((1 - c) * b * grey).clamp_(0, 1)
+            side.float().div_(255).mul_(b * c).add_((1 - c) * b * grey).clamp_(0, 1)
             for side in (blurry, sharp)
         )
         if self.noise:
             blurry.add_(torch.randn(blurry.shape, generator=generator).mul_(self.noise)).clamp_(0, 1)
         first, last = (video.blurry[i].stem for i in (min(run), max(run)))
         return {"blurry": blurry, "sharp": sharp, "name": f"{video.name} {first}..{last}"}
-
-    def _sized(self, frames):
-        if frames.shape[2:] == self.crop:
-            return frames
-        return F.interpolate(frames, self.crop, mode="bicubic", antialias=True)
 
     def _shuffled(self, draw):
         """Which run a draw is of."""
@@ -180,11 +156,9 @@ class Sequences(Dataset):
     def _size(self, path):
         """(width, height) of a frame, if a crop fits in."""
         width, height = image_size(path)
-        h, w = (round(side / self.zoom[0]) for side in self.crop)
-        if h > height or w > width:
-            zoomed = f" at a zoom of {self.zoom[0]:g}" if self.zoom[0] != 1 else ""
+        if self.crop[0] > height or self.crop[1] > width:
             raise ValueError(
-                f"{path}: is {width}x{height}, smaller than the crop of {self.crop[1]}x{self.crop[0]}{zoomed}"
+                f"{path}: is {width}x{height}, smaller than the crop of {self.crop[1]}x{self.crop[0]}"
             )
         return width, height
 

@@ -51,9 +51,9 @@ class Run:
             cpu=cpu,
             mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
             kwargs_handlers=[
-                # frames alone leave filters and state out, a window of one frame the layer that makes the next state
+                # the layer that makes the next state has no part in the loss of a window of one frame
                 DistributedDataParallelKwargs(
-                    find_unused_parameters=recipe.alone or 1 in (recipe.window, recipe.length % recipe.window)
+                    find_unused_parameters=1 in (recipe.window, recipe.length % recipe.window)
                 ),
                 InitProcessGroupKwargs(timeout=PATIENCE),
             ],
@@ -80,7 +80,7 @@ class Run:
             betas=recipe.betas,
             fused=True,
         )
-        window = Window(self.model, loss.to(self.device), recipe.recompute, recipe.alone)
+        window = Window(self.model, loss.to(self.device), recipe.recompute)
         self.window = self.accelerator.prepare_model(window)
         self.mean = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None

@@ -176,27 +176,6 @@ def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
     assert row.split("|")[3:6] == [f" {part:.2f} ", f" {part / 2:.2f} ", f" {part * 2:.2f} "]
 
 
-def test_curve_of_two_runs_is_one_after_the_other(report, tmp_path, monkeypatch):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-
-    def run(iterations, gain, **settings):
-        points = [{"iteration": i, "loss": float(i)} for i in range(1, iterations + 1)]
-        test = {"input": {"psnr": 20.0}, "output": {"psnr": 20.0 + gain}}
-        curve = [*points, {"iteration": iterations, "test": test}]
-        recipe = {"pixel": "psnr", **settings}
-        return {"iterations": iterations, "curve": curve, "recipe": recipe, "device": "X", "date": "today"}
-
-    figures = []
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    monkeypatch.setattr(report, "DOCS", tmp_path)
-    report.curve(run(5, 1.5) | {"begun_from": run(10, 0.5, alone=True)})
-    assert (tmp_path / "training.png").stat().st_size > 0
-    loss, gain = figures[0].axes
-    assert [[*line.get_xdata()] for line in loss.lines if line.get_linestyle() == "-"] == [[3, 8], [13]]
-    assert [[*values] for values in gain.lines[0].get_data()] == [[10, 15], [0.5, 1.5]]
-    assert loss.get_xlabel() == "iterations of frames alone, then of the whole network"
-
-
 def test_training_table_and_what_the_weights_gain(report):
     cases = [
         {"frames": frames, "recompute": recompute, "result": {"extra_mb": 100.4 * frames, "seconds": 1.25}}

@@ -6,7 +6,6 @@ from torch import nn
 
 from fac_ext import fac_reference
 from stfan import STFAN, Deblurrer
-from stfan.model import ResBlock
 from stfan.window import initialise
 
 
@@ -120,35 +119,6 @@ def test_initialised_it_changes_little_and_stays_put(preset):
     for frame in video:
         assert (deblurrer(frame) - frame).abs().mean() < 0.1
         assert deblurrer.state()["state"].abs().max() < 20
-
-
-@pytest.mark.parametrize("preset", ["article", "official"])
-@pytest.mark.parametrize("kernel_size", [1, 5])
-def test_of_the_identity_pixels_arrive_as_they_are(preset, kernel_size):
-    """At the first layer that works at full resolution again: where residual branches and filters do nothing."""
-    model = initialise(STFAN(preset, kernel_size), "identity", 0)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight.zero_()
-        model.deblur[-1].weight.zero_()
-    arrived = []
-    model.reconstruction[4].register_forward_hook(lambda module, given, made: arrived.append(given[0]))
-    frame = torch.rand(2, 3, 24, 32)
-    model(frame, frame, frame, model.initial_state(frame))
-    offset = 0.5 if preset == "article" else 0
-    torch.testing.assert_close(arrived[0][:, :3], frame - offset, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("preset", ["article", "official"])
-def test_a_frame_alone_is_one_whose_filters_and_state_do_nothing(preset):
-    model = initialise(STFAN(preset), "identity", 0)
-    with torch.no_grad():
-        for head in (model.align[-1], model.deblur[-1]):
-            head.weight.zero_()
-    frame, other = torch.rand(2, 1, 3, 24, 32)
-    output, _ = model(other, frame, other, torch.zeros(1, 128, 6, 8))
-    torch.testing.assert_close(model.alone(frame), output, rtol=1e-5, atol=1e-5)
 
 
 def frames(*sizes):

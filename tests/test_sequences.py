@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stfan.datasets import Video
@@ -199,39 +198,11 @@ def test_noise_changes_nothing_else_of_a_draw(tmp_path):
         assert 0 < float((a["blurry"] - b["blurry"]).abs().max()) < 0.06
 
 
-def test_zoom_is_one_resampling_for_all_of_a_sequence(tmp_path):
-    """A crop of 12 x 16 at twice the size is of 6 x 8 pixels, of the same place on both sides."""
-    source, found = video(tmp_path, 4, size=(40, 40)), {}
-    item = Sequences([source], length=4, crop=(12, 16), **(STILL | {"zoom": (2, 2)}))[3]
-    assert item["blurry"].shape == item["sharp"].shape == (4, 3, 12, 16)
-    for side, paths in (("blurry", source.blurry), ("sharp", source.sharp)):
-        cuts = read(paths).unfold(2, 6, 1).unfold(3, 8, 1).permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
-        whole = [F.interpolate(cut, (12, 16), mode="bicubic", antialias=True).clamp(0, 1) for cut in cuts]
-        places = [place for place, cut in enumerate(whole) if torch.equal(cut, item[side])]
-        assert len(places) == 1 and places == found.setdefault("places", places)
-    sizes = {"zoom": (0.5, 2.0), "crop": (20, 20), "length": 4}
-    many = [Sequences([source], **(STILL | sizes))[draw]["sharp"] for draw in range(20)]
-    assert all(one.shape == (4, 3, 20, 20) for one in many)
-    with pytest.raises(ValueError, match=r"is 40x40, smaller than the crop of 24x24 at a zoom of 0\.5"):
-        Sequences([source], **(STILL | sizes | {"crop": (24, 24)}))
-
-
-def test_a_part_has_nothing_to_deblur(tmp_path):
-    source = video(tmp_path, 4)
-    many = Sequences([source], length=4, crop=(12, 16), sharp_part=0.3)
-    noisy = [many[draw] for draw in range(400)]
-    apart = [(item["blurry"] - item["sharp"]).abs().mean().item() for item in noisy]
-    still = [0.001 < distance < 0.05 for distance in apart]  # the noise alone
-    assert 0.2 < sum(still) / 400 < 0.4 and min(np.array(apart)[~np.array(still)]) > 0.1
-    all_of_it = Sequences([source], length=4, crop=(12, 16), **(STILL | {"sharp_part": 1}))[0]
-    assert torch.equal(all_of_it["blurry"], all_of_it["sharp"])
-
-
 def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
     videos = [video(tmp_path, 11, name="a"), video(tmp_path, 4, name="b", seed=1)]
 
     def made(draws, workers=0):
-        sequences = Sequences(videos, length=5, crop=(16, 20), zoom=(0.8, 1.5), seed=3)
+        sequences = Sequences(videos, length=5, crop=(16, 20), seed=3)
         loader = DataLoader(sequences, sampler=draws, num_workers=workers, batch_size=2)
         return [
             {"name": name, "blurry": blurry, "sharp": sharp}
@@ -243,7 +214,7 @@ def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
     torch.manual_seed(99)  # the draws do not look at it
     assert len(through) == 14 and all(map(same, through, made(range(14), workers=2)))
     assert all(map(same, through[5:], made(range(5, 14), workers=1)))
-    again = Sequences(videos, length=5, crop=(16, 20), zoom=(0.8, 1.5), seed=3)
+    again = Sequences(videos, length=5, crop=(16, 20), seed=3)
     assert all(same(through[draw], again[draw]) for draw in (13, 0, 7, 6))
     assert len({float(item["blurry"].sum()) for item in through}) == 14
     threads = torch.get_num_threads()
@@ -304,9 +275,6 @@ def test_the_next_draw_takes_the_place_of_a_corrupt_one(tmp_path, caplog):
         ({"length": 0}, "length must be at least 1, got 0"),
         ({"noise": -0.1}, "noise must be finite, not negative"),
         ({"contrast": (1.2, 0.8)}, r"contrast must be .* a range in order, got \(1\.2, 0\.8\)"),
-        ({"zoom": (0, 1)}, r"zoom must be finite, positive, and a range in order, got \(0, 1\)"),
-        ({"sharp_part": 1.1}, "sharp_part must be from 0 to 1, got 1.1"),
-        ({"zoom": (2, 1)}, r"zoom must be .* got \(2, 1\)"),
         ({"brightness": (0.8, math.nan)}, r"brightness must be .*nan"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
