@@ -1,7 +1,8 @@
 """Training: a recipe carried out, on one device or, under torchrun, on many; what is killed goes on bit for bit.
 
 A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, from the first checkpoint on weights.safetensors, the
-weights to use, and from the command's end on their card, weights.json. All randomness is of (seed, draw): neither the number of workers nor an interruption shows.
+weights to use, and from the command's end on their card, weights.json. All randomness is of (seed, draw): neither the
+number of workers nor an interruption shows.
 """
 
 import json
@@ -259,12 +260,8 @@ class Run:
                 self.mean.load_state_dict(tensors["mean"])
             self.optimiser.load_state_dict(state["optimiser"])
             for parameter, held in self.optimiser.state.items():  # as the parameters are laid out in memory
-                held.update(
-                    {
-                        name: torch.empty_like(parameter).copy_(held[name])
-                        for name in ("exp_avg", "exp_avg_sq")
-                    }
-                )
+                for name in ("exp_avg", "exp_avg_sq"):
+                    held[name] = torch.empty_like(parameter).copy_(held[name])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}: is of another network: {error}") from error
         self.iteration, self.batches, self.curve = (state[key] for key in ("iteration", "batches", "curve"))

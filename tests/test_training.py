@@ -1,4 +1,7 @@
-"""Training: steps that are what they should be, runs that survive whatever happens; and the bundled weights' card."""
+"""Training: steps that are what they should be, runs that survive whatever happens; and the bundled weights' card.
+
+One file, though long: all of it is the same small runs on the same clips.
+"""
 
 import errno
 import json
@@ -372,6 +375,8 @@ def test_a_recipe_with_all_of_it(tmp_path):
     on_disk = origin(small(tmp_path / "set"))
     assert len(on_disk["pictures"]) == 1 and set(on_disk["pictures"]) <= {f"{i}.png" for i in range(5)}
     assert on_disk["clips"] == card["data"]["clips"]
+    (tmp_path / "set" / "clips.json").write_text('{"clips": ["of another program"]}')
+    assert origin(small(tmp_path / "set")) == {}
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         Run(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
 
