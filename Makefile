@@ -19,7 +19,7 @@ ours := $(filter demo/bikes.mp4,$(VIDEO))
 
 .PHONY: demo test check wheels bench bench-report gpu gpu-train clean
 
-.venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*)
+.venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*.h csrc/*/*)
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet "$(TORCH)" numpy
 	$(PY) -m pip install --quiet --editable ".[test]"
@@ -63,7 +63,7 @@ gpu:
 	$(PYTHON) -m pytest -m "not network and not wheels"
 	for tool in memcheck racecheck initcheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
-			$(PYTHON) -m pytest tests/test_fac.py -k "cuda and value and not float64" || exit 1; \
+			$(PYTHON) -m pytest tests/operator/test_fac.py -k "cuda and value and not float64" || exit 1; \
 	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
@@ -77,7 +77,7 @@ gpu-train:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
 	test -f $(DATA)/set/clips.json || \
 		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
-	$(PYTHON) -m stfan train $(RUN) -c stfan/weights/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
+	$(PYTHON) -m stfan train $(RUN) -c stfan/model/pretrained/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
 		validation=$(DATA)/set weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000 \
 		workers=12 --resume auto --minutes $(MINUTES)
 

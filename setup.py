@@ -59,7 +59,10 @@ except LookupError as reason:
     why_not = str(reason)
     if os.environ.get("FAC_EXT_CUDA") == "1":
         sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {why_not}; set CUDA_HOME to a CUDA toolkit that fits")
-sources = ["csrc/fac_cpu.cpp", "csrc/fac_cpu_channels_last.cpp", "csrc/ops.cpp"]
+sources = [
+    *("csrc/cpu/fac_cpu.cpp", "csrc/cpu/row_major.cpp", "csrc/cpu/channels_last.cpp"),
+    "csrc/bindings/ops.cpp",
+]
 flags = {
     "cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", f"-fmacro-prefix-map={Path.cwd()}/=", STABLE_ABI],
     "nvcc": ["-O3", "-std=c++20"],
@@ -68,7 +71,7 @@ flags = {
 link = ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
 if cuda:
     cpp_extension.CUDA_HOME = str(root)  # torch leaves it empty in its CPU builds
-    sources += ["csrc/fac_cuda.cu", "csrc/ops_cuda.cpp"]
+    sources += ["csrc/cuda/fac_cuda.cu", "csrc/bindings/ops_cuda.cpp"]
     link += [str(runtime), "-lrt", "-ldl", "-lpthread"]
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if not archs and torch.cuda.is_available():
@@ -93,7 +96,7 @@ extension = Extension(
     "fac_ext._C",
     sources,
     language="c++",
-    depends=sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").glob(pattern)),
+    depends=sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern)),
     include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
     library_dirs=cpp_extension.library_paths(),
     define_macros=[

@@ -7,18 +7,30 @@ machine hits all alike, and each goes through so many tensors that none finds it
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import types
 from pathlib import Path
 
-from contenders import CONTENDERS, FRAMES, MODES, TENSORS, Contender, ask, operand_bytes, sets, start
+from harness import (
+    CONTENDERS,
+    FRAMES,
+    MODES,
+    TENSORS,
+    Contender,
+    ask,
+    described,
+    environment,
+    free_bytes,
+    json_path,
+    operand_bytes,
+    operator_table,
+    sets,
+    start,
+)
 
 SHOWN = ("forward", "gradients", "forward+backward")
 FLOOR = ["floor", "fac"]
@@ -126,16 +138,6 @@ def parse(arguments=None):
     return options
 
 
-def free_bytes(options):
-    """On the device."""
-    import torch
-
-    if options.device != "cpu":
-        return torch.cuda.mem_get_info(options.device)[0]
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(found.group(1)) * 1024
-
-
 def room(options):
     """Free bytes, and the bytes of one set of operands, most of them the filters'."""
     return free_bytes(options), operand_bytes(options)
@@ -212,84 +214,6 @@ def measure(options):
     return {name: results[name] for name in options.only}
 
 
-def environment(options):
-    """What ran where: it goes into the JSON beside the figures."""
-    import torch
-
-    import fac_ext
-
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        cpu = found.group(1) if found else cpu
-    facts = {
-        "device": cpu,
-        "threads": options.threads or torch.get_num_threads(),
-        "torch": torch.__version__,
-        "fac_ext": fac_ext.build_info(),
-        "python": platform.python_version(),
-        "commit": options.commit
-        or _said_by("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
-        "date": datetime.date.today().isoformat(),
-    }
-    if options.device.startswith("cuda"):
-        facts["device"] = torch.cuda.get_device_name(options.device)
-        facts["driver"] = _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return facts
-
-
-def _said_by(*command):
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        return said[0] if said else None
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def json_path(path, facts, suffix=""):
-    """The file for the figures: the one named, or in the folder named one with the device's name."""
-    if path.suffix == ".json":
-        return path
-    path.mkdir(parents=True, exist_ok=True)
-    return path / (re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-") + suffix + ".json")
-
-
-def table(results):
-    """The figures as lines of text; x floor and x fac are times over theirs."""
-    head = (
-        f"{'':17}{'mode':18}{'median ms':>10}{'quartiles ms':>20}{'x floor':>9}{'x fac':>8}{'extra MB':>10}"
-    )
-    lines = [head, "-" * len(head)]
-    for name, modes in results.items():
-        if isinstance(modes, str):
-            lines.append(f"{name:17}{modes}")
-            continue
-        for mode, figures in modes.items():
-            ratios = []
-            for other in ("floor", "fac"):
-                base = results.get(other)
-                known = isinstance(base, dict) and mode in base
-                ratios.append(f"{figures['median_ms'] / base[mode]['median_ms']:.2f}" if known else "")
-            low, high = figures["quartiles_ms"]
-            extra = "" if figures["extra_mb"] is None else f"{figures['extra_mb']:.1f}"
-            lines.append(
-                f"{name:17}{mode:18}{figures['median_ms']:10.2f}{f'{low:.2f} - {high:.2f}':>20}"
-                f"{ratios[0]:>9}{ratios[1]:>8}{extra:>10}"
-            )
-    return "\n".join(lines)
-
-
-def described(settings):
-    """A case in a few words."""
-    n, c, h, w = settings["shape"]
-    words = [f"{n} x {c} x {h} x {w}", f"k = {settings['kernel_size']}", settings["dtype"]]
-    words += [settings["layout"]] * (settings["layout"] != "row_major")
-    words += [f"{settings['groups']} groups"] * (settings["groups"] != c)
-    words += [settings["padding_mode"]] * (settings["padding_mode"] != "zeros")
-    words += [f"{settings['threads']} threads"] * bool(settings["threads"])
-    return ", ".join(words)
-
-
 def main():
     options = parse()
     facts = environment(options)
@@ -301,7 +225,7 @@ def main():
         settings = {key: getattr(case, key) for key in SETTINGS}
         print(f"\n{described(settings)}")
         cases.append({"settings": settings, "results": measure(case)})
-        print(table(cases[-1]["results"]), flush=True)
+        print(operator_table(cases[-1]["results"]), flush=True)
         if options.json:  # after each case, so that nothing is lost where the rest is not waited for
             path = json_path(options.json, facts)
             path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")

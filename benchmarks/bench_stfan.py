@@ -14,8 +14,7 @@ import types
 from pathlib import Path
 from unittest import mock
 
-from bench_fac import environment, json_path
-from contenders import FRAMES, Contender, article_fac, ask, start
+from harness import FRAMES, Contender, article_fac, ask, environment, json_path, network_table, start
 
 CONTENDERS = {
     "article": "the article's code path: unfolded FAC, the summary made of all filters, row-major",
@@ -31,7 +30,7 @@ class Network(Contender):
         import torch
 
         import fac_ext
-        import stfan.model
+        import stfan.model.network
 
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -39,13 +38,13 @@ class Network(Contender):
         self.name, self.release_memory = name, fac_ext.release_memory
         torch.manual_seed(0)
         dtype = getattr(torch, options.dtype)
-        network = stfan.model.STFAN().eval().to(options.device, dtype)
+        network = stfan.model.network.STFAN().eval().to(options.device, dtype)
         self.frame = torch.rand(3, *FRAMES[options.frame], dtype=dtype, device=options.device)
         if name == "article":
             self.step, self.past = network, None
             self.patches = contextlib.ExitStack()
-            self.patches.enter_context(mock.patch.object(stfan.model, "fac", article_fac))
-            self.patches.enter_context(mock.patch.object(stfan.model.STFAN, "_align", _all_filters))
+            self.patches.enter_context(mock.patch.object(stfan.model.network, "fac", article_fac))
+            self.patches.enter_context(mock.patch.object(stfan.model.network.STFAN, "_align", _all_filters))
         else:
             if name.endswith("compiled"):
                 network.compile()
@@ -127,26 +126,6 @@ def measure(options, names):
     return results
 
 
-def table(cases):
-    """The figures as lines of text; x article is the time over the article's."""
-    head = f"{'frame':10}{'dtype':10}{'':16}{'s per frame':>12}{'quartiles':>20}{'x article':>11}{'extra MB':>10}"
-    lines = [head, "-" * len(head)]
-    for case in cases:
-        base = case["results"].get("article")
-        for name, figures in case["results"].items():
-            start = f"{case['frame']:10}{case['dtype']:10}{name:16}"
-            if isinstance(figures, str):
-                lines.append(start + figures)
-                continue
-            low, high = figures["quartiles_s"]
-            ratio = f"{figures['median_s'] / base['median_s']:.2f}" if isinstance(base, dict) else ""
-            lines.append(
-                f"{start}{figures['median_s']:12.3f}{f'{low:.3f} - {high:.3f}':>20}{ratio:>11}"
-                f"{figures['extra_mb']:10.0f}"
-            )
-    return "\n".join(lines)
-
-
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,7 +165,7 @@ def main():
             if options.json:
                 path = json_path(options.json, facts, "-stfan")
                 path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
-    print(table(cases))
+    print(network_table(cases))
     print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))
     if options.json:
         print(path)

@@ -10,8 +10,7 @@ import time
 import types
 from pathlib import Path
 
-from bench_fac import environment, free_bytes, json_path
-from contenders import Contender, ask, start
+from harness import Contender, ask, environment, free_bytes, json_path, start
 
 CROP = (320, 448)
 
@@ -23,9 +22,9 @@ class Step(Contender):
         import torch
 
         import fac_ext
-        from stfan.losses import Loss
-        from stfan.model import STFAN
-        from stfan.window import Window, initialise
+        from stfan.model.network import STFAN, initialise
+        from stfan.training.losses import Loss
+        from stfan.training.unroll import Window
 
         self.torch, self.cuda, self.options = torch, options.device.startswith("cuda"), options
         self.release_memory, self.buffer = fac_ext.release_memory, None

@@ -5,13 +5,12 @@ import re
 import sys
 from pathlib import Path
 
-import bench_fac
-import bench_stfan
+from harness import CONTENDERS, described, network_table, operator_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
-CARD = ROOT / "stfan" / "weights" / "article.json"
+CARD = ROOT / "stfan" / "model" / "pretrained" / "article.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
 
 
@@ -78,7 +77,7 @@ def ratios(cases):
     )
     lines = [f"| case | {' | '.join(name for name, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
     for case in cases:
-        cells = [bench_fac.described(case["settings"]), *(cell(case) for _, cell in columns)]
+        cells = [described(case["settings"]), *(cell(case) for _, cell in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -94,7 +93,7 @@ def gpu_table(cases):
         filters = image // c * case["settings"]["groups"] * case["settings"]["kernel_size"] ** 2
         copied = 2 * filters / median(case, "floor", "gradients")
         parts = [f"{(filters + 2 * image) / median(case, 'fac', name) / copied:.2f}" for name in names]
-        cells = [bench_fac.described(case["settings"]), f"{copied / 1e6:.0f}", *parts]
+        cells = [described(case["settings"]), f"{copied / 1e6:.0f}", *parts]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -133,8 +132,8 @@ def section(report, network, stem):
     """The part of docs/benchmarks.md on one device."""
     cases = report["cases"]
     lines = [f"## {ran_on(report['environment'])}", ""]
-    lines += [f"Commit {report['environment']['commit']}. `{bench_fac.described(cases[0]['settings'])}`:", ""]
-    lines += ["```", bench_fac.table(cases[0]["results"]), "```", ""]
+    lines += [f"Commit {report['environment']['commit']}. `{described(cases[0]['settings'])}`:", ""]
+    lines += ["```", operator_table(cases[0]["results"]), "```", ""]
     lines += ["fac beside the floor, and its peers beside fac (how many times longer they take):", ""]
     lines += [ratios(cases), ""]
     limits = [ratio(cases[0], "article", mode, "floor") for mode in ("forward", "forward+backward")]
@@ -163,7 +162,7 @@ def section(report, network, stem):
             f"The network, {ran_on(network['environment'])}, commit {network['environment']['commit']}:",
             "",
             "```",
-            bench_stfan.table(network["cases"]),
+            network_table(network["cases"]),
             "```",
             "",
             f"Where the time of a 360p frame in float32 goes: {shares}.",
@@ -187,7 +186,7 @@ def load():
 
 def benchmarks_page(reports):
     """docs/benchmarks.md"""
-    contenders = "\n".join(f"- `{name}`: {what}" for name, what in bench_fac.CONTENDERS.items())
+    contenders = "\n".join(f"- `{name}`: {what}" for name, what in CONTENDERS.items())
     head = f"""# Benchmarks
 
 Written by `make bench-report` from the files in [benchmarks/results](../benchmarks/results), which
@@ -205,9 +204,9 @@ def with_tables(readme, reports):
     """The README with the text between its marks renewed."""
     report, network = reports[README_DEVICE]
     texts = {
-        "operator": f"`{bench_fac.described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}:\n\n"
-        f"```\n{bench_fac.table(report['cases'][0]['results'])}\n```",
-        "network": f"{ran_on(network['environment'])}:\n\n```\n{bench_stfan.table(network['cases'])}\n```",
+        "operator": f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}:\n\n"
+        f"```\n{operator_table(report['cases'][0]['results'])}\n```",
+        "network": f"{ran_on(network['environment'])}:\n\n```\n{network_table(network['cases'])}\n```",
         "weights": weights_sentence(json.loads(CARD.read_text())),
     }
     return renewed(readme, texts)

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "types.h"
+#include "dtypes.h"
 
 namespace fac {
 

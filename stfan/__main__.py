@@ -8,9 +8,9 @@ def main():
     # The network's largest tensors are made anew for every frame: on Linux, huge pages make that cheap.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        from stfan import cli
+        from stfan.cli import app
 
-        cli.main()
+        app.main()
     except KeyboardInterrupt:
         print("stfan: interrupted", file=sys.stderr)
         sys.exit(130)

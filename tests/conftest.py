@@ -2,30 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fac_ext import build_info
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared" / "data"  # pictures and clips that a clone need not have
-
-
-def run(*command, **options):
-    """What a command says; its end is the message where it fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def read_clip(paths):
-    """The (T, 3, H, W) float tensors in [0, 1] of a clip's input and GT."""
-    from stfan.clips import read_image
-
-    return tuple(torch.stack([read_image(path) for path in side]).float() / 255 for side in paths)
+from support.checkout import SHARED
 
 
 def pytest_generate_tests(metafunc):
@@ -66,8 +49,7 @@ def shared_video():
 @pytest.fixture(scope="session")
 def small():
     """A network to try the handling of frames with, where it does not matter what it makes of them."""
-    from stfan.model import STFAN
-    from stfan.window import initialise
+    from stfan.model.network import STFAN, initialise
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -80,18 +62,18 @@ def here(capsys, monkeypatch):
 
     here.made is what the Deblurrer was to be made of.
     """
-    cli = pytest.importorskip("stfan.cli")
-    from samples import Trail
+    app = pytest.importorskip("stfan.cli.app")
+    from support.samples import Trail
 
     def make(*given):
         run.made = given
         return Trail()
 
     def run(*args):
-        monkeypatch.setattr("stfan.stream.Deblurrer", make)
+        monkeypatch.setattr("stfan.model.deblurrer.Deblurrer", make)
         monkeypatch.setattr(sys, "argv", ["stfan", "deblur", *map(str, args)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            app.main()
         said = capsys.readouterr()
         return end.value.code or 0, said.out, said.err
 

@@ -1,4 +1,4 @@
-// The kernels alone, for tests/test_kernels.py: csrc/fac_cuda.cu run on the CPU, thread after thread, and the CPU
+// The kernels alone, for tests/kernels/test_kernels.py: csrc/cuda/fac_cuda.cu run on the CPU, thread after thread, and the CPU
 // kernels on one thread. Operands are copied into arrays of exactly their size, so that a sanitizer sees every
 // access beyond an end; with `cuda` = 2 the last of them starts one value after a multiple of 16 bytes. Reads
 // numbers from standard input and writes results to standard output:
@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/fac_cuda.cu"
-#include "../../csrc/lanes.h"
+#include "../../csrc/cuda/fac_cuda.cu"
+#include "../../csrc/cpu/simd.h"
 
 namespace {
 

@@ -1,0 +1,361 @@
+// The CPU kernels for row-major tensors. The filters are k^2 times the size of the input and every value is used
+// once, so memory decides: each pass reads (or writes) the taps of one filter row as sequential streams, while
+// the sums and the padded band of the input stay in the second-level cache. Padding, stride and dilation cost
+// nothing in the inner loops: a band of rows is first copied as the taps will see it, 1 / k^2 of the filters'
+// traffic.
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "../geometry.h"
+#include "common.h"
+
+namespace fac {
+namespace {
+
+constexpr int64_t kBandElements = 16384;  // of one band of one plane
+
+// How one input row is laid out in scratch memory, so that tap j of output pixel x is at element at[j] + x:
+// the row with its border, or, where stride is not 1 or the border would be most of it, a row of its own for each tap.
+struct Columns {
+  std::vector<int64_t> source;  // the input column at each element, -1 for zero
+  std::vector<int64_t> at;
+  int64_t begin = 0, end = 0;  // elements that are the whole input row in its order
+
+  Columns(const Axis& a, Padding padding) {
+    const bool plain = a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output;
+    const int64_t pitch = plain ? a.dilation : a.output;
+    for (int64_t j = 0; j < a.kernel; ++j) at.push_back(j * pitch);
+    source.resize(at.back() + a.output);
+    if (plain) {
+      for (int64_t m = 0; m < size(); ++m) source[m] = fac::source(m - a.before, a.input, padding);
+      begin = a.before;
+      end = a.before + a.input;
+    } else {
+      for (int64_t j = 0; j < a.kernel; ++j)
+        for (int64_t x = 0; x < a.output; ++x)
+          source[at[j] + x] = fac::source(position(a, x, j, padding), a.input, padding);
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(source.size()); }
+};
+
+struct Band {
+  int64_t first, last;  // rows
+};
+
+int64_t band_rows(int64_t height, int64_t width, int64_t elements) {
+  return std::clamp<int64_t>(elements / width, 1, height);
+}
+int64_t bands(int64_t height, int64_t rows) { return (height + rows - 1) / rows; }
+Band band_of(int64_t index, int64_t height, int64_t rows) {
+  return {index * rows, std::min((index + 1) * rows, height)};
+}
+
+template <typename T>
+FAC_MULTIVERSION void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = widen(row[x]);
+}
+
+template <typename T>
+FAC_MULTIVERSION void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
+}
+
+// The positions that the output rows of a band look at, numbered: tap row i of output row y is number of(y, i).
+struct Rows {
+  int64_t first, kernel;
+  std::vector<int64_t> positions, numbers;
+
+  Rows(const Axis& a, Padding padding, const Band& band) : first(band.first), kernel(a.kernel) {
+    for (int64_t y = band.first; y < band.last; ++y)
+      for (int64_t i = 0; i < kernel; ++i) numbers.push_back(position(a, y, i, padding));
+    positions = numbers;
+    std::sort(positions.begin(), positions.end());
+    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+    for (int64_t& q : numbers) q = std::lower_bound(positions.begin(), positions.end(), q) - positions.begin();
+  }
+  int64_t of(int64_t y, int64_t i) const { return numbers[(y - first) * kernel + i]; }
+};
+
+std::vector<Rows> all_rows(const Shape& s, int64_t band) {
+  std::vector<Rows> rows;
+  for (int64_t index = 0; index < bands(s.rows.output, band); ++index)
+    rows.emplace_back(s.rows, s.padding, band_of(index, s.rows.output, band));
+  return rows;
+}
+
+// Those rows of one plane, each laid out as Columns says.
+template <typename T>
+class PaddedBand {
+ public:
+  PaddedBand(const Shape& s, const Columns& columns) : s_(s), columns_(columns) {}
+
+  void fill(const T* plane, const Rows& rows) {
+    rows_ = &rows;
+    const int64_t size = static_cast<int64_t>(rows.positions.size()) * columns_.size();
+    if (static_cast<int64_t>(values_.size()) < size) values_.resize(size);
+    for (size_t number = 0; number < rows.positions.size(); ++number)
+      lay_out(plane, rows.positions[number], &values_[number * columns_.size()]);
+  }
+
+  const Sum<T>* row(int64_t y, int64_t i) const {  // what tap row i of output row y looks at
+    return &values_[rows_->of(y, i) * columns_.size()];
+  }
+
+ private:
+  void lay_out(const T* plane, int64_t q, Sum<T>* out) {
+    const int64_t y = source(q, s_.rows.input, s_.padding);
+    if (y < 0) {
+      std::fill_n(out, columns_.size(), Sum<T>(0));
+      return;
+    }
+    const T* row = plane + y * s_.columns.input;
+    const auto pick = [&](int64_t m) { out[m] = columns_.source[m] < 0 ? Sum<T>(0) : widen(row[columns_.source[m]]); };
+    for (int64_t m = 0; m < columns_.begin; ++m) pick(m);
+    widen_row(row, out + columns_.begin, columns_.end - columns_.begin);
+    for (int64_t m = columns_.end; m < columns_.size(); ++m) pick(m);
+  }
+
+  const Shape& s_;
+  const Columns& columns_;
+  const Rows* rows_ = nullptr;
+  std::vector<Sum<T>> values_;
+};
+
+// sums[x] += the products of R filter rows of K taps, under[i] being what row i looks at. About ten sequential streams
+// are what memory serves best: 25 of them defeat the prefetcher, five add up the sums too often.
+template <int R, int K, typename T>
+FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
+                                        int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+  const Sum<T>* seen[R * K];
+  for (int t = 0; t < R * K; ++t) seen[t] = under[t / K] + at[t % K];
+  const auto add = [&](int64_t x) __attribute__((always_inline)) {
+    Sum<T> sum = sums[x];
+    for (int t = 0; t < R * K; ++t) sum += seen[t][x] * widen(filters[t * tap + x]);
+    sums[x] = sum;
+  };
+  constexpr int64_t kStep = kLine / sizeof(T);
+  int64_t x = 0;
+  for (; x + kStep <= width; x += kStep) {
+    for (int t = 0; t < R * K; ++t) fetch_ahead<2048>(filters + t * tap + x);
+    for (int64_t i = 0; i < kStep; ++i) add(x + i);
+  }
+  for (; x < width; ++x) add(x);
+}
+
+// The same for one row of any number of taps.
+template <typename T>
+FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters,
+                                       int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+  for (int64_t j = 0; j < k; ++j) {
+    const Sum<T>* __restrict under = padded + at[j];
+    const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
+    for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
+  }
+}
+
+// How many filter rows of k taps are taken at once where `left` are left, and that step.
+constexpr int64_t rows_at_once(int64_t k, int64_t left) {
+  return k == 3 && left >= 3 ? 3 : k == 5 && left >= 2 ? 2 : 1;
+}
+template <typename T>
+void add_rows(int64_t rows, int64_t k, const int64_t* at, const Sum<T>* const* under, const T* filters, int64_t tap,
+              Sum<T>* sums, int64_t width) {
+  if (k == 3 && rows == 3)
+    add_filtered_rows<3, 3>(at, under, filters, tap, sums, width);
+  else if (k == 5 && rows == 2)
+    add_filtered_rows<2, 5>(at, under, filters, tap, sums, width);
+  else if (k == 5)
+    add_filtered_rows<1, 5>(at, under, filters, tap, sums, width);
+  else if (k == 7)
+    add_filtered_rows<1, 7>(at, under, filters, tap, sums, width);
+  else
+    add_filtered_row(k, at, under[0], filters, tap, sums, width);
+}
+
+// The transpose of the above: sums[at[j] + x] += filters[j * tap + x] * grad[x]
+template <typename T>
+FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
+                                        const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
+  for (int64_t j = 0; j < k; ++j) {
+    Sum<T>* __restrict under = sums + at[j];
+    const T* __restrict taps = filters + j * tap;
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
+    for (int64_t x = 0; x < width; ++x) under[x] += widen(taps[x]) * widen(grad[x]);
+  }
+}
+
+template <typename T>
+FAC_MULTIVERSION void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out,
+                                   int64_t width) {
+  for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(a[x] * widen(b[x]));
+}
+
+// The same, stored around the caches. At 16 bytes a step and with no row in between, whatever the width of a row.
+template <typename T>
+void stream_products(const Sum<T>* a, const T* b, T* out, int64_t width) {
+#if defined(__SSE2__)
+  if constexpr (std::is_same_v<T, Sum<T>>) {
+    typedef T Sixteen __attribute__((vector_size(16)));
+    constexpr int64_t kStep = 16 / sizeof(T);
+    const int64_t head = std::min<int64_t>(-reinterpret_cast<uintptr_t>(out) % 16 / sizeof(T), width);
+    const int64_t last = head + (width - head) / kStep * kStep;
+    for (int64_t x = 0; x < head; ++x) out[x] = a[x] * b[x];
+    for (int64_t x = head; x < last; x += kStep) {
+      Sixteen left, right;
+      std::memcpy(&left, a + x, sizeof left);
+      std::memcpy(&right, b + x, sizeof right);
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + x), (__m128i)(left * right));
+    }
+    for (int64_t x = last; x < width; ++x) out[x] = a[x] * b[x];
+    return;
+  }
+#endif
+  multiply_row(a, b, out, width);
+}
+
+template <typename T>
+FAC_MULTIVERSION void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
+                                      int64_t width) {
+  for (int64_t x = 0; x < width; ++x) sums[x] += a[x] * widen(b[x]);
+}
+
+}  // namespace
+
+template <typename T>
+void forward_row_major(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel;
+  const int64_t rows = band_rows(s.rows.output, width, s.shared() == 1 ? kBandElements : kBandElements / 8);
+  // channels of one group are neighbours, so that the filters that they share are still in the cache
+  const std::vector<Rows> seen = all_rows(s, rows);
+  const int64_t count = bands(s.rows.output, rows), items = s.batch * s.channels * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<Sum<T>> scratch;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t band_index = item / s.shared() % count, group = item / (s.shared() * count);
+      const int64_t plane = group * s.shared() + item % s.shared();
+      const Band band = band_of(band_index, s.rows.output, rows);
+      const int64_t elements = (band.last - band.first) * width;
+      padded.fill(input + plane * s.inputs(), seen[band_index]);
+      T* out = output + plane * s.outputs() + band.first * width;
+      Sum<T>* sums;
+      if constexpr (std::is_same_v<T, Sum<T>>) {
+        sums = out;
+      } else {
+        scratch.resize(elements);
+        sums = scratch.data();
+      }
+      std::fill_n(sums, elements, Sum<T>(0));
+      for (int64_t i = 0, n; i < s.rows.kernel; i += n) {
+        n = rows_at_once(k, s.rows.kernel - i);
+        const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
+        for (int64_t y = band.first; y < band.last; ++y) {
+          const Sum<T>* under[3];
+          for (int64_t row = 0; row < n; ++row) under[row] = padded.row(y, i + row);
+          add_rows(n, k, columns.at.data(), under, taps + y * width, s.outputs(), sums + (y - band.first) * width,
+                   width);
+        }
+      }
+      if constexpr (!std::is_same_v<T, Sum<T>>) narrow_row(sums, out, elements);
+    }
+  });
+}
+
+template <typename T>
+void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, pitch = columns.size();
+  const int64_t rows = band_rows(s.rows.input, s.columns.input, s.shared() == 1 ? kBandElements : kBandElements / 8);
+  const int64_t count = bands(s.rows.input, rows), items = s.batch * s.channels * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    std::vector<Sum<T>> sums(rows * pitch);  // rows folded, columns still as Columns lays them out
+    std::vector<Sum<T>> line(s.columns.input);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t band_index = item / s.shared() % count, group = item / (s.shared() * count);
+      const int64_t plane = group * s.shared() + item % s.shared();
+      const Band band = band_of(band_index, s.rows.input, rows);
+      std::fill(sums.begin(), sums.end(), Sum<T>(0));
+      for (int64_t i = 0; i < s.rows.kernel; ++i) {
+        const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
+        for (int64_t row = band.first; row < band.last; ++row)
+          for (int64_t m = 0; m < image_count(s.rows, row, s.padding); ++m) {
+            const Progression seen = viewers(s.rows, image_at(s.rows, row, m, s.padding), i, s.padding);
+            for (int64_t y = seen.first; y < seen.last; y += seen.step)
+              add_scattered_row(k, columns.at.data(), taps + y * width, s.outputs(),
+                                grad + plane * s.outputs() + y * width, &sums[(row - band.first) * pitch], width);
+          }
+      }
+      for (int64_t row = band.first; row < band.last; ++row) {
+        const Sum<T>* sum = &sums[(row - band.first) * pitch];
+        const auto fold = [&](int64_t m) {
+          if (columns.source[m] >= 0) line[columns.source[m]] += sum[m];
+        };
+        if (columns.end > columns.begin)
+          std::copy(sum + columns.begin, sum + columns.end, line.begin());
+        else
+          std::fill(line.begin(), line.end(), Sum<T>(0));
+        for (int64_t m = 0; m < columns.begin; ++m) fold(m);
+        for (int64_t m = columns.end; m < pitch; ++m) fold(m);
+        narrow_row(line.data(), grad_input + plane * s.inputs() + row * s.columns.input, s.columns.input);
+      }
+    }
+  });
+}
+
+template <typename T>
+void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel) {
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, taps = s.taps(), shared = s.shared();
+  // where channels share a filter, a band's sums of all taps are in the cache at once
+  const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
+  const std::vector<Rows> seen = all_rows(s, rows);
+  const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
+  const bool streaming = worth_streaming<T>(s.batch * s.groups * taps * s.outputs());
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<Sum<T>> sums(shared == 1 ? 0 : taps * rows * width);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / count;
+      const Band band = band_of(item % count, s.rows.output, rows);
+      T* out = grad_filters + group * taps * s.outputs();
+      std::fill(sums.begin(), sums.end(), Sum<T>(0));
+      for (int64_t plane = group * shared; plane < (group + 1) * shared; ++plane) {
+        padded.fill(input + plane * s.inputs(), seen[item % count]);
+        const T* g = grad + plane * s.outputs();
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t y = band.first; y < band.last; ++y) {
+            const Sum<T>* under = padded.row(y, tap / k) + columns.at[tap % k];
+            T* products = out + tap * s.outputs() + y * width;
+            if (shared > 1) {
+              add_product_row(under, g + y * width, &sums[(tap * rows + y - band.first) * width], width);
+            } else if (streaming) {
+              stream_products(under, g + y * width, products, width);
+            } else {
+              multiply_row(under, g + y * width, products, width);
+            }
+          }
+      }
+      if (shared > 1)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          narrow_row(&sums[tap * rows * width], out + tap * s.outputs() + band.first * width,
+                     (band.last - band.first) * width);
+    }
+    flush_stream();
+  });
+}
+
+#define FAC_INSTANTIATE(T)                                                             \
+  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);     \
+  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel);  \
+  template void grad_filters_row_major(const Shape&, const T*, const T*, T*, Parallel);
+FAC_INSTANTIATE(float)
+FAC_INSTANTIATE(double)
+FAC_INSTANTIATE(Half)
+FAC_INSTANTIATE(BFloat16)
+
+}  // namespace fac

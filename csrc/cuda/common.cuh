@@ -1,0 +1,99 @@
+// What the CUDA kernels share: sixteen bytes as the unit of the large tensors, and a launch.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "../geometry.h"
+
+namespace fac {
+namespace {
+
+// Neighbouring values that one instruction moves.
+template <typename T, int kCount = 16 / sizeof(T)>
+struct alignas(kCount * sizeof(T)) Vector {
+  T at[kCount];
+};
+template <typename T>
+constexpr int kVector = 16 / sizeof(T);
+
+// Filters and their gradient are touched once: "streaming" asks the caches to drop them first.
+template <typename T>
+__device__ inline Vector<T> load_once(const T* from) {
+  return __builtin_bit_cast(Vector<T>, __ldcs(reinterpret_cast<const uint4*>(from)));
+}
+template <typename T>
+__device__ inline void store_once(const Vector<T>& values, T* to) {
+  __stcs(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, values));
+}
+// The same through the caches as usual, of sixteen bytes or four.
+template <int kCount, typename T>
+using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, unsigned>;
+template <int kCount, typename T>
+__device__ inline Vector<T, kCount> load(const T* from) {
+  return __builtin_bit_cast(Vector<T, kCount>, *reinterpret_cast<const Bits<kCount, T>*>(from));
+}
+template <int kCount, typename T>
+__device__ inline void store(const Vector<T, kCount>& values, T* to) {
+  *reinterpret_cast<Bits<kCount, T>*>(to) = __builtin_bit_cast(Bits<kCount, T>, values);
+}
+
+// narrow, in one instruction where there is one.
+template <typename T>
+__device__ inline T rounded(Sum<T> value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    BFloat16 result;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+    return result;
+  }
+#endif
+  return narrow<T>(value);
+}
+
+// For geometry.h in kernels that are never launched for kInside: where taps look depends on no other padding.
+constexpr Padding kFixed = Padding::kZeros;
+
+template <typename T>
+using Kernel = void (*)(Shape, const T*, const T*, T*);
+
+template <typename T>
+const char* launch(Kernel<T> kernel, dim3 blocks, int64_t threads, const Shape& s, const T* a, const T* b, T* out,
+                   void* stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, s, a, b, out);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// The kernel for a width of 3, 5 or 7 taps.
+template <typename T, typename Pick>
+Kernel<T> by_odd_width(int64_t k, Pick pick) {
+  if (k == 3) return pick(std::integral_constant<int, 3>());
+  if (k == 5) return pick(std::integral_constant<int, 5>());
+  return pick(std::integral_constant<int, 7>());
+}
+
+FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What all fast kernels ask for: one filter per channel, and tensors at multiples of sixteen bytes with fewer than
+// 2^30 pixels in a row or column.
+template <typename T>
+bool plain(const Shape& s, const T* a, const T* b, const T* out) {
+  const auto aligned = [](const T* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  const auto small = [](const Axis& axis) { return axis.input < 1 << 30 && axis.output < 1 << 30; };
+  return s.batch > 0 && s.channels > 0 && s.inputs() > 0 && s.outputs() > 0 && s.groups == s.channels &&
+         small(s.rows) && small(s.columns) && aligned(a) && aligned(b) && aligned(out);
+}
+inline bool has_width(const Shape& s) {
+  return s.columns.kernel == 3 || s.columns.kernel == 5 || s.columns.kernel == 7;
+}
+// What most ask for: a width that was compiled for, stride 1, and a window that is the same everywhere.
+inline bool dense(const Shape& s) {
+  return has_width(s) && s.rows.stride == 1 && s.columns.stride == 1 && s.padding != Padding::kInside;
+}
+
+}  // namespace
+}  // namespace fac

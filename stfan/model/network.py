@@ -1,0 +1,199 @@
+"""The network: filters for alignment and for deblurring are predicted for every pixel, and applied with fac.
+
+Source: "Spatio-Temporal Filter Adaptive Network for Video Deblurring", Zhou et al., ICCV 2019. B is the batch,
+H and W the frame's size, k the filters' size; features live at a quarter of the resolution.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fac_ext import fac
+
+HALVES = torch.float16, torch.bfloat16
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, x):
+        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
+
+
+class LeakyConv2d(nn.Conv2d):
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
+
+
+class LeakyConvTranspose2d(nn.ConvTranspose2d):
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
+
+
+class Preset(NamedTuple):
+    """What the presets differ in."""
+
+    conv: type  # all convolutions outside the residual blocks
+    up_conv: type
+    last_up_kernel: int  # of the second up-convolution
+    padding_mode: str  # of fac
+
+
+PRESETS = {
+    "article": Preset(nn.Conv2d, nn.ConvTranspose2d, 3, "zeros"),
+    "official": Preset(LeakyConv2d, LeakyConvTranspose2d, 4, "replicate"),
+}
+
+
+def _encoder(channels, conv):
+    """(B, channels, H, W) -> (B, 128, H/4, W/4)"""
+    return nn.Sequential(
+        *(conv(channels, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
+        *(conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
+        *(conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
+    )
+
+
+def _filter_head(channels, taps, conv):
+    """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
+    return nn.Sequential(conv(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), conv(128, taps, 1))
+
+
+def _decoder(conv, up_conv, last_up_kernel):
+    """(B, 256, H/4, W/4) -> (B, 3, H, W)"""
+    k = last_up_kernel
+    return nn.Sequential(
+        *(up_conv(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
+        *(up_conv(64, 32, k, 2, 1, output_padding=4 - k), ResBlock(32), ResBlock(32)),
+        conv(32, 3, 3, 1, 1),
+    )
+
+
+class STFAN(nn.Module):
+    """Deblurs one frame of a video, given the one before it.
+
+    Args:
+        preset: "article": zero-padded FAC, no activation outside the residual blocks; or
+            "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
+            residual blocks, those that make the filters and the image among them, and a larger second up-convolution.
+        kernel_size: k of both filters.
+
+    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. With k = 5 there are 5,358,211 parameters, in the
+    preset "official" 5,372,547. The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
+    """
+
+    def __init__(self, preset="article", kernel_size=5):
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"STFAN: preset must be {' or '.join(PRESETS)}, got {preset!r}")
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"STFAN: kernel_size must be a positive odd int, got {kernel_size!r}")
+        conv, up_conv, last_up_kernel, self.padding_mode = PRESETS[preset]
+        taps = 128 * kernel_size**2
+        self.preset, self.kernel_size = preset, kernel_size
+        self.features = _encoder(3, conv)
+        self.motion = _encoder(9, conv)
+        self.align = _filter_head(128, taps, conv)
+        self.align_summary = conv(taps, 128, 1)
+        self.deblur = _filter_head(256, taps, conv)
+        self.fusion = conv(256, 128, 3, 1, 1)
+        self.reconstruction = _decoder(conv, up_conv, last_up_kernel)
+
+    def forward(self, previous, current, previous_output, state):
+        """One step.
+
+        Args:
+            previous, current: the last blurry frame and this one, (B, 3, H, W).
+            previous_output: what this network made of the last one, (B, 3, H, W).
+            state: what it handed on, (B, 128, H/4, W/4).
+
+        Returns:
+            (output, next_state) of the shapes and dtypes of current and state. The output is not clamped.
+
+        For the first frame give it as all three images, with :meth:`initial_state`. To a network in a half type give
+        float32 frames: what it computes is then added to a frame that is not rounded.
+        """
+        self._check_frame("current", current)
+        b, _, h, w = current.shape
+        for name, tensor, wanted in (
+            ("previous", previous, (b, 3, h, w)),
+            ("previous_output", previous_output, (b, 3, h, w)),
+            ("state", state, (b, 128, h // 4, w // 4)),
+        ):
+            if tuple(tensor.shape) != wanted:
+                raise ValueError(
+                    f"STFAN: {name} must be {wanted} to go with current, got {tuple(tensor.shape)}"
+                )
+        dtype = self.fusion.weight.dtype
+        features = self.features(current.to(dtype))
+        motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
+        align, summary = self._align(motion)
+        deblur = self.deblur(torch.cat([motion, summary], 1))
+        aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
+        deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
+        fused = torch.cat([aligned, deblurred], 1)
+        return self.reconstruction(fused) + current, self.fusion(fused)
+
+    def _align(self, motion):
+        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, 128, H/4, W/4).
+
+        In the preset "article" nothing bends between the filters' last layer and their summary, both 1x1, so the
+        product of the two is one map of 128 channels to 128, which spares reading all the filters.
+        """
+        hidden, last = self.align[:-1](motion), self.align[-1]
+        align = last(hidden)
+        if self.preset != "article":
+            return align, self.align_summary(align)
+        weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
+        weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
+        return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
+
+    def initial_state(self, frame):
+        """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
+        self._check_frame("frame", frame)
+        features = self.features(frame.to(self.fusion.weight.dtype))
+        return self.fusion(torch.cat([features, features], 1))
+
+    def _check_frame(self, name, frame):
+        dtype = self.fusion.weight.dtype
+        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
+            raise ValueError(
+                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
+            )
+        fits = frame.dtype == dtype or (frame.dtype == torch.float32 and dtype in HALVES)
+        if not fits and not torch.is_autocast_enabled(frame.device.type):
+            raise TypeError(f"STFAN: {name} must be {dtype} as the weights are, got {frame.dtype}")
+
+
+def initialise(model, kind, seed):
+    """Kaiming's initialisation as PyTorch has it, or on top of a stronger one a network that starts as the identity.
+
+    PyTorch's is uniform, of variance 1 / (3 fan_in), the biases' too; it is what the article's code gets. The variance
+    for which Kaiming's is known, 2 / fan_in, makes STFAN grow without bounds within three frames.
+
+    Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
+    branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
+    """
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+            if kind == "identity":
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                nn.init.zeros_(module.bias)
+    if kind == "kaiming":
+        return model
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, ResBlock):
+                module.conv2.weight *= 0.1
+        for head in (model.align[-1], model.deblur[-1]):
+            head.weight *= 0.02
+            head.bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1
+        model.fusion.weight[:, :128] *= 0.25
+        model.reconstruction[-1].weight *= 0.01
+    return model

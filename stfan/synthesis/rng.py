@@ -1,0 +1,26 @@
+"""Random numbers of a clip."""
+
+import torch
+
+
+class Draw:
+    """Random numbers from one generator, which is on the CPU."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def uniform(self, low, high):
+        return low + (high - low) * float(torch.rand((), generator=self.generator, dtype=torch.float64))
+
+    def log_uniform(self, low, high):
+        return low * (high / low) ** self.uniform(0, 1)
+
+    def whole(self, low, high):
+        """A whole number from low to high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+    def chance(self, part):
+        return self.uniform(0, 1) < part
+
+    def normal(self, *shape):
+        return torch.randn(shape, generator=self.generator)

@@ -1,0 +1,90 @@
+"""What a run is fed with: the sequences that its recipe names, and which of them a process takes."""
+
+import signal
+
+from torch.utils.data import DataLoader
+
+from stfan.data.paired_videos import find_videos, phases
+from stfan.data.sequences import Sequences
+from stfan.synthesis.dataset import Synthetic
+
+
+def sequences(recipe, device="cpu"):
+    """The sequences to train on, and {clip: (blurry paths, sharp paths)} to judge on.
+
+    device: what renders synthetic clips, where no other process does.
+    """
+    kind = {"gopro_blur": recipe.gopro_blur}
+    judged = recipe.validation
+    if recipe.synthetic:
+        data = Synthetic(
+            recipe.data,
+            recipe.cutouts,
+            length=recipe.length,
+            crop=recipe.crop,
+            seed=recipe.seed,
+            part="train",
+            device="cpu" if recipe.workers else device,
+        )
+    else:
+        root = (recipe.data, recipe.sharp) if recipe.sharp else recipe.data
+        there = phases(root, recipe.layout, **kind)
+        data = Sequences(
+            find_videos(root, "train" if there else None, recipe.layout, **kind).videos,
+            length=recipe.length,
+            crop=recipe.crop,
+            noise=recipe.noise,
+            brightness=recipe.brightness,
+            contrast=recipe.contrast,
+            seed=recipe.seed,
+            skip_corrupt=recipe.skip_corrupt,
+        )
+        if not judged and {"test", "valid"} & set(there):
+            return data, _apart(root, recipe.layout, there, **kind)
+    return data, _apart(judged, "auto", phases(judged, **kind), **kind) if judged else {}
+
+
+def _apart(root, layout, there, **kind):
+    """The clips that are not for training: those for testing, or else for validation, or all if none is told apart."""
+    phase = next((phase for phase in ("test", "valid") if phase in there), None)
+    return find_videos(root, phase, layout, **kind).clips
+
+
+class Draws:
+    """The numbers of the sequences that one process takes: batch after batch, without end."""
+
+    def __init__(self, first, batch, process, processes):
+        self.first, self.batch, self.process, self.processes = first, batch, process, processes
+
+    def __iter__(self):
+        step = self.first
+        while True:
+            begin = (step * self.processes + self.process) * self.batch
+            yield list(range(begin, begin + self.batch))
+            step += 1
+
+
+def loader(data, draws, workers, pinned):
+    """The batches of these draws, read by so many processes beside this one."""
+    return DataLoader(
+        data,
+        batch_sampler=draws,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        worker_init_fn=_deaf,
+    )
+
+
+def _deaf(worker):
+    """Ctrl+C is for the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def take(batches, hint):
+    """The next batch; what a worker says of a file, without the worker's traceback."""
+    try:
+        return next(batches)
+    except OSError as error:
+        said = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+        raise OSError(said + hint) from error

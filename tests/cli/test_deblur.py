@@ -1,0 +1,311 @@
+"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on."""
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("typer", reason="typer is not installed")
+from typer.main import get_command  # noqa: E402
+
+from stfan.cli import app  # noqa: E402
+from stfan.devices import check_device  # noqa: E402
+from support.checkout import ROOT  # noqa: E402
+from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
+
+
+def test_the_command_deblurs(tmp_path, stfan):
+    source = make_video(tmp_path / "in.mp4", sound="aac")
+    done = stfan("deblur", source, "--picture", tmp_path / "in.png")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    out = tmp_path / "in_deblurred.mp4"
+    said = re.fullmatch(
+        rf"{out}: 12 frames, [\d.]+ frames/s\n{tmp_path}/in.png: frame (\d+), before .*\n", done.stdout
+    )
+    assert said, done.stdout
+    before, after = frames_of(source), frames_of(out)
+    assert len(after) == 12 and sound_of(out) == sound_of(source)
+    changes = [np.abs(a - b).mean() for (_, a), (_, b) in zip(before, after, strict=True)]
+    assert 0.05 < max(changes) < 40
+    with Image.open(tmp_path / "in.png") as picture:
+        assert picture.size == (128, 48)
+        left = np.array(picture)[:, :64].transpose(2, 0, 1)
+    assert np.abs(left - before[int(said[1])][1]).mean() < 1
+    assert names(tmp_path) == ["in.mp4", "in.png", "in_deblurred.mp4"]
+
+
+def test_an_output_that_exists(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    (tmp_path / "in_deblurred.mp4").write_text("precious")
+    code, _, err = here(source)
+    assert code == 1 and "in_deblurred.mp4: exists already; --overwrite" in err
+    assert (tmp_path / "in_deblurred.mp4").read_text() == "precious"
+    assert here(source, "--overwrite")[0] == 0
+    assert len(frames_of(tmp_path / "in_deblurred.mp4")) == 3
+
+
+def test_options_reach_the_file(tmp_path, here):
+    source = make_video(
+        tmp_path / "in.mkv", frames=30, sound="aac", texts=("subrip", [(0, 300, "No"), (600, 800, "Yes")])
+    )
+    code, out, _ = here(
+        *(source, "-o", tmp_path / "out.mov", "--start", "0:00:00.4", "--end", "1", "--no-audio"),
+        *("--codec", "libx265", "--crf", "5", "--preset", "ultrafast", "--pix-fmt", "yuv444p"),
+        *("--compare", "side", "--json"),
+    )
+    result = json.loads(out)
+    assert code == 0 and result["frames"] == 15 and result["whole"] and result["warnings"] == []
+    assert result["path"] == str(tmp_path / "out.mov") and result["resume"] is None
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "subtitle"]
+        video = container.streams.video[0]
+        assert (video.codec_context.name, video.pix_fmt, video.width) == ("hevc", "yuv444p", 128)
+    assert texts_of(tmp_path / "out.mov")[1] == [(200, 400, "Yes")]
+    before, both = frames_of(source)[12][1], frames_of(tmp_path / "out.mov")[2][1]
+    assert np.abs(both[..., :64] - before).mean() < 2
+
+
+def test_options_reach_the_network(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=2)
+    assert here(source, "--tile", "64", "--reset-on-cut", "--dtype", "bf16", "--device", "cpu")[0] == 0
+    model, tile, reset_on_cut = here.made
+    assert (tile, reset_on_cut, next(model.parameters()).dtype) == (64, True, torch.bfloat16)
+    for given, tile in (((), None), (("--tile", "auto"), None), (("--tile", "0"), 0)):
+        assert here(source, "--device", "cpu", "--overwrite", *given)[0] == 0
+        model, *made = here.made
+        assert made == [tile, False] and next(model.parameters()).dtype == torch.float32
+
+
+def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
+    """CUDA where there is some, and half precision on it."""
+    from stfan.model import weights
+
+    source, asked, load = make_video(tmp_path / "in.mp4", frames=2), [], weights.load
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def here_all_the_same(path, device, dtype):
+        asked.append((device, dtype))
+        return load(path, "cpu", dtype)
+
+    monkeypatch.setattr(weights, "load", here_all_the_same)
+    for options in ((), ("--dtype", "fp32"), ("--device", "cpu")):
+        assert here(source, "--overwrite", *options)[0] == 0
+    assert asked == [("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.float32)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert check_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize("command", [("deblur", "in.mp4"), ("eval", "--data", ".")])
+@pytest.mark.parametrize("tile", ["30", "-4", "whole", "8.0"])
+def test_sides_of_tiles(command, tile, capsys):
+    with pytest.raises(SystemExit) as end:
+        app.app([*command, "--tile", tile])
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert end.value.code == 2
+    assert f"Invalid value for '--tile': must be auto, 0 or a multiple of 4, got '{tile}'" in said
+
+
+def test_comparison_in_halves(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=4)
+    assert here(source, "-o", tmp_path / "all.mkv", "--lossless")[0] == 0
+    assert here(source, "-o", tmp_path / "out.mkv", "--lossless", "--compare", "split")[0] == 0
+    before, after, split = (
+        frames_of(path)[3][1] for path in (source, tmp_path / "all.mkv", tmp_path / "out.mkv")
+    )
+    assert np.array_equal(split[..., :32], np.rint(before)[..., :32])
+    assert np.array_equal(split[..., 33:], after[..., 33:]) and (split[..., 32] == 255).all()
+
+
+def test_quiet_and_verbose(tmp_path, here):
+    source = make_video(tmp_path / "in.mkv", frames=3, sound="pcm_s16le")
+    assert here(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
+    code, out, err = here(source, "-o", tmp_path / "2.webm", "-v")
+    assert code == 0 and out.startswith(f"{tmp_path}/2.webm: 3 frames, ")
+    assert "stfan: stream 1 (sound, pcm_s16le) is left out" in err and "stfan: codec: libvpx-vp9\n" in err
+    warned = json.loads(here(source, "-o", tmp_path / "3.webm", "--json", "-q")[1])["warnings"]
+    assert len(warned) == 1 and "is left out" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("in.mp4", "--max-frames", "0"),
+        ("in.mp4", "--start", "soon"),
+        ("in.mp4", "--start", "2", "--end", "1"),
+        ("in.mp4", "--compare", "left"),
+        ("in.mp4", "-q", "-v"),
+        (".", "--crf", "3"),
+        (".", "--start", "1.5"),
+    ],
+)
+def test_usage_errors_exit_with_2(here, args):
+    code, out, err = here(*args)
+    assert code == 2 and out == "" and "Usage: stfan deblur" in err
+
+
+def bad_inputs(folder):
+    good = make_video(folder / "good.mp4", frames=40)
+    matroska = make_video(folder / "good.mkv", frames=40)
+    late = folder / "late.mp4"  # its index is behind the pictures, and cut off
+    late.write_bytes(good.read_bytes()[: good.stat().st_size * 3 // 4])
+    early = folder / "early.mp4"  # its index is before them
+    with av.open(str(good)) as source, av.open(str(early), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    early.write_bytes(early.read_bytes()[: early.stat().st_size * 3 // 4])
+    (folder / "cut.mkv").write_bytes(matroska.read_bytes()[: matroska.stat().st_size * 3 // 4])
+    avi = make_video(folder / "good.avi", frames=40, codec="mjpeg", pix_fmt="yuvj420p")
+    (folder / "cut.avi").write_bytes(avi.read_bytes()[: avi.stat().st_size * 3 // 4])
+    (folder / "text.mp4").write_text("no video at all\n" * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    make_video(folder / "none.mkv", frames=0, texts=("subrip", [(0, 100, "alone")]))
+    (folder / "folder.mp4").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "picture.png")
+    with av.open(str(folder / "sound.m4a"), "w") as container:
+        tone = container.add_stream("aac", 48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 48000
+        container.mux(tone.encode(frame))
+        container.mux(tone.encode(None))
+    broken = folder / "pictures"
+    broken.mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        Image.new("RGB", (32, 32)).save(broken / name)
+    (broken / "2.png").write_bytes((broken / "2.png").read_bytes()[:60])
+    return {
+        "missing.mp4": "no such file",
+        "folder.mp4": "holds no pictures",
+        "late.mp4": "truncated",
+        "cut.avi": "truncated",
+        "early.mp4": "truncated",
+        "cut.mkv": "truncated",
+        "text.mp4": "not a video, or truncated",
+        "empty.mp4": "not a video, or truncated",
+        "none.mkv": "holds no frames",
+        "picture.png": "holds no video stream",
+        "sound.m4a": "holds no video stream",
+        "pictures": "pictures/2.png: cannot be read",
+    }
+
+
+def test_bad_inputs_are_one_line_and_exit_code_1(tmp_path, here):
+    cases = bad_inputs(tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, words in cases.items():
+        out = tmp_path / ("out" if name == "pictures" else "out.mp4")
+        code, said, err = here(tmp_path / name, "-o", out)
+        assert code == 1 and said == "", (name, err)
+        (line,) = err.splitlines()
+        assert line.startswith("stfan: ") and words in line and name in line
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("nowhere/out.mp4", "nowhere: no such folder"),
+        ("out.txt", "out.txt: not the name of a video file; it should end in .mp4"),
+        ("out.avi", "out.avi: not the name of a video file"),
+        ("folder.mp4", "folder.mp4: is a folder"),
+        ("in.mp4", "in.mp4: would replace its own input"),
+        ("there.mp4", "there.mp4: exists already"),
+        ("taken.mp4", "taken.mp4.partial: is in the way"),
+        ("there.mp4/out.mp4", "there.mp4: no such folder"),
+    ],
+)
+def test_bad_outputs(tmp_path, here, out, words):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "there.mp4").touch()
+    (tmp_path / "taken.mp4.partial").mkdir()
+    (tmp_path / "taken.mp4.partial" / "diary.txt").write_text("mine")
+    kept = source.read_bytes()
+    code, _, err = here(source, "-o", tmp_path / out)
+    assert code == 1 and words in err and len(err.splitlines()) == 1, err
+    assert source.read_bytes() == kept
+    assert (tmp_path / "taken.mp4.partial" / "diary.txt").read_text() == "mine"
+    assert names(tmp_path) == ["folder.mp4", "in.mp4", "taken.mp4.partial", "there.mp4"]
+
+
+def test_bad_pictures_and_devices(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3).rename(tmp_path / "in.png")
+    kept = source.read_bytes()
+    for option, value, words in (
+        ("--picture", tmp_path / "nowhere" / "p.png", "--picture must be a file in a folder that exists"),
+        ("--picture", tmp_path / "p.xyz", "p.xyz: --picture must be"),
+        ("--picture", source, "would replace its own input"),
+        ("--device", "magic", "--device must be auto, cpu, cuda or cuda:N, got 'magic'"),
+        ("--device", "cuda:99", "--device cuda:99: torch sees"),
+        ("--weights", "none.safetensors", "none.safetensors: no such weight file"),
+    ):
+        code, _, err = here(source, "-o", tmp_path / "out.mp4", option, value, "--overwrite")
+        assert code == 1 and words in err and len(err.splitlines()) == 1, err
+        assert source.read_bytes() == kept and names(tmp_path) == ["in.png"]
+
+
+def test_a_picture_is_not_put_among_the_inputs(tmp_path, here):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(2):
+        Image.new("RGB", (16, 16), (i, i, i)).save(folder / f"{i}.png")
+    for name in ("0.png", "2.png"):
+        code, _, err = here(folder, "-o", tmp_path / "out", "--picture", folder / name, "--overwrite")
+        assert code == 1 and "would replace its own input, or be part of it" in err
+    assert names(tmp_path) == ["in"] and names(folder) == ["0.png", "1.png"]
+
+
+def test_a_title_in_another_encoding(tmp_path, here):
+    with av.open(str(tmp_path / "titled.mkv"), "w") as titled:
+        titled.metadata["title"] = "cafeX"
+        stream = titled.add_stream("libx264", 25)
+        stream.width = stream.height = 16
+        for _ in range(3):
+            titled.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+        titled.mux(stream.encode(None))
+    bytes_ = (tmp_path / "titled.mkv").read_bytes()
+    assert b"cafeX" in bytes_
+    (tmp_path / "titled.mkv").write_bytes(bytes_.replace(b"cafeX", b"caf\xe9 "))
+    code, out, err = here(tmp_path / "titled.mkv", "-o", tmp_path / "out.mkv")
+    assert code == 0 and "3 frames" in out, err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills new memory if asked to")
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "libsvtav1"])
+def test_what_memory_held_before_does_not_show(tmp_path, stfan, codec):
+    """x264 reads some of it with its macroblock tree."""
+    source = make_video(tmp_path / "in.mp4", frames=30, width=64, height=64)
+    files = []
+    for filling in (0, 85):
+        files.append(tmp_path / f"{filling}.mp4")
+        memory = {"MALLOC_PERTURB_": str(filling), "MALLOC_MMAP_MAX_": "0"}
+        done = stfan("deblur", source, "-o", files[-1], "--codec", codec, env=os.environ | memory)
+        assert done.returncode == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch, capsys):
+    document = (ROOT / "docs/video.md").read_text()
+    table = document[document.index("## Options") : document.index("## Exit codes")]
+    told = {
+        option for row in re.findall(r"^\| (`-.*?) \|", table, re.M) for option in re.findall("`(.*?)`", row)
+    }
+    command = get_command(app.app).commands["deblur"]
+    assert told == {option for one in command.params for option in one.opts if option.startswith("-")} - {
+        "--help"
+    }
+    make_video(tmp_path / "holiday.mp4", width=16, height=16)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", document, re.S)
+    exec(compile(block, "video.md", "exec"), {})
+    assert capsys.readouterr().out == "3\n" and len(frames_of(tmp_path / "sharp.mp4")) == 3

@@ -1,0 +1,63 @@
+"""stfan info: what it says is so, one fact a line."""
+
+import json
+import platform
+import re
+
+import pytest
+import safetensors
+import torch
+
+from fac_ext import build_info
+from stfan import STFAN
+from stfan.model import weights
+
+
+def facts(text):
+    """{name: value} of what was printed: the name and the value begin in columns of their own."""
+    lines = text.splitlines()
+    value = lines[0].index(re.split(r" {2,}", lines[0])[2])
+    name = lines[0].index(re.split(r" {2,}", lines[0])[1])
+    assert all(line[value - 2 : value] == "  " and line[value] != " " for line in lines)
+    return {line[name:value].strip(): line[value:].strip() for line in lines}, {
+        line[:name].strip() for line in lines
+    }
+
+
+def test_it_says_what_is_here(stfan):
+    done = stfan("info")
+    assert done.returncode == 0 and done.stderr == ""
+    said, sections = facts(done.stdout)
+    assert sections == {"", "Devices", "Operator", "Versions", "Weights"}
+    build, card = build_info(), json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    assert re.fullmatch(r"\d+ threads, .*", said["cpu"])
+    assert said["CPU kernels"] == build["cpu_simd"] and said["fac_ext"] == build["version"]
+    assert build["cuda"] or said["CUDA kernels"] == "not built in"
+    assert (said["python"], said["torch"]) == (platform.python_version(), torch.__version__)
+    assert said["safetensors"] == safetensors.__version__
+    assert said["parameters"] == f"{card['parameters']:,}" and said["preset"] == card["preset"]
+    assert said["date"] == card["date"]
+    assert said["PSNR of output (rgb8)"] == f"{card['scores']['overall']['output']['psnr']:.2f}"
+    assert said["SSIM of input (rgb8)"] == f"{card['scores']['overall']['input']['ssim']:.4f}"
+    assert f"{len(card['data']['clips'])} clips" in said["data"]
+
+
+def test_other_weights_need_no_card(tmp_path, stfan):
+    folder = tmp_path / "[bold]"  # rich must not take it for a style
+    folder.mkdir()
+    weights.save(STFAN("official", 3), folder / "w.safetensors")
+    done = stfan("info", "--weights", folder / "w.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "[bold]" in "".join(done.stdout.split())  # long paths are folded
+    said, _ = facts(done.stdout)
+    assert said["preset"] == "official" and said["filters"] == "3 x 3" and said["card"] == "none beside it"
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1, 2]", '{"scores": 3}'])
+def test_a_card_that_is_none_is_named(tmp_path, stfan, text):
+    weights.save(STFAN(kernel_size=1), tmp_path / "w.safetensors")
+    (tmp_path / "w.json").write_text(text)
+    done = stfan("info", "--weights", tmp_path / "w.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"stfan: {tmp_path}/w.json: not the card of a weight file: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,147 @@
+"""stfan deblur interrupted: by kill, by Ctrl+C at any time; what it leaves, and how it goes on."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("typer", reason="typer is not installed")
+from stfan.cli import deblur
+from stfan.video.partial_output import SEGMENT
+from support.checkout import ROOT
+from support.samples import Interrupt, frames_of, make_video, names, same_frames, sound_of
+
+
+def wait_for(condition, process):
+    for _ in range(600):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in 30 s")
+
+
+def start(*args):
+    command = [sys.executable, "-m", "stfan", "deblur", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def frames_kept(folder):
+    """The number of frames that the state in a folder counts, or 0."""
+    try:
+        head = (folder / "state.safetensors").read_bytes()
+    except FileNotFoundError:
+        return 0
+    return int(json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])["__metadata__"]["frames"])
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """Two segments and a bit, deblurred without interruption."""
+    folder = tmp_path_factory.mktemp("long")
+    source = make_video(folder / "in.mp4", frames=2 * SEGMENT + 10, width=16, height=16, sound="aac")
+    process = start(source, "-o", folder / "whole.mp4")
+    assert process.wait() == 0
+    return source, folder / "whole.mp4"
+
+
+def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, long_video):
+    source, whole = long_video
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    process = start(source, "-o", out)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    process.kill()
+    process.wait()
+    kept = frames_kept(partial)
+    assert not out.exists() and SEGMENT <= kept < 2 * SEGMENT + 10
+    code, _, err = here(source, "-o", out)
+    assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
+    code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
+    assert code == 1 and "was begun otherwise (crf was 16 and is 30)" in err
+    done = stfan("deblur", source, "-o", out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"] == kept
+    assert same_frames(out, whole) and out.read_bytes() == whole.read_bytes()
+    assert names(tmp_path) == ["out.mp4"]
+
+
+def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_video):
+    source, whole = long_video
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    process = start(source, "-o", out)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    process.send_signal(signal.SIGINT)
+    said, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == ""
+    told = re.search(rf"interrupted after (\d+) frames; what there is: ({partial}/out.mp4); .*: (.*)", err)
+    assert told and not out.exists()
+    frames = int(told[1])
+    some, all_ = frames_of(told[2]), frames_of(whole)
+    assert len(some) == frames >= SEGMENT
+    assert [time for time, _ in some] == [time for time, _ in all_[:frames]]
+    assert 0 <= frames / 25 - sound_of(told[2])[-1][0] / 48000 < 1024 / 48000
+    done = subprocess.run(shlex.split(told[3]), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert same_frames(out, whole) and names(tmp_path) == ["out.mp4"]
+
+
+def test_resume_with_nothing_to_resume_begins(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    assert here(source, "--resume")[0] == 0
+    code, _, err = here(source, "--resume")
+    assert code == 1 and "exists already" in err
+
+
+def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
+    source = make_video(tmp_path / "in.mp4", frames=SEGMENT + 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(deblur, "stoppable", Interrupt(SEGMENT + 4))
+        code, _, err = here(source)
+    assert code == 130 and f"to go on from frame {SEGMENT}: stfan deblur {source} --resume" in err
+    os.utime(source, (1, 1))
+    code, _, err = here(source, "--resume")
+    assert code == 1 and "was begun otherwise (input was " in err
+    assert here(source, "--overwrite")[0] == 0
+    assert names(tmp_path) == ["in.mp4", "in_deblurred.mp4"]
+
+
+def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
+    """And where all frames are there, there is nothing to show of them."""
+    source = make_video(tmp_path / "in.mp4", frames=SEGMENT, width=16, height=16)
+    with monkeypatch.context() as patch:
+        patch.setattr(deblur, "stoppable", Interrupt(SEGMENT))
+        assert here(source, "--device", "cpu")[0] == 130
+    code, _, err = here(source, "--resume", "--dtype", "bf16")
+    assert code == 1 and "was begun otherwise (dtype was fp32 and is bf16)" in err
+    shown = tmp_path / "p.png", tmp_path / "r.html"
+    options = "--dtype", "fp32", "--picture", shown[0], "--report", shown[1]
+    code, out, err = here(source, "--resume", *options)
+    assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT} frames, ")
+    assert len(out.splitlines()) == 1 and not any(path.exists() for path in shown)
+    assert err == "stfan: nothing for --picture or --report to show: an earlier run made all frames\n"
+
+
+@pytest.mark.parametrize("start", ["from stfan.__main__ import main; main()", None])
+def test_interrupted_while_torch_is_imported(tmp_path, start):
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    )
+    command = ["-c", start] if start else ["-m", "stfan", "info"]
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stfan: interrupted\n")

@@ -1,0 +1,377 @@
+"""The kernels without torch and without a GPU: geometry, conversions, and both devices' sources under AddressSanitizer
+and UndefinedBehaviorSanitizer, the CUDA source run on the CPU thread after thread (tests/kernels)."""
+
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fac_ext.geometry import INSIDE, PADDING_MODES, resolve
+from support import oracle
+from support.checkout import ROOT, run
+
+ARCHITECTURES = ("75", "80", "90", "100", "120")
+SOURCES = [
+    ROOT / "tests/kernels/program.cpp",
+    ROOT / "csrc/cpu/fac_cpu.cpp",
+    ROOT / "csrc/cpu/row_major.cpp",
+    ROOT / "csrc/cpu/channels_last.cpp",
+]
+TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in program.cpp's order
+
+
+@pytest.mark.parametrize("source", SOURCES[1:], ids=lambda path: path.stem)
+def test_cpu_kernels_compile_without_torch_and_warnings(source, tmp_path):
+    run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", tmp_path / "cpu.o")
+
+
+@pytest.fixture(scope="module")
+def cuda_object(tmp_path_factory):
+    """The object of the CUDA kernels for every architecture, and what ptxas said of each kernel."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc on this machine")
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    source, out = ROOT / "csrc/cuda/fac_cuda.cu", tmp_path_factory.mktemp("cuda") / "cuda.o"
+    flags = ("-O3", "-std=c++20", "-Werror", "all-warnings", "-Xptxas", "-v", "--threads=0")
+    return out, run("nvcc", *flags, *targets, "-c", source, "-o", out)
+
+
+def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
+    _, said = cuda_object
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    # three operators; widths 3, 5, 7 and any for three types, any alone for double
+    general = 3 * (3 * 4 + 1)
+    # row-major: any width too, but not for the gradient of the input; channels_last: the three widths
+    fast = 3 * (2 * 4 + 3) + 3 * 3 * 3
+    assert len(spills) == len(ARCHITECTURES) * (general + fast)
+    assert set(spills) == {("0", "0", "0")}
+
+
+# what moves the filters or their gradient in each fast kernel, sixteen bytes at a time
+WIDE = {
+    "rows_forward": "LDG.E.EF.128",
+    "rows_grad_input": "LDG.E.EF.128",
+    "rows_grad_filters": "STG.E.EF.128",
+    "pixels_forward": "LDGSTS.E.BYPASS.128",
+    "pixels_grad_input": "LDGSTS.E.BYPASS.128",
+    "pixels_grad_filters": "STG.E.EF.128",
+}
+
+
+def test_fast_kernels_move_sixteen_bytes(cuda_object):
+    """In the machine code for sm_90; and no kernel there has local memory."""
+    path = os.pathsep.join([os.environ["PATH"], f"{sysconfig.get_path('platlib')}/nvidia/cu13/bin"])
+    if (cuobjdump := shutil.which("cuobjdump", path=path)) is None:
+        pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
+    said = run(cuobjdump, "-sass", "-arch", "sm_90", cuda_object[0])
+    kernels = dict(part.split("\n", 1) for part in said.split("Function : ")[1:])
+    assert len(kernels) == 99 and not re.search(r"\b(LDL|STL)\b", said)
+    for name, instruction in WIDE.items():
+        found = [code for mangled, code in kernels.items() if name in mangled]
+        assert len(found) >= 9 and all(instruction in code for code in found), name
+
+
+def test_barriers_of_the_stand_in(tmp_path):
+    """The CPU's stand-in for CUDA lets threads meet, and ends a program in which some do not come."""
+    flags = ("-std=c++20", "-g", "-Wall", "-Werror", "-fsanitize=address,undefined")
+    run("g++", *flags, ROOT / "tests/kernels/barriers.cpp", "-o", tmp_path / "barriers")
+
+    def call(which):
+        return subprocess.run([tmp_path / "barriers", which], capture_output=True, text=True)
+
+    pairs = [t + (t + 1) % 96 for t in range(96)]
+    blocks = [pairs[t] + pairs[(t + 1) % 96] for t in range(96)] * 3
+    assert [int(value) for value in call("meets").stdout.split()] == blocks
+    warps = [t // 32 * 32 + (t + 1) % 32 if t < 64 else 0 for t in range(96)] * 3
+    assert [int(value) for value in call("warps_meet").stdout.split()] == warps
+    for which in ("some_leave", "part_of_a_warp"):
+        done = call(which)
+        assert done.returncode != 0 and "a barrier that not all of its threads come to" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """program(command, bytes) -> bytes, compiled with sanitizers: any fault ends it with a report."""
+    folder = tmp_path_factory.mktemp("kernels")
+    flags = ("-std=c++20", "-O1", "-g", "-Wall", "-Wno-unknown-pragmas", "-Werror")
+    flags += ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'tests/kernels'}")
+    objects = [folder / f"{source.stem}.o" for source in SOURCES]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = [
+            pool.submit(run, "g++", *flags, "-c", source, "-o", out)
+            for source, out in zip(SOURCES, objects, strict=True)
+        ]
+        for one in compiled:
+            one.result()
+    run("g++", *flags, *objects, "-o", folder / "program")
+
+    def call(command, data):
+        done = subprocess.run([folder / "program", command], input=data, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        return done.stdout
+
+    return call
+
+
+def axis_numbers(size, output, kernel, stride, dilation, before):
+    after = (output - 1) * stride + (kernel - 1) * dilation + 1 - size - before
+    return [size, output, kernel, stride, dilation, before, after]
+
+
+def test_taps_look_where_torch_pads_and_back(program):
+    """position, source, image_at, viewers of csrc/geometry.h, on every small axis."""
+    axes, wanted = [], []
+    for mode, name in enumerate(PADDING_MODES):
+        for size in (1, 2, 3, 5, 8):
+            shown = torch.arange(1.0, size + 1)[None, None]
+            for before in range(5):
+                if (name == "reflect" and before >= size) or (name == "circular" and before > size):
+                    continue
+                padded = (
+                    F.pad(shown, (before, before), "constant" if name == "zeros" else name)[0, 0].long() - 1
+                )
+                for kernel in (1, 2, 3, 4):
+                    for stride in (1, 2, 3):
+                        for dilation in (1, 2, 3):
+                            room = len(padded) - (kernel - 1) * dilation - 1
+                            if room < 0:
+                                continue
+                            output = room // stride + 1
+                            axes.append([*axis_numbers(size, output, kernel, stride, dilation, before), mode])
+                            wanted.append(
+                                padded.unfold(0, (kernel - 1) * dilation + 1, stride)[:, ::dilation]
+                            )
+    for kernel in (1, 3, 5, 7):
+        for dilation in (1, 2, 3):
+            for size in (*range(kernel * dilation, kernel * dilation + 8), 61):
+                axes.append([*axis_numbers(size, size, kernel, 1, dilation, kernel // 2 * dilation), INSIDE])
+                wanted.append(oracle.windows(size, kernel, dilation))
+    got = np.frombuffer(program("axis", np.array(axes, np.int64).tobytes()), np.int64)
+    at = 0
+    for axis, right in zip(axes, wanted, strict=True):
+        sources, found = got[at : at + right.numel()], got[at + right.numel() : at + 2 * right.numel()]
+        at += 2 * right.numel()
+        assert (sources == right.flatten().numpy()).all(), axis
+        assert (found == (sources >= 0)).all(), axis
+    assert at == len(got) and len(axes) > 1500
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_conversions_are_torchs(program, dtype):
+    header = np.array([TYPES.index(dtype), 65536], np.int64).tobytes()
+    every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+    wide = np.frombuffer(program("widen", header + every.view(torch.int16).numpy().tobytes()), np.float32)
+    assert np.array_equal(wide, every.float().numpy(), equal_nan=True)
+    # every value, the midpoint to the next one, and the floats beside both; then random bits
+    values = every.float()
+    middles = (values.double() + values.roll(-1).double()).div(2).float()
+    floats = torch.cat([values, middles])
+    floats = torch.cat([floats, *(floats.nextafter(torch.tensor(end)) for end in (torch.inf, -torch.inf))])
+    floats = torch.cat(
+        [floats, torch.randint(-(2**31), 2**31, (200000,)).to(torch.int32).view(torch.float32)]
+    )
+    floats = floats[: len(floats) // 8 * 8]
+    header = np.array([TYPES.index(dtype), len(floats)], np.int64).tobytes()
+    mine = np.frombuffer(program("narrow", header + floats.numpy().tobytes()), np.int16)
+    mine, right = torch.from_numpy(mine.copy()).view(dtype), floats.to(dtype)
+    assert torch.equal(mine.isnan(), right.isnan())
+    assert torch.equal(mine[~mine.isnan()].view(torch.int16), right[~right.isnan()].view(torch.int16))
+
+
+def calls(seed, count):
+    """Random calls: (input, filters, grad, kernel_size, keywords, channels_last); every tenth is one of several bands."""
+    random = np.random.default_rng(seed)
+
+    def any_of(*values):
+        return values[random.integers(len(values))]
+
+    while count:
+        large = count % 10 == 0
+        n, groups, shared = any_of(1, 2, 3), any_of(1, 2, 3), any_of(1, 1, 2, 5)
+        size = (int(random.integers(1, 14)), int(random.integers(1, 24)))
+        kernel = (any_of(1, 2, 3, 5), any_of(1, 2, 3, 5, 7, 9))
+        stride, dilation = (any_of(1, 2, 3), any_of(1, 1, 3)), (any_of(1, 2), any_of(1, 1, 3))
+        padding = (int(random.integers(0, 5)), int(random.integers(0, 5)))
+        mode = any_of(*PADDING_MODES, "inside")
+        if large:
+            n, (groups, shared), size = 1, any_of((1, 1), (1, 20), (4, 5), (20, 1)), (100, 50)
+        if mode == "inside":
+            kernel, stride = (any_of(1, 3, 5), any_of(1, 3, 7)), (1, 1)
+            padding = (kernel[0] // 2 * dilation[0], kernel[1] // 2 * dilation[1])
+        keywords = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+        output = oracle.output_size(*size, kernel, **keywords)
+        most = {"reflect": -1, "circular": 0}.get(mode, 99)
+        if min(output) < 1 or any(padding[i] > size[i] + most for i in range(2)):
+            continue
+        if mode == "inside" and any(size[i] < kernel[i] * dilation[i] for i in range(2)):
+            continue
+        count -= 1
+        dtype = any_of(*TYPES)
+        shapes = (
+            (n, groups * shared, *size),
+            (n, groups * kernel[0] * kernel[1], *output),
+            (n, groups * shared, *output),
+        )
+        yield *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, any_of(False, True)
+
+
+def in_memory(tensor, channels_last):
+    tensor = tensor.permute(0, 2, 3, 1) if channels_last else tensor
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def from_memory(data, like, channels_last):
+    shape = [like.shape[i] for i in ((0, 2, 3, 1) if channels_last else range(4))]
+    got = torch.frombuffer(bytearray(data), dtype=like.dtype).view(shape)
+    return got.permute(0, 3, 1, 2) if channels_last else got
+
+
+def run_all(program, cuda, cases):
+    """[output, gradient of the input, gradient of the filters] of each case, and which of them fast kernels made."""
+    data = []
+    for input, filters, grad, kernel, keywords, channels_last in cases:
+        inside = keywords["padding_mode"] == "inside"
+        g = resolve(input, filters, kernel, **keywords | ({"padding_mode": "zeros"} if inside else {}))
+        axes = [
+            [
+                input.shape[2 + i],
+                grad.shape[2 + i],
+                kernel[i],
+                g.stride[i],
+                g.dilation[i],
+                *g.padding[2 * i :][:2],
+            ]
+            for i in range(2)
+        ]
+        (n, c), mode = input.shape[:2], INSIDE if inside else g.padding_mode
+        shape = [n, c, c // g.channels_per_filter, *axes[0], *axes[1], mode, channels_last]
+        for which, pair in enumerate(((input, filters), (filters, grad), (input, grad))):
+            header = [cuda, TYPES.index(input.dtype), which, *shape]
+            data += [
+                np.array(header, np.int64).tobytes(),
+                *(in_memory(tensor, channels_last) for tensor in pair),
+            ]
+    results, at, made, fast = program("run", b"".join(data)), 0, [], []
+    for input, filters, grad, *_, channels_last in cases:
+        made.append([])
+        fast.append([])
+        for like in (grad, input, filters):
+            size = like.numel() * like.element_size()
+            fast[-1].append(bool(results[at]))
+            made[-1].append(from_memory(results[at + 8 : at + 8 + size], like, channels_last))
+            at += 8 + size
+    assert at == len(results)
+    return made, fast
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_kernels_are_right_and_stay_in_bounds(program, cuda):
+    cases = list(calls(seed=1, count=300))
+    check_all(cases, run_all(program, cuda, cases)[0])
+
+
+def check_all(cases, made):
+    for (input, filters, grad, kernel, keywords, _), results in zip(cases, made, strict=True):
+        for got, *bound in zip(
+            results, *oracle.bounds(input, filters, grad, kernel, **keywords), strict=True
+        ):
+            oracle.check(got, *bound)
+
+
+def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=None, dilation=(1, 1)):
+    """A random call with stride 1 and a filter for each channel, in the form of `calls`; "same" padding by default."""
+    padding = padding or tuple(kernel[i] // 2 * dilation[i] for i in range(2))
+    keywords = {"stride": (1, 1), "dilation": dilation, "padding": padding, "padding_mode": mode}
+    output = oracle.output_size(*size, kernel, **keywords)
+    shapes = (n, channels, *size), (n, channels * kernel[0] * kernel[1], *output), (n, channels, *output)
+    return *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, channels_last
+
+
+@pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
+def test_fast_kernels_are_right(program, channels_last, dtype):
+    """Each width and padding mode, over several blocks, and each condition that sends a call elsewhere."""
+    v = 16 // torch.empty(0, dtype=dtype).element_size()  # values in 16 bytes
+    cases, wanted = [], []
+
+    def add(fast, *arguments, **keywords):
+        cases.append(call(dtype, *arguments, channels_last=channels_last, **keywords))
+        wanted.append(fast)
+
+    for k in (3, 5, 7):
+        for mode in PADDING_MODES:
+            # rows: several blocks, the last not full; channels_last: two strips, two walks, words of two blocks
+            if channels_last:
+                add([True] * 3, 1, 3 * v, (34, 40), (k, k), mode=mode)
+                add([True] * 3, 1, 9 * v, (k, 12), (k, k), mode=mode)
+            else:
+                add([True] * 3, 2, 3, (37, 64), (k, k), mode=mode)
+                add([True] * 3, 1, 2, (k, 8 * v), (k, k), mode=mode)
+            # a dilation: channels_last has no fast gradient of the input for it
+            for dilation in ((1, 2), (2, 1)):
+                size = (9, 16) if channels_last else (9, 128)
+                add([True, not channels_last, True], 1, v, size, (k, k), mode=mode, dilation=dilation)
+        # a result of another size than the input, larger and smaller
+        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(k - 1, k // 2))
+        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(0, k // 2))
+        for width, padding in ((64 + k - 1, 0), (64 - k + 1, k - 1)):
+            whole = not channels_last and width % v == 0
+            add([True, whole, True], 1, v, (12, width), (k, k), padding=(k // 2, padding))
+        # rows that are no multiple of 16 bytes; channels that are none
+        add([channels_last] * 3, 1, v, (9, 8 * v + 1), (k, k))
+        add([not channels_last] * 3, 1, v + 1, (9, 8 * v), (k, k))
+    # no width of 3, 5 or 7, a rectangle, a window inside
+    add([not channels_last, False, not channels_last], 1, v, (9, 8 * v), (9, 9))
+    add([not channels_last] * 3, 1, v, (9, 8 * v), (3, 5))
+    add([True, False, True], 1, v, (9, 8 * v), (5, 5), mode="inside")
+    if not channels_last:  # one row for a block, and one that is too long for it
+        add([True] * 3, 1, 2, (3, 300 * v), (5, 5), mode="reflect")
+        add([True, False, True], 1, 1, (3, 513 * v), (3, 3))
+    made, fast = run_all(program, 1, cases)
+    assert fast == wanted
+    check_all(cases, made)
+    made, fast = run_all(program, 2, cases[:8])  # results at odd addresses
+    assert fast == [[False] * 3] * 8
+    check_all(cases[:8], made)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_not_a_number_passes_through_the_kernels(program, cuda):
+    """Under a zero of the padding too: zero times NaN is NaN, zero times infinity as well."""
+    keywords = {"stride": (1, 1), "dilation": (1, 1), "padding": (1, 1), "padding_mode": "zeros"}
+    for channels_last in (False, True):
+        for groups in (16, 2):
+            input, filters, grad = (
+                torch.randn(1, 16, 5, 8),
+                torch.randn(1, groups * 9, 5, 8),
+                torch.randn(1, 16, 5, 8),
+            )
+            filters[0, 0, 0, 0], grad[0, 9, 4, 5] = torch.nan, torch.inf
+            case = input, filters, grad, (3, 3), keywords, channels_last
+            (results,), fast = run_all(program, cuda, [case])
+            assert fast == [[cuda and groups == 16] * 3]
+            wanted = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
+            assert results[0].isnan().any() and results[2].isnan().any()
+            for got, right in zip(results, wanted, strict=True):
+                torch.testing.assert_close(got.double(), right, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("width", [2, 4])
+def test_more_planes_than_a_grid_holds(program, width, channels_last):
+    """A kernel of one tap on one row: each operator is a product. No planes at all are a grid of none."""
+    for n in (70000, 0):
+        a, b = torch.randn(n, 1, 1, width), torch.randn(n, 1, 1, width)
+        axes = [1, 1, 1, 1, 1, 0, 0], [width, width, 1, 1, 1, 0, 0]
+        for which in (0, 1, 2):
+            header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64)
+            got = program("run", b"".join(array.tobytes() for array in (header, a.numpy(), b.numpy())))
+            assert got[0] == (n > 0 and width == 4 and not channels_last and which != 1)
+            assert (np.frombuffer(got[8:], np.float32) == (a * b).flatten().numpy()).all()

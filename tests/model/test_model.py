@@ -1,0 +1,148 @@
+"""The network against the article's, built afresh; its start, its gradients, its errors."""
+
+import pytest
+import torch
+from torch import nn
+
+from fac_ext import fac_reference
+from stfan import STFAN, Deblurrer
+from stfan.model.network import initialise
+
+
+def conv(inputs, outputs, stride=1):
+    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.body = nn.Sequential(conv(channels, channels), nn.LeakyReLU(0.1), conv(channels, channels))
+
+    def forward(self, x):
+        return self.body(x) + x
+
+
+def stage(first, channels):
+    return nn.Sequential(first, Residual(channels), Residual(channels))
+
+
+class Article(nn.Module):
+    """The article's network from plain layers and fac_reference, with its defects mended: no unused layer, and
+    the kernel size is passed on. Layers are made in the order in which STFAN makes its own."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.k = k
+        self.image = nn.Sequential(
+            stage(conv(3, 32), 32), stage(conv(32, 64, 2), 64), stage(conv(64, 128, 2), 128)
+        )
+        self.images = nn.Sequential(
+            stage(conv(9, 32), 32), stage(conv(32, 64, 2), 64), stage(conv(64, 128, 2), 128)
+        )
+        self.alignment = nn.Sequential(stage(conv(128, 128), 128), nn.Conv2d(128, 128 * k * k, 1))
+        self.condition = nn.Conv2d(128 * k * k, 128, 1)
+        self.deblurring = nn.Sequential(stage(conv(256, 128), 128), nn.Conv2d(128, 128 * k * k, 1))
+        self.memory = conv(256, 128)
+        self.up_half = nn.ConvTranspose2d(256, 64, 4, 2, 1)
+        self.at_half = nn.Sequential(Residual(64), Residual(64))
+        self.up_full = nn.ConvTranspose2d(64, 32, 3, 2, 1)
+        self.at_full = nn.Sequential(Residual(32), Residual(32))
+        self.residual = conv(32, 3)
+
+    def forward(self, previous, current, previous_output, state):
+        height, width = current.shape[2:]
+        seen = self.images(torch.cat((previous_output, previous, current), dim=1))
+        align = self.alignment(seen)
+        deblur = self.deblurring(torch.cat((seen, self.condition(align)), dim=1))
+        fused = torch.cat(
+            (fac_reference(state, align, self.k), fac_reference(self.image(current), deblur, self.k)), dim=1
+        )
+        x = self.at_half(self.up_half(fused, output_size=(height // 2, width // 2)))
+        x = self.at_full(self.up_full(x, output_size=(height, width)))
+        return self.residual(x) + current, self.memory(fused)
+
+
+def twins(k):
+    ours, theirs = STFAN(kernel_size=k), Article(k)
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_it_is_the_articles_network(k):
+    ours, theirs = twins(k)
+    previous, current, previous_output = torch.rand(3, 2, 3, 24, 20)
+    state = torch.randn(2, 128, 6, 5)
+    for _ in range(3):
+        mine, other = (
+            ours(previous, current, previous_output, state),
+            theirs(previous, current, previous_output, state),
+        )
+        for a, b in zip(mine, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        previous_output, state = mine
+        previous, current = current, previous
+
+
+def test_its_size():
+    assert sum(p.numel() for p in STFAN().parameters()) == 5_358_211
+
+
+def test_first_state_comes_from_the_frames_own_features():
+    ours, theirs = twins(5)
+    frame = torch.rand(1, 3, 16, 24)
+    features = theirs.image(frame)
+    wanted = theirs.memory(torch.cat((features, features), dim=1))
+    torch.testing.assert_close(ours.initial_state(frame), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["article", "official"])
+def test_two_frames_reach_every_weight(preset):
+    """The next state's layer learns from the next frame alone: one frame would leave it as it was born."""
+    model = initialise(STFAN(preset), "identity", 0)
+    frames, target = torch.rand(2, 1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    state = model.initial_state(frames[0]).detach()
+    output, state = model(frames[0], frames[0], frames[0], state)
+    output, _ = model(frames[0], frames[1], output, state)
+    (output - target).abs().mean().backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+
+
+@pytest.mark.parametrize("preset", ["article", "official"])
+def test_initialised_it_changes_little_and_stays_put(preset):
+    model = initialise(STFAN(preset), "identity", 0)
+    video = torch.rand(30, 3, 32, 32)
+    deblurrer = Deblurrer(model)
+    for frame in video:
+        assert (deblurrer(frame) - frame).abs().mean() < 0.1
+        assert deblurrer.state()["state"].abs().max() < 20
+
+
+def frames(*sizes):
+    return [torch.zeros(1, *size) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ("preset must be article or official, got 'best'", lambda: STFAN(preset="best")),
+        (r"multiples of 4, got \(1, 3, 6, 8\)", lambda: STFAN().initial_state(torch.zeros(1, 3, 6, 8))),
+        ("kernel_size must be a positive odd int, got 4", lambda: STFAN(kernel_size=4)),
+        ("kernel_size must be a positive odd int, got '5'", lambda: STFAN(kernel_size="5")),
+        (r"current must be \(B, 3, H, W\).*got \(3, 8, 8\)", lambda: STFAN()(*[torch.zeros(3, 8, 8)] * 4)),
+        (
+            r"previous must be \(1, 3, 8, 8\) to go with current, got \(1, 4, 8, 8\)",
+            lambda: STFAN()(*frames((4, 8, 8), (3, 8, 8), (2, 8, 8), (128, 2, 2))),
+        ),
+        (
+            r"state must be \(1, 128, 2, 2\) to go with current, got \(1, 128, 4, 4\)",
+            lambda: STFAN()(*frames((3, 8, 8), (3, 8, 8), (3, 8, 8), (128, 4, 4))),
+        ),
+    ],
+)
+def test_errors(words, call):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,272 @@
+"""The operator's values and gradients: every shape, type and layout, against the oracle, within rounding."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fac_ext import FAC, derivatives, fac, fac_reference
+from fac_ext.geometry import PADDING_MODES
+from fac_ext.reference import fac_shift_sum
+from support import oracle
+from support.operands import CASES, LAYOUTS, Seen, all_three, check_all, tensors
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("shape", "groups", "kernel_size", "keywords"), CASES)
+def test_value_and_both_gradients(shape, groups, kernel_size, keywords, dtype, layout, device):
+    operands = tensors(shape, groups, kernel_size, dtype=dtype, device=device, layout=layout, **keywords)
+    check_all(fac, *operands, kernel_size, **keywords)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("kernel_size", [3, 5, (3, 4)])
+def test_results_larger_than_the_caches(kernel_size, dtype, layout, device):
+    """Those go past them, in pieces of sixteen bytes; the rows here begin at any byte, and channels are left over."""
+    shape = (8, 43, 47 if dtype.itemsize == 2 else 29, 33)
+    operands = tensors(shape, 43, kernel_size, dtype=dtype, device=device, layout=layout)
+    taps = oracle.two(kernel_size)[0] * oracle.two(kernel_size)[1]
+    assert operands[0].numel() * taps * dtype.itemsize > 8 << 20
+    check_all(fac, *operands, kernel_size)
+
+
+@pytest.mark.parametrize("function", [fac_reference, fac_shift_sum])
+def test_the_pytorch_forms_are_the_same_operator(function):
+    for shape, groups, kernel_size, keywords in CASES:
+        if shape[1] == 0 and function is fac_reference:
+            continue  # torch's unfold wants a channel
+        check_all(function, *tensors(shape, groups, kernel_size, **keywords), kernel_size, **keywords)
+
+
+@st.composite
+def any_call(draw):
+    """The whole space of arguments: (operands' description, kernel_size, keywords) that torch's own pad accepts."""
+    small = st.integers(1, 3)
+    groups, shared = draw(small), draw(small)
+    size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    kernel_size = draw(st.one_of(st.integers(1, 8), st.tuples(st.integers(1, 15), st.integers(1, 15))))
+    dilation = draw(st.one_of(small, st.tuples(small, small)))
+    padding = draw(
+        st.one_of(st.sampled_from(["same", "valid"]), st.integers(0, 9), st.tuples(st.integers(0, 9), small))
+    )
+    stride = 1 if padding == "same" else draw(st.one_of(small, st.tuples(small, small)))
+    mode = draw(st.sampled_from(PADDING_MODES))
+    keywords = {"stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+    output = oracle.output_size(*size, kernel_size, **keywords)
+    around = oracle.margins(kernel_size, dilation, padding)
+    most = {"reflect": -1, "circular": 0}.get(mode, 99)
+    allowed = all(max(around[i]) <= size[i] + most for i in range(2)) and min(output) > 0
+    shape = (draw(small), groups * shared, *size)
+    return (
+        (shape, groups),
+        kernel_size,
+        keywords,
+        allowed,
+        draw(st.sampled_from(DTYPES)),
+        draw(st.sampled_from(LAYOUTS)),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_call(), st.data())
+def test_any_call(call, data):
+    (shape, groups), kernel_size, keywords, allowed, dtype, layout = call
+    torch.manual_seed(0)
+    if not allowed:
+        taps = oracle.two(kernel_size)
+        filters = torch.zeros(shape[0], groups * taps[0] * taps[1], *shape[2:])
+        with pytest.raises(ValueError, match="fac: "):
+            fac(torch.zeros(shape), filters, kernel_size, **keywords)
+        return
+    operands = tensors(shape, groups, kernel_size, dtype=dtype, layout=layout, **keywords)
+    check_all(fac, *operands, kernel_size, **keywords)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("mode", PADDING_MODES)
+def test_planes_of_several_bands(mode, layout, device):
+    """More rows than the CPU kernels take at once, and more pixels than a CUDA block has threads."""
+    operands = tensors((1, 2, 150, 260), 2, 5, device=device, layout=layout)
+    mine, theirs = (all_three(function, *operands, 5, padding_mode=mode) for function in (fac, fac_reference))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize(("channels", "groups"), [(4, 2), (4, 1), (140, 140), (140, 2)])
+def test_several_bands_and_blocks_of_channels(channels, groups, layout, device):
+    """Bands are smaller where channels share a filter; 140 channels are two blocks of the channels_last kernels."""
+    shape = (1, channels, 100, 60) if channels == 4 else (1, channels, 100, 5)
+    check_all(fac, *tensors(shape, groups, 3, device=device, layout=layout), 3, padding_mode="replicate")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_results_have_the_filters_layout(layout, device):
+    operands = tensors((2, 4, 5, 6), 2, 3, device=device, layout=layout)
+    results = all_three(fac, *operands, 3)
+    assert all(result.is_contiguous(memory_format=layout) for result in results)
+    mixed = fac(operands[0].contiguous(), operands[1], 3)  # a small input in the other layout changes nothing
+    assert mixed.is_contiguous(memory_format=layout) and torch.equal(mixed, results[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_no_copy_of_the_filters(layout):
+    """Nothing of the filters' size is made in the forward pass, and only their gradient in the backward pass."""
+    operands = tensors((1, 8, 64, 64), 8, 5, dtype=torch.float32, layout=layout)
+    size = operands[1].numel() * operands[1].element_size()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        output = fac(*operands[:2], 5)
+    taken = [event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0]
+    assert max(taken) == output.numel() * 4
+    with torch.profiler.profile(profile_memory=True) as profile:
+        torch.autograd.grad(output, operands[:2], operands[2])
+    taken = [event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage >= size]
+    assert taken == [size]
+
+
+def test_only_the_gradient_that_is_asked_for(device):
+    input, filters, grad = tensors((1, 2, 4, 5), 2, 3, device=device)
+    _, *both = all_three(fac, input, filters, grad, 3)
+    for a, b, wanted, right, op in (
+        (input, filters.detach(), input, both[0], "fac_grad_input"),
+        (input.detach(), filters, filters, both[1], "fac_grad_filters"),
+    ):
+        with Seen() as seen:
+            (alone,) = torch.autograd.grad(fac(a, b, 3), wanted, grad)
+        assert seen.ours == ["fac", op]
+        assert torch.equal(alone, right)
+    geometry = ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 0, 1)
+    with Seen() as seen:
+        for first, second, op in ((filters, grad, "fac_grad_input"), (input, grad, "fac_grad_filters")):
+            for one in (0, 1):  # the second derivatives too
+                pair = [t.detach().requires_grad_(i == one) for i, t in enumerate((first, second))]
+                out = getattr(derivatives, op)(*pair, *geometry)
+                seen.ours.clear()
+                torch.autograd.grad(out.sum(), pair[one])
+                assert len(seen.ours) == 1
+    assert not fac(input.detach(), filters.detach(), 3).requires_grad
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+def test_same_bits_every_time(layout, device):
+    for groups in (4, 2):
+        operands = tensors((2, 4, 33, 47), groups, 5, dtype=torch.float32, device=device, layout=layout)
+        runs = [all_three(fac, *operands, 5, padding_mode="replicate") for _ in range(3)]
+        assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+@pytest.mark.parametrize("groups", [16, 2])
+def test_any_number_of_threads_gives_the_same_bits(groups, layout):
+    operands = tensors((2, 16, 40, 50), groups, 5, dtype=torch.float32, layout=layout)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(all_three(fac, *operands, 5))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+
+
+def test_operators_guard_memory():
+    """What would read out of bounds is refused below the public function too."""
+    image, filters = torch.zeros(1, 2, 4, 4), torch.zeros(1, 18, 4, 4)
+    ops = torch.ops.fac_ext
+    good = {"kernel_size": [3, 3], "stride": [1, 1], "dilation": [1, 1], "padding": [1, 1, 1, 1]}
+    good |= {"padding_mode": 0, "channels_per_filter": 1}
+    ops.fac(image, filters, **good)
+    for change in (
+        {"kernel_size": [3, 5]},
+        {"kernel_size": [0, 3]},
+        {"kernel_size": [3]},
+        {"stride": [2, 1]},
+        {"stride": [0, 1]},
+        {"dilation": [1, -1]},
+        {"dilation": [1, 2]},
+        {"padding": [1, 1, 1]},
+        {"padding": [2, 0, 1, 1]} | {"padding_mode": 9},
+        {"padding": [-1, 3, 1, 1]},
+        {"padding": [3, -1, 1, 1]},
+        {"padding_mode": -1},
+        {"padding_mode": 5},
+        {"channels_per_filter": 0},
+        {"channels_per_filter": 3},
+        {"channels_per_filter": 2},
+        {"kernel_size": [2**62 + 1, 3]},
+        {"stride": [2**63 - 1, 1], "padding": [0, 0, 1, 1]},
+        {"dilation": [2**63 - 1] * 2, "padding": [0] * 4},
+        {"padding": [2**62, 2**62, 1, 1]},
+    ):
+        with pytest.raises(RuntimeError):
+            ops.fac(image, filters, **good | change)
+    inside = {"padding_mode": 4, "padding": [0] * 4}
+    one, tap = torch.ones(1, 1, 40, 40), {"kernel_size": [1, 1]}
+    for bad in (  # windows that are said to be moved inside, with settings that no such window has
+        lambda: ops.fac_grad_input(torch.ones(1, 9, 4, 4), torch.ones(1, 1, 4, 4), **good | inside),
+        lambda: ops.fac_grad_input(one, one, **good | inside | tap | {"stride": [200, 200]}),
+        lambda: ops.fac_grad_input(
+            torch.ones(1, 9, 3, 3), torch.ones(1, 1, 3, 3), **good | {"stride": [2**31] * 2}
+        ),
+    ):
+        with pytest.raises(RuntimeError):
+            bad()
+    wide = {"kernel_size": [9, 9], "padding": [4, 4, 4, 4]}
+    for mode in (2, 4):  # reflect by as much as the image, a window larger than the image
+        with pytest.raises(RuntimeError, match="larger than the input"):
+            ops.fac(image, torch.zeros(1, 162, 4, 4), **good | wide | {"padding_mode": mode})
+    for bad in (
+        lambda: ops.fac(image, filters[:, :17], **good),
+        lambda: ops.fac(image, filters[..., :3], **good),
+        lambda: ops.fac(image, filters.double(), **good),
+        lambda: ops.fac(image[0], filters, **good),
+        lambda: ops.fac(image, torch.zeros(2, 18, 4, 4), **good),
+        lambda: ops.fac(image.long(), filters.long(), **good),
+        lambda: ops.fac_grad_input(filters, image[:, :1], **good),
+        lambda: ops.fac_grad_input(filters, image, **good | {"padding": [4, 4, 4, 4]}),
+        lambda: ops.fac_grad_filters(image, image[..., :3], **good),
+        lambda: ops.fac_grad_filters(image, image[:, :1], **good),
+    ):
+        with pytest.raises(RuntimeError, match="fac"):
+            bad()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_a_convolutions(dtype, device):
+    """float32 and half tensors are cast, float64 stays; gradients come back in each tensor's own dtype."""
+    input, filters, _ = tensors((1, 2, 4, 5), 2, 3, dtype=torch.float32, device=device)
+    mixed = filters.detach().to(dtype).requires_grad_()
+    weight = torch.randn(2, 2, 3, 3, device=device)
+    with torch.autocast(device, dtype):
+        output, convolved = fac(input, mixed, 3), torch.nn.functional.conv2d(input, weight, padding=1)
+        double = fac(input.double(), filters.double(), 3)
+    assert output.dtype == convolved.dtype == dtype and double.dtype == torch.float64
+    assert torch.equal(output, fac(input.to(dtype), mixed, 3))
+    output.sum().backward()
+    assert input.grad.dtype == torch.float32 and mixed.grad.dtype == dtype
+
+
+def test_module_is_the_function():
+    for shape, groups, kernel_size, keywords in CASES:
+        input, filters, _ = tensors(shape, groups, kernel_size, **keywords)
+        layer = FAC(kernel_size, **keywords)
+        assert torch.equal(layer(input, filters), fac(input, filters, kernel_size, **keywords))
+        assert not list(layer.parameters()) and f"kernel_size={oracle.two(kernel_size)}" in repr(layer)
+
+
+def test_not_a_number_passes_through(device):
+    """A NaN spoils the pixels that see it, under a zero of the padding too, and no others."""
+    for layout in LAYOUTS:
+        input, filters, grad = tensors((1, 2, 6, 7), 2, 3, device=device, layout=layout)
+        with torch.no_grad():
+            filters[0, 0, 0, 0] = filters[0, 13, 3, 4] = torch.nan  # the first looks beyond the corner
+            input[0, 1, 5, 6] = torch.inf
+        results = all_three(fac, input, filters, grad, 3)
+        wanted = oracle.all_three(oracle.output, input, filters, grad, 3)
+        assert results[0].isnan()[0, 0, 0, 0] and results[0].isnan()[0, 1, 3, 4]
+        for mine, right in zip(results, wanted, strict=True):
+            torch.testing.assert_close(mine.cpu(), right, equal_nan=True)

@@ -1,0 +1,204 @@
+"""The benchmarks run, their JSON holds what their tables say, and the report is made of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support.checkout import ROOT
+
+FAC, STFAN = (ROOT / "benchmarks" / name for name in ("bench_fac.py", "bench_stfan.py"))
+
+
+def bench(script, *options):
+    return subprocess.run([sys.executable, script, *map(str, options)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def report():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import report
+
+    return report
+
+
+def test_figures(tmp_path):
+    out = tmp_path / "figures.json"
+    names = ("floor", "fac", "article", "unfold")
+    done = bench(FAC, "--shape", "1,8,64,64", "--repeats", 3, "--only", *names, "--json", out)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert {"device", "threads", "torch", "fac_ext", "commit", "date"} <= set(figures["environment"])
+    (case,) = figures["cases"]
+    assert tuple(case["results"]) == names
+    for modes in case["results"].values():
+        for mode in ("forward", "gradients", "forward+backward"):
+            low, high = modes[mode]["quartiles_ms"]
+            assert 0 < low <= modes[mode]["median_ms"] <= high
+            assert f"{modes[mode]['median_ms']:.2f}" in done.stdout
+    # unfold holds the patches and the product: 2 * 25 times the input, 131 kB
+    assert case["results"]["unfold"]["forward"]["extra_mb"] > 6
+    assert case["results"]["fac"]["forward"]["extra_mb"] < 2
+
+
+def test_the_gradients_memory_is_counted(tmp_path):
+    """fac keeps it for the next result, where a second measurement would not see it."""
+    out = tmp_path / "figures.json"
+    done = bench(FAC, "--shape", "1,64,128,160", "-k", 3, "--repeats", 1, "--only", "fac", "--json", out)
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(out.read_text())["cases"]
+    image = 64 * 128 * 160 * 4 / 1e6  # of the output and of each gradient, that of the filters being nine
+    assert 10.95 * image < case["results"]["fac"]["forward+backward"]["extra_mb"] < 12 * image
+
+
+def test_settings_reach_the_contenders(tmp_path):
+    out = tmp_path / "figures.json"
+    options = ("--layout", "channels_last", "--dtype", "bfloat16", "--groups", 2, "-k", 3, "--threads", 1)
+    done = bench(
+        FAC, "--shape", "2,8,8,8", "--repeats", 1, *options, "--json", out, "--only", "fac", "article"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 x 8 x 8 x 8, k = 3, bfloat16, channels_last, 2 groups, 1 threads" in done.stdout
+    (case,) = json.loads(out.read_text())["cases"]
+    assert case["results"]["article"] == "has no groups" and case["settings"]["threads"] == 1
+
+
+def test_contenders_agree():
+    import torch
+
+    from fac_ext import fac_reference
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from harness import article_fac
+
+    input, filters = torch.randn(2, 3, 6, 7, dtype=float), torch.randn(2, 27, 6, 7, dtype=float)
+    for mode in ("zeros", "replicate"):
+        wanted = fac_reference(input, filters, 3, padding_mode=mode)
+        torch.testing.assert_close(article_fac(input, filters, 3, mode), wanted)
+
+
+def test_without_memory_for_it_a_contender_says_so(monkeypatch):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import bench_fac
+
+    options = bench_fac.parse(["--shape", "1,128,180,320", "--only", "floor", "fac", "unfold"])
+    monkeypatch.setattr(bench_fac, "room", lambda _: (10e9, 3e9))
+    plans = bench_fac.plan(options, bench_fac.SHOWN)
+    assert plans["floor"] == plans["fac"] == ("forward",)
+    assert plans["unfold"] == "needs 9 GB, 2 GB are free"
+    monkeypatch.setattr(bench_fac, "room", lambda _: (100e9, 3e9))
+    assert set(bench_fac.plan(options, bench_fac.SHOWN).values()) == {bench_fac.SHOWN}
+
+
+def test_a_folder_gets_a_file_named_by_the_device(tmp_path):
+    done = bench(FAC, "--shape", "1,2,8,8", "--repeats", 1, "--only", "fac", "--json", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.suffix == ".json" and str(file) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--shape", "1,2,3"),
+        ("--shape", "a"),
+        ("-k", "4"),
+        ("--repeats", "0"),
+        ("--only", "magic"),
+        ("--groups", "3"),
+        ("--threads", "0"),
+    ],
+)
+def test_bad_options_are_usage_errors(options):
+    assert bench(FAC, *options).returncode == 2
+
+
+def test_network(tmp_path):
+    out = tmp_path / "network.json"
+    options = ("--frames", "256x256", "--dtypes", "float32", "--repeats", 1, "--only", "article", "stfan")
+    done = bench(STFAN, *options, "--json", out)
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(out.read_text())["cases"]
+    for figures in case["results"].values():
+        low, high = figures["quartiles_s"]
+        assert 0 < low <= figures["median_s"] <= high and figures["extra_mb"] > 10
+        assert f"{figures['median_s']:.3f}" in done.stdout
+    profile = case["results"]["stfan"]["profile"]
+    assert sum(profile.values()) == pytest.approx(1, abs=1e-3) and profile["convolution"] > profile["fac"] > 0
+
+
+def test_the_articles_path_computes_the_same():
+    import torch
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import argparse
+
+    from bench_stfan import Network
+
+    options = argparse.Namespace(threads=None, device="cpu", dtype="float32", frame="256x256")
+    ours = Network("stfan", options)
+    outputs = [ours.prepare(None)() for _ in range(2)]
+    theirs = Network("article", options)
+    with theirs.patches:
+        for output in outputs:
+            torch.testing.assert_close(output[None], theirs.prepare(None)(), rtol=0, atol=1e-4)
+
+
+def test_plots(report, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.plots(report.load()["amd-epyc"][0], "new")
+    for kind in ("time", "memory"):
+        assert (tmp_path / f"new-{kind}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_fit(report):
+    slope, start, fitted = report.fit({x: 3 * x + 2 for x in (1, 2, 5, 9)})
+    assert (slope, start, fitted) == pytest.approx((3, 2, 1))
+    assert report.fit({1: 1, 2: 3, 3: 1, 4: 3})[2] == pytest.approx(0.2)
+
+
+def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
+    """2 x 4 x 10 x 10 of k = 3: 28.8 kB of filters; a copy in 1 ms moves twice that."""
+    settings = {
+        "shape": (2, 4, 10, 10),
+        "kernel_size": 3,
+        "groups": 4,
+        "dtype": "float32",
+        "layout": "row_major",
+    }
+    settings |= {"padding_mode": "zeros", "threads": None}
+    times = {"forward": 1.0, "grad_input": 2.0, "grad_filters": 0.5, "gradients": 1.0}
+    results = {name: {mode: {"median_ms": ms} for mode, ms in times.items()} for name in ("floor", "fac")}
+    row = report.gpu_table([{"settings": settings, "results": results}]).splitlines()[-1]
+    part = (28800 + 2 * 3200) / (2 * 28800)
+    assert row.split("|")[3:6] == [f" {part:.2f} ", f" {part / 2:.2f} ", f" {part * 2:.2f} "]
+
+
+def test_training_table_and_what_the_weights_gain(report):
+    cases = [
+        {"frames": frames, "recompute": recompute, "result": {"extra_mb": 100.4 * frames, "seconds": 1.25}}
+        for frames in (1, 20)
+        for recompute in (False, True)
+    ]
+    cases[2]["result"] = "crashed (exit code -9)"
+    machine = {"device": "X", "threads": 2, "torch": "2", "date": "today"}
+    table = report.training_table({"environment": machine, "crop": [320, 448], "cases": cases})
+    assert table.splitlines()[-2:] == [
+        "| 1 | 100 | 1.2 | 100 | 1.2 |",
+        "| 20 | crashed (exit code -9) |  | 2008 | 1.2 |",
+    ]
+    sides = [
+        ({"psnr": 30.0, "ssim": 0.9}, {"psnr": 31.5, "ssim": 0.95}),
+        ({"psnr": 20.0, "ssim": 0.5}, {"psnr": 19.9, "ssim": 0.5}),
+    ]
+    clips = {
+        name: {"input": before, "output": after} for name, (before, after) in zip("ab", sides, strict=True)
+    }
+    overall = {"input": {"psnr": 25.0, "ssim": 0.7}, "output": {"psnr": 25.7, "ssim": 0.725}}
+    card = {"scores": {"protocol": "rgb8", "overall": overall, "clips": clips}}
+    card["data"] = {"clips": {"test/a": {"pictures": ["1.jpg", "2.jpg"]}, "test/b": {"pictures": ["1.jpg"]}}}
+    said = report.weights_sentence(card)
+    assert "2 clips of 2 pictures" in said and "25.00 to 25.70 dB" in said and "0.7000 to 0.7250" in said
+    assert "-0.10 to +1.50 dB, and 1 of the 2 became worse" in said

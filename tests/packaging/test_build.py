@@ -1,0 +1,100 @@
+"""How the package is compiled and installed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fac_ext import build_info
+from support.checkout import ROOT, run
+
+
+def test_build_info_says_what_was_built():
+    info = build_info()
+    assert set(info) == {"version", "cuda", "cuda_architectures", "cpu_simd"}
+    assert re.search(rf'^version = "{info["version"]}"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert (info["cuda"] is None) == (info["cuda_architectures"] == "")
+
+
+@pytest.mark.network
+def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
+    """As a user does it, in pip's isolated environment, without nvcc."""
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "demo", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    target = tmp_path / "site"
+    environment = os.environ | {"FAC_EXT_CUDA": "0"}
+    pip = (sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--target", target, source)
+    said = run(*pip, env=environment)
+    assert (
+        "fac_ext: building the CPU kernels alone (FAC_EXT_CUDA=0) against torch " + torch.__version__ in said
+    )
+    assert "Collecting torch" not in said
+    code = "import fac_ext, torch; x = torch.ones(1, 1, 2, 2); print(fac_ext.fac(x, x, 1).sum().item(), fac_ext.build_info()['cuda'])"
+    for folder in (tmp_path, source):  # in the source folder the uncompiled package comes first on the path
+        # -S: without this environment's site-packages, where the package is installed too; torch is put back
+        site = os.path.dirname(os.path.dirname(torch.__file__))
+        path = os.pathsep.join([str(folder), str(target), site])
+        said = run(sys.executable, "-S", "-c", code, cwd=folder, env=os.environ | {"PYTHONPATH": path})
+        assert said.split()[-2:] == ["4.0", "None"]
+
+
+def fake_toolkit(folder, version, architectures):
+    """An nvcc that answers as one of that version would."""
+    (folder / "bin").mkdir()
+    (folder / "lib64").mkdir()
+    (folder / "lib64" / "libcudart_static.a").touch()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text(
+        f"""#!/bin/sh
+case "$1" in
+--version) echo "Cuda compilation tools, release {version}, V{version}.1" ;;
+--dryrun) echo "#$ TOP={folder}" >&2 ;;
+--list-gpu-code) echo {architectures} ;;
+esac
+"""
+    )
+    nvcc.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("version", "architectures", "words"),
+    [
+        ("12.4", "sm_50 sm_75 sm_80 sm_90", "'75 80 90+PTX'"),
+        ("11.8", "sm_75 sm_80", "nvcc is 11.8, C++20 needs 12.0"),
+    ],
+)
+def test_an_older_nvcc_builds_what_it_can(tmp_path, version, architectures, words):
+    if torch.version.cuda:
+        pytest.skip("a torch with CUDA takes the nvcc of its own version only")
+    fake_toolkit(tmp_path, version, architectures)
+    code = "import sys, runpy; sys.argv = ['setup.py', '--name']; s = runpy.run_path('setup.py'); print(repr(s['archs']), s['why_not'])"
+    said = run(sys.executable, "-c", code, cwd=ROOT, env=os.environ | {"CUDA_HOME": str(tmp_path)})
+    assert words in said
+
+
+def test_without_torch_the_build_asks_for_it():
+    """The hooks answer before torch is there to be imported."""
+    code = (
+        "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist())"
+    )
+    hide = (
+        "from importlib.machinery import PathFinder as P; find = P.find_spec; "
+        "P.find_spec = lambda name, *a: None if name.startswith('torch') else find(name, *a); "
+    )
+    assert run(sys.executable, "-c", code, cwd=ROOT).strip() == "[] []"
+    assert run(sys.executable, "-c", hide + code, cwd=ROOT).strip() == "['torch>=2.10'] ['torch>=2.10']"
+
+
+def test_cuda_can_be_demanded(tmp_path):
+    """FAC_EXT_CUDA=1 without an nvcc is an error in words."""
+    environment = os.environ | {"FAC_EXT_CUDA": "1", "CUDA_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--name"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"FAC_EXT_CUDA=1, but no nvcc found in CUDA_HOME={tmp_path}; set CUDA_HOME" in done.stderr

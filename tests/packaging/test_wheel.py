@@ -1,0 +1,47 @@
+"""One wheel for every torch: built here once, then used with other versions, each in an environment that is thrown
+away. Opt-in, as each version is gigabytes: `make wheels`, which writes docs/wheels.md."""
+
+import datetime
+import json
+import sys
+import venv
+
+import pytest
+import torch
+
+from support.checkout import ROOT, run
+
+VERSIONS = ("2.10.0", "2.12.1", "2.15.0")
+
+
+@pytest.mark.wheels
+def test_one_wheel_serves_every_torch(tmp_path):
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    found = []
+    for version in VERSIONS:
+        folder = tmp_path / version
+        venv.create(folder, with_pip=True)
+        python = folder / "bin" / "python"
+        run(python, "-m", "pip", "install", "-q", "--no-cache-dir", f"torch=={version}", "numpy")
+        run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
+        said = run(python, ROOT / "tests/packaging/smoke.py", cwd=tmp_path).splitlines()
+        found.append(
+            json.loads(next(line for line in said if line.startswith("{")))
+        )  # beside torch's warnings
+        assert found[-1]["torch"].split("+")[0] == version
+        run("rm", "-r", folder)
+    rows = "\n".join(f"| {f['torch']} | {f['python']} | {f['cpu_simd']} | passed |" for f in found)
+    (ROOT / "docs/wheels.md").write_text(
+        f"""# One wheel, every torch from 2.10
+
+`make wheels` builds the wheel once and runs [tests/packaging/smoke.py](../tests/packaging/smoke.py) with it in other environments: values,
+first and second derivatives, half types, layouts, torch.compile and vmap, on the CPU. Last run on
+{datetime.date.today()}: `{wheel.name}`, built with torch {torch.__version__} and CUDA {found[0]["cuda"]}
+({found[0]["cuda_architectures"]}), {wheel.stat().st_size / 1e6:.1f} MB.
+
+| torch | Python | CPU kernels | smoke test |
+|---|---|---|---|
+{rows}
+"""
+    )

@@ -1,0 +1,46 @@
+"""Small calls, to take derivatives of and to compile."""
+
+import pytest
+import torch
+
+from fac_ext import fac
+from support import oracle
+from support.operands import LAYOUTS, tensors
+
+# (N, C, H, W), groups, kernel_size, keywords: small, as whole Jacobians are taken
+PLAIN = ((2, 2, 4, 3), 2, 3, {})
+GEOMETRIES = {
+    "plain": PLAIN,
+    "even replicate": ((1, 2, 3, 5), 1, (2, 4), {"padding_mode": "replicate"}),
+    "stride groups reflect": ((2, 4, 5, 4), 2, 3, {"stride": 2, "padding": 1, "padding_mode": "reflect"}),
+    "dilation circular": ((1, 2, 5, 4), 1, (3, 2), {"dilation": 2, "padding_mode": "circular"}),
+    "unseen rows": ((1, 1, 4, 5), 1, 2, {"stride": (3, 2), "padding": 0}),
+}
+OPS = torch.ops.fac_ext
+every_geometry = pytest.mark.parametrize("case", GEOMETRIES.values(), ids=GEOMETRIES)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch.compiler.reset()
+
+
+def made(case, **options):
+    """(function of (input, filters), the oracle's, input, filters, grad) of a case; no tensor requires gradients."""
+    shape, groups, kernel_size, keywords = case
+    operands = [t.detach() for t in tensors(shape, groups, kernel_size, **keywords, **options)]
+    mine, right = (lambda x, f, g=g: g(x, f, kernel_size, **keywords) for g in (fac, oracle.output))
+    return mine, right, *operands
+
+
+def same(got, wanted, exact=False):
+    """Nested tuples of tensors: equal, in dtype and memory too, or close."""
+    if isinstance(wanted, tuple | list):
+        for a, b in zip(got, wanted, strict=True):
+            same(a, b, exact)
+    elif exact:
+        assert got.dtype == wanted.dtype and got.stride() == wanted.stride() and torch.equal(got, wanted)
+    else:
+        scale = float(wanted.detach().abs().max()) if wanted.numel() else 0.0
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12 * scale)

@@ -1,0 +1,18 @@
+"""Runs that are soon done."""
+
+from stfan.training.recipe import Recipe
+
+SMALL = {
+    "length": 4,
+    "crop": (16, 16),
+    "perceptual": 0.0,
+    "iterations": 8,
+    "workers": 0,
+    "log_every": 4,
+    "checkpoint_every": 4,
+    "validate_every": 0,
+}
+
+
+def small(clips, **settings):
+    return Recipe(**{"data": str(clips), **SMALL, **settings})

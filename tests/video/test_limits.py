@@ -1,0 +1,209 @@
+"""stfan deblur on real clips, on a disk that is full, and for so long that memory would show a leak."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("typer", reason="typer is not installed")
+from stfan.video.encoder import Encoding  # noqa: E402
+from stfan.video.partial_output import SEGMENT  # noqa: E402
+from stfan.video.reader import Source  # noqa: E402
+from support.checkout import ROOT, run  # noqa: E402
+from support.deblurring import deblur  # noqa: E402
+from support.samples import Trail, frames_of, make_video, same_frames, sound_of  # noqa: E402
+
+NOISY = Encoding(lossless=True)  # of 64 x 48: some 5 kB a frame
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, and a function that makes it larger; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder, lambda: run("mount", "-o", "remount,size=9m", folder)
+    run("umount", folder)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, small_disk):
+    folder, enlarge = small_disk
+    source = make_video(tmp_path / "in.mp4", frames=3 * SEGMENT)
+    whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
+    out = folder / "out.mkv"
+    with pytest.raises(OSError, match=r"out.mkv.partial: cannot be written: No space left") as error:
+        deblur(source, out, NOISY, Trail)
+    (note,) = error.value.__notes__
+    kept = int(re.match(rf"\((\d+) frames are kept in {out}.partial; --resume", note)[1])
+    assert SEGMENT <= kept < 3 * SEGMENT and not out.exists()
+    enlarge()
+    outcome = deblur(source, out, NOISY, Trail, resume=True)
+    assert outcome.resumed == kept and same_frames(out, whole)
+    assert [path.name for path in folder.iterdir()] == ["out.mkv"]
+
+
+def test_a_disk_that_can_not_be_written(tmp_path, small_disk):
+    folder, _ = small_disk
+    source = make_video(tmp_path / "in.mp4", frames=3)
+    run("mount", "-o", "remount,ro", folder)
+    with pytest.raises(OSError, match=r"disk/out.mp4.partial: cannot be written: Read-only file system"):
+        deblur(source, folder / "out.mp4")
+    assert list(folder.iterdir()) == []
+
+
+def test_no_room_for_the_last_file(tmp_path):
+    """All frames are made, and the file of them all is larger than a file may be: they are not made again."""
+    source = make_video(tmp_path / "in.mp4", frames=2 * SEGMENT + 10)
+    size = deblur(source, tmp_path / "whole.mkv", NOISY).path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 4, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"out.mkv.partial: cannot be written: File too large") as error:
+            deblur(source, tmp_path / "out.mkv", NOISY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{2 * SEGMENT + 10} frames are kept" in error.value.__notes__[0]
+    assert not (tmp_path / "out.mkv").exists()
+    assert deblur(source, tmp_path / "out.mkv", NOISY, resume=True).resumed == 2 * SEGMENT + 10
+    assert same_frames(tmp_path / "out.mkv", tmp_path / "whole.mkv")
+
+
+def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
+    source = make_video(tmp_path / "in.mp4")
+    out = tmp_path / "out.mp4"
+    out.write_text("precious")
+
+    class Breaks(Trail):
+        def __call__(self, frame):
+            if self.past is not None:
+                raise RuntimeError("enough")
+            return super().__call__(frame)
+
+    with pytest.raises(RuntimeError, match="enough"):
+        deblur(source, out, model=Breaks, overwrite=True)
+    assert out.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_one_run_at_a_time_has_an_output(tmp_path):
+    """The second one is refused before it touches anything; and when the first has ended, it may go on."""
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
+    whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
+    refused = []
+
+    def second(before, after):
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(FileExistsError, match=r"out\.mkv: another run is writing it"):
+                deblur(source, out, NOISY, Trail, **options)
+            refused.append(options)
+
+    stop = iter([*[False] * SEGMENT, True])
+    outcome = deblur(source, out, NOISY, Trail, on_frame=second, stop=lambda: next(stop))
+    assert not outcome.whole and len(refused) == 3 * (SEGMENT + 1)
+    outcome = deblur(source, out, NOISY, Trail, resume=True)
+    assert outcome.resumed == SEGMENT and same_frames(out, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mkv", "whole.mkv"]
+
+
+def test_beginning_again_clears_what_was_left(tmp_path):
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
+    stop = iter([*[False] * SEGMENT, True])
+    assert deblur(source, out, NOISY, stop=lambda: next(stop)).saved == SEGMENT
+    left = tmp_path / "out.mkv.partial"
+    (left / "folder").mkdir()
+    names = []
+
+    def look(before, after):
+        names.append(sorted(path.name for path in left.iterdir()))
+
+    assert deblur(source, out, NOISY, on_frame=look, overwrite=True).resumed == 0
+    assert names[0] == ["00000.mkv", "lock", "state.safetensors"]
+    assert not left.exists()
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from support.deblurring import deblur  # noqa: E402
+from support.samples import Same
+from support.deblurring import deblur
+
+sizes = []
+
+def on_frame(before, after):
+    sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+
+outcome = deblur(Path(sys.argv[1]), Path(sys.argv[2]), on_frame=on_frame)
+print(outcome.frames, sizes[300], max(sizes[300:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_is_flat_over_795_frames(tmp_path):
+    """A frame in float32 is 0.9 MB, a decoded one 0.1 MB: to keep each of either kind would take 57 MB or more."""
+    short = make_video(tmp_path / "short.mkv", frames=15, width=320, height=240)
+    source = tmp_path / "in.mkv"
+    with av.open(str(short)) as once, av.open(str(source), "w") as container:
+        stream = container.add_stream_from_template(once.streams.video[0], opaque=True)
+        packets = [packet for packet in once.demux(video=0) if packet.size]
+        for n in range(53):
+            for packet in packets:
+                again = av.Packet(bytes(packet))
+                again.pts, again.time_base, again.stream = packet.pts + 600 * n, packet.time_base, stream
+                again.is_keyframe = packet.is_keyframe
+                container.mux(again)
+    said = run(sys.executable, "-c", MEMORY, source, tmp_path / "out.mp4", cwd=ROOT / "tests")
+    frames, before, most = map(int, said.split())
+    assert frames == 795 and most - before < 25e6
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "sound"),
+    [
+        ("carphone_pristine.mp4", (0.0, None, None), None),
+        ("bikes.mp4", (0.0, None, 12), None),
+        ("bigbuckbunny.mp4", (0.0, None, 4), "aac"),
+        ("cup.mp4", (3.0, 3.3, None), "aac"),
+    ],
+)
+def test_real_clips(tmp_path, shared_video, name, part, sound):
+    """All but the network: times, colours and sound of real files, up to the losses of the codec."""
+    source = shared_video(name)
+    outcome = deblur(source, tmp_path / "out.mp4", Encoding(crf=4), part=part)
+    with Source(source, *part) as opened, Source(tmp_path / "out.mp4") as made:
+        assert opened.expected_frames == pytest.approx(outcome.frames, abs=1)
+        begin = opened.first().time if part[0] else 0
+        frames = 0
+        for (before, pixels), (after, new) in zip(opened.frames(), made.frames(), strict=True):
+            assert after.time == pytest.approx(before.time - begin, abs=1e-6)
+            assert (new - pixels).abs().mean() < 2 / 255
+            assert (new - pixels).mean((1, 2)).abs().max() < 0.5 / 255
+            frames += 1
+    assert frames == outcome.frames > 3
+    if sound:
+        with av.open(str(source)) as container:
+            unit = 1 / container.streams.audio[0].rate
+        wanted, got = sound_of(source), sound_of(tmp_path / "out.mp4")
+        wanted = [(pts * unit - begin, data) for pts, data in wanted if pts * unit >= begin]
+        assert [data for _, data in got] == [data for _, data in wanted[: len(got)]] and len(got) > 5
+        times = [time for time, _ in wanted[: len(got)]]
+        assert [pts * unit for pts, _ in got] == pytest.approx(times, abs=unit)
+
+
+def test_a_real_clip_through_the_network(tmp_path, stfan, shared_video):
+    source = shared_video("carphone_pristine.mp4")
+    done = stfan("deblur", source, "-o", tmp_path / "out.mp4", "--max-frames", 4, "--reset-on-cut", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["frames"] == 4 and result["warnings"] == []
+    before, after = frames_of(source)[:4], frames_of(tmp_path / "out.mp4")
+    assert [time for time, _ in after] == pytest.approx([time for time, _ in before])
+    assert all(0.1 < np.abs(a - b).mean() < 20 for (_, a), (_, b) in zip(before, after, strict=True))
