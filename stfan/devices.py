@@ -34,3 +34,17 @@ def check_device(device):
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def fast_bfloat16(device):
+    """Whether a device multiplies matrices of bfloat16 at least as fast as those of float32.
+
+    A CPU does with AVX512-BF16 or AMX; without them bfloat16 is emulated, and ten times slower than float32.
+
+    Args:
+        device: of :func:`check_device`.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

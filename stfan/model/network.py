@@ -1,7 +1,8 @@
 """The network: filters for alignment and for deblurring are predicted for every pixel, and applied with fac.
 
 Source: "Spatio-Temporal Filter Adaptive Network for Video Deblurring", Zhou et al., ICCV 2019. B is the batch,
-H and W the frame's size, k the filters' size; features live at a quarter of the resolution.
+H and W the frame's size, C the preset's number of channels, k the filters' size; features live at a quarter of the
+resolution.
 """
 
 from typing import NamedTuple
@@ -24,6 +25,21 @@ class ResBlock(nn.Module):
         return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
 
 
+class HalfSizeBlock(nn.Module):
+    """Residual blocks at half the size of their input, added to it: a wide view at a quarter of the price."""
+
+    def __init__(self, channels, inner, count):
+        super().__init__()
+        self.down = nn.Conv2d(channels, inner, 3, 2, 1)
+        self.activation = nn.LeakyReLU(0.1)
+        self.blocks = nn.Sequential(*(ResBlock(inner) for _ in range(count)))
+        self.up = nn.Conv2d(inner, 4 * channels, 1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, x):
+        return x + self.shuffle(self.up(self.blocks(self.activation(self.down(x)))))
+
+
 class LeakyConv2d(nn.Conv2d):
     def forward(self, x):
         return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
@@ -34,56 +50,156 @@ class LeakyConvTranspose2d(nn.ConvTranspose2d):
         return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
 
 
-class Preset(NamedTuple):
-    """What the presets differ in."""
+class FullSizeLayers(NamedTuple):
+    """The article's layers: from the frame's size down to a quarter and up again, two residual blocks at each size."""
 
     conv: type  # all convolutions outside the residual blocks
     up_conv: type
     last_up_kernel: int  # of the second up-convolution
+    channels: int = 128
+    multiple: int = 4  # H and W must be multiples of it
+
+    def encoder(self, images):
+        """(B, images, H, W) -> (B, C, H/4, W/4)"""
+        return nn.Sequential(
+            *(self.conv(images, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
+            *(self.conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
+            *(self.conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
+        )
+
+    motion_encoder = encoder
+
+    def filter_head(self, channels, taps):
+        """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
+        conv = self.conv
+        return nn.Sequential(conv(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), conv(128, taps, 1))
+
+    def summary(self, taps):
+        """The 1x1 convolution of all the alignment filters that the deblurring filters' head reads."""
+        return self.conv(taps, 128, 1)
+
+    def decoder(self):
+        k = self.last_up_kernel
+        return FullSizeDecoder(
+            *(self.up_conv(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
+            *(self.up_conv(64, 32, k, 2, 1, output_padding=4 - k), ResBlock(32), ResBlock(32)),
+            self.conv(32, 3, 3, 1, 1),
+        )
+
+
+class FullSizeDecoder(nn.Sequential):
+    """(B, 2C, H/4, W/4) -> (B, 3, H, W)"""
+
+    def forward(self, fused, frame):
+        return super().forward(fused)
+
+
+class HalfSizeLayers(NamedTuple):
+    """Layers for a CPU: none at the frame's size. 2 x 2 pixels become channels at first, and channels pixels at last."""
+
+    half: int  # channels at half the size
+    channels: int  # at a quarter
+    eighth: int  # at an eighth
+    feature_blocks: tuple[int, int]  # residual blocks at a quarter and at an eighth
+    motion_blocks: tuple[int, int]
+    head_blocks: tuple[int, int]
+    decoder_blocks: tuple[int, int]
+    multiple: int = 8
+
+    conv = nn.Conv2d
+
+    def encoder(self, images):
+        """(B, images, H, W) -> (B, C, H/4, W/4)"""
+        return self._encoder(images, self.feature_blocks)
+
+    def motion_encoder(self, images):
+        """(B, images, H, W) -> (B, C, H/4, W/4)"""
+        return self._encoder(images, self.motion_blocks)
+
+    def _encoder(self, images, blocks):
+        half, c = self.half, self.channels
+        return nn.Sequential(
+            *(nn.PixelUnshuffle(2), nn.Conv2d(4 * images, half, 3, 1, 1), ResBlock(half)),
+            *(nn.Conv2d(half, c, 3, 2, 1), *self._blocks(*blocks)),
+        )
+
+    def _blocks(self, quarter, eighth):
+        """Residual blocks at a quarter of the size, and in their middle those at an eighth."""
+        blocks = [ResBlock(self.channels) for _ in range(quarter)]
+        if eighth:
+            blocks.insert((quarter + 1) // 2, HalfSizeBlock(self.channels, self.eighth, eighth))
+        return blocks
+
+    def filter_head(self, channels, taps):
+        """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
+        c = self.channels
+        return nn.Sequential(
+            nn.Conv2d(channels, c, 3, 1, 1), *self._blocks(*self.head_blocks), nn.Conv2d(c, taps, 1)
+        )
+
+    def summary(self, taps):
+        """None: the deblurring filters' head reads what the alignment filters are made of."""
+
+    def decoder(self):
+        half, c = self.half, self.channels
+        return HalfSizeDecoder(
+            *(nn.Conv2d(2 * c, c, 3, 1, 1), *self._blocks(*self.decoder_blocks)),
+            *(nn.Conv2d(c, 4 * half, 3, 1, 1), nn.PixelShuffle(2), ResBlock(half)),
+            last=nn.Conv2d(half + 12, 12, 3, 1, 1),
+        )
+
+
+class HalfSizeDecoder(nn.Module):
+    """(B, 2C, H/4, W/4) -> (B, 3, H, W): the last layer reads the frame too."""
+
+    def __init__(self, *layers, last):
+        super().__init__()
+        self.trunk, self.last, self.shuffle = nn.Sequential(*layers), last, nn.PixelShuffle(2)
+
+    def forward(self, fused, frame):
+        frame = nn.functional.pixel_unshuffle(frame, 2)
+        return self.shuffle(self.last(torch.cat([self.trunk(fused), frame], 1)))
+
+
+class Preset(NamedTuple):
+    """What the presets differ in."""
+
+    layers: FullSizeLayers | HalfSizeLayers
     padding_mode: str  # of fac
 
 
 PRESETS = {
-    "article": Preset(nn.Conv2d, nn.ConvTranspose2d, 3, "zeros"),
-    "official": Preset(LeakyConv2d, LeakyConvTranspose2d, 4, "replicate"),
+    "article": Preset(FullSizeLayers(nn.Conv2d, nn.ConvTranspose2d, 3), "zeros"),
+    "official": Preset(FullSizeLayers(LeakyConv2d, LeakyConvTranspose2d, 4), "replicate"),
+    "compact": Preset(HalfSizeLayers(24, 48, 96, (1, 0), (0, 2), (1, 0), (1, 3)), "zeros"),
 }
-
-
-def _encoder(channels, conv):
-    """(B, channels, H, W) -> (B, 128, H/4, W/4)"""
-    return nn.Sequential(
-        *(conv(channels, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
-        *(conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
-        *(conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
-    )
-
-
-def _filter_head(channels, taps, conv):
-    """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
-    return nn.Sequential(conv(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), conv(128, taps, 1))
-
-
-def _decoder(conv, up_conv, last_up_kernel):
-    """(B, 256, H/4, W/4) -> (B, 3, H, W)"""
-    k = last_up_kernel
-    return nn.Sequential(
-        *(up_conv(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
-        *(up_conv(64, 32, k, 2, 1, output_padding=4 - k), ResBlock(32), ResBlock(32)),
-        conv(32, 3, 3, 1, 1),
-    )
 
 
 class STFAN(nn.Module):
     """Deblurs one frame of a video, given the one before it.
 
     Args:
-        preset: "article": zero-padded FAC, no activation outside the residual blocks; or
+        preset: "article": zero-padded FAC, no activation outside the residual blocks;
             "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
-            residual blocks, those that make the filters and the image among them, and a larger second up-convolution.
+            residual blocks, those that make the filters and the image among them, and a larger second up-convolution;
+            or "compact", our own for a CPU: the same steps at a ninth of the cost, with no layer at the frame's size.
         kernel_size: k of both filters.
 
-    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. With k = 5 there are 5,358,211 parameters, in the
-    preset "official" 5,372,547. The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
+    Attributes:
+        channels: C, of features and state.
+        multiple: H and W of all frames are multiples of it.
+
+    RGB frames are (B, 3, H, W) in [0, 1]. With k = 5:
+
+    ========  ==========  ================  ===  ========
+    preset    parameters  kFLOP per pixel   C    multiple
+    ========  ==========  ================  ===  ========
+    article   5,358,211   1,077             128  4
+    official  5,372,547   1,077             128  4
+    compact   1,629,264   114               48   8
+    ========  ==========  ================  ===  ========
+
+    The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
     """
 
     def __init__(self, preset="article", kernel_size=5):
@@ -92,29 +208,29 @@ class STFAN(nn.Module):
             raise ValueError(f"STFAN: preset must be {' or '.join(PRESETS)}, got {preset!r}")
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"STFAN: kernel_size must be a positive odd int, got {kernel_size!r}")
-        conv, up_conv, last_up_kernel, self.padding_mode = PRESETS[preset]
-        taps = 128 * kernel_size**2
-        self.preset, self.kernel_size = preset, kernel_size
-        self.features = _encoder(3, conv)
-        self.motion = _encoder(9, conv)
-        self.align = _filter_head(128, taps, conv)
-        self.align_summary = conv(taps, 128, 1)
-        self.deblur = _filter_head(256, taps, conv)
-        self.fusion = conv(256, 128, 3, 1, 1)
-        self.reconstruction = _decoder(conv, up_conv, last_up_kernel)
+        layers, self.padding_mode = PRESETS[preset]
+        c, taps = layers.channels, layers.channels * kernel_size**2
+        self.preset, self.kernel_size, self.channels, self.multiple = preset, kernel_size, c, layers.multiple
+        self.features = layers.encoder(3)
+        self.motion = layers.motion_encoder(9)
+        self.align = layers.filter_head(c, taps)
+        self.align_summary = layers.summary(taps)
+        self.deblur = layers.filter_head(2 * c, taps)
+        self.fusion = layers.conv(2 * c, c, 3, 1, 1)
+        self.reconstruction = layers.decoder()
 
-    def forward(self, previous, current, previous_output, state):
+    def forward(self, previous, current, previous_output, state=None):
         """One step.
 
         Args:
             previous, current: the last blurry frame and this one, (B, 3, H, W).
             previous_output: what this network made of the last one, (B, 3, H, W).
-            state: what it handed on, (B, 128, H/4, W/4).
+            state: what it handed on, (B, C, H/4, W/4); None is :meth:`initial_state` of current.
 
         Returns:
             (output, next_state) of the shapes and dtypes of current and state. The output is not clamped.
 
-        For the first frame give it as all three images, with :meth:`initial_state`. To a network in a half type give
+        For the first frame give it as all three images, without a state. To a network in a half type give
         float32 frames: what it computes is then added to a frame that is not rounded.
         """
         self._check_frame("current", current)
@@ -122,30 +238,37 @@ class STFAN(nn.Module):
         for name, tensor, wanted in (
             ("previous", previous, (b, 3, h, w)),
             ("previous_output", previous_output, (b, 3, h, w)),
-            ("state", state, (b, 128, h // 4, w // 4)),
+            ("state", state, (b, self.channels, h // 4, w // 4)),
         ):
-            if tuple(tensor.shape) != wanted:
+            if tensor is not None and tuple(tensor.shape) != wanted:
                 raise ValueError(
                     f"STFAN: {name} must be {wanted} to go with current, got {tuple(tensor.shape)}"
                 )
         dtype = self.fusion.weight.dtype
-        features = self.features(current.to(dtype))
+        frame = current.to(dtype)
+        features = self.features(frame)
+        if state is None:
+            state = self._first_state(features)
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
         align, summary = self._align(motion)
-        deblur = self.deblur(torch.cat([motion, summary], 1))
         aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
+        del align  # before the deblurring filters, which are as large, are made
+        deblur = self.deblur(torch.cat([motion, summary], 1))
         deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
+        del deblur
         fused = torch.cat([aligned, deblurred], 1)
-        return self.reconstruction(fused) + current, self.fusion(fused)
+        return self.reconstruction(fused, frame) + current, self.fusion(fused)
 
     def _align(self, motion):
-        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, 128, H/4, W/4).
+        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, C, H/4, W/4).
 
         In the preset "article" nothing bends between the filters' last layer and their summary, both 1x1, so the
         product of the two is one map of 128 channels to 128, which spares reading all the filters.
         """
         hidden, last = self.align[:-1](motion), self.align[-1]
         align = last(hidden)
+        if self.align_summary is None:
+            return align, hidden
         if self.preset != "article":
             return align, self.align_summary(align)
         weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
@@ -153,16 +276,18 @@ class STFAN(nn.Module):
         return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
 
     def initial_state(self, frame):
-        """The state before the first frame, (B, 128, H/4, W/4), made of its own features."""
+        """The state before the first frame, (B, C, H/4, W/4), made of its own features."""
         self._check_frame("frame", frame)
-        features = self.features(frame.to(self.fusion.weight.dtype))
+        return self._first_state(self.features(frame.to(self.fusion.weight.dtype)))
+
+    def _first_state(self, features):
         return self.fusion(torch.cat([features, features], 1))
 
     def _check_frame(self, name, frame):
-        dtype = self.fusion.weight.dtype
-        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
+        dtype, m = self.fusion.weight.dtype, self.multiple
+        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % m or frame.shape[3] % m:
             raise ValueError(
-                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
+                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of {m}, got {tuple(frame.shape)}"
             )
         fits = frame.dtype == dtype or (frame.dtype == torch.float32 and dtype in HALVES)
         if not fits and not torch.is_autocast_enabled(frame.device.type):
@@ -179,21 +304,23 @@ def initialise(model, kind, seed):
     branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
     """
     torch.manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.reset_parameters()
-            if kind == "identity":
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-                nn.init.zeros_(module.bias)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    for module in convolutions:
+        module.reset_parameters()
+        if kind == "identity":
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
     if kind == "kaiming":
         return model
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, ResBlock):
                 module.conv2.weight *= 0.1
+            if isinstance(module, HalfSizeBlock):
+                module.up.weight *= 0.1
         for head in (model.align[-1], model.deblur[-1]):
             head.weight *= 0.02
             head.bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1
-        model.fusion.weight[:, :128] *= 0.25
-        model.reconstruction[-1].weight *= 0.01
+        model.fusion.weight[:, : model.channels] *= 0.25
+        convolutions[-1].weight *= 0.01  # the reconstruction's
     return model

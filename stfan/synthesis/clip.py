@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from stfan.images import read_cutout, read_image
+from stfan.synthesis.crispness import crisp_scale
 from stfan.synthesis import compression, scene, sensor
 from stfan.synthesis.camera import UNTILTED, homographies, wander
 
@@ -23,6 +24,8 @@ class Synthesis:
         speed: of the camera's drift along either axis, standard deviation in pixels per frame; log-uniform.
         exposure: how long the shutter is open, of the time of a frame.
         sharp_part: part of the clips whose exposure is a single sub-frame: nothing to deblur.
+        crisp: pictures are first reduced until the correlation of neighbouring differences is at most this
+            (:mod:`stfan.synthesis.crispness`), so that they are crisp at the pixel; 1 leaves them as they are.
         scale: pixels of the scaled picture per pixel of the picture, unless too few would be left; at most 1.
         layers: number of moving cut-outs.
         layer_speed: of a cut-out across the frame, relative to the camera's; log-uniform.
@@ -43,6 +46,7 @@ class Synthesis:
     speed: tuple[float, float] = (2.5, 25.0)
     exposure: tuple[float, float] = (0.4, 0.95)
     sharp_part: float = 0.15
+    crisp: float = 1.0
     scale: tuple[float, float] = (0.4, 0.9)
     layers: tuple[int, int] = (0, 3)
     layer_speed: tuple[float, float] = (0.5, 2.0)
@@ -73,6 +77,8 @@ class Synthesis:
                     )
             elif field.name.endswith("_part") and not 0 <= value <= 1:
                 raise ValueError(f"{field.name} must be from 0 to 1, got {value}")
+        if not -1 <= self.crisp <= 1:
+            raise ValueError(f"crisp must be from -1 to 1, got {self.crisp}")
         if self.subframes < 1:
             raise ValueError(f"subframes must be 1 or more, got {self.subframes}")
 
@@ -126,12 +132,13 @@ def clip(pictures, cutouts, first, frames, size, draw, settings, device):
 
 def _shot(picture, cutouts, times, size, take, draw, settings, device):
     """For each frame, by its time in frames: (open sub-frames, 3, height, width) in linear light."""
-    picture = picture if isinstance(picture, torch.Tensor) else read_image(picture)
+    file, picture = picture, picture if isinstance(picture, torch.Tensor) else read_image(picture)
     height, width = picture.shape[1:]
     if height < size[0] or width < size[1]:
         raise ValueError(f"a picture is {width}x{height}, smaller than the frames' {size[1]}x{size[0]}")
     least = MARGIN * max(size[0] / height, size[1] / width)
-    scale = min(1, max(draw.uniform(*settings.scale), least))
+    reduced = _reduction(file, picture, settings.crisp, least)
+    scale = min(1, max(reduced * draw.uniform(*settings.scale), least))
     way = homographies(wander(times[-1] + 1, take.steps, take.speed, draw), size)
     part, way = scene.backdrop(picture, way, size, scale, draw)
     background = sensor.glare(scene.plane(sensor.decode(part.to(device)), scale), take.highlights)
@@ -143,6 +150,21 @@ def _shot(picture, cutouts, times, size, take, draw, settings, device):
         for layer, its_way in layers:
             scene.cover(views, layer, its_way[instants])
         yield views
+
+
+REDUCTIONS = {}  # of files that were measured
+
+
+def _reduction(file, picture, limit, least):
+    """The scale at which a picture is crisp."""
+    if limit == 1:
+        return 1.0
+    if isinstance(file, torch.Tensor):
+        return crisp_scale(picture, limit, least)
+    key = str(file), limit, least
+    if key not in REDUCTIONS:
+        REDUCTIONS[key] = crisp_scale(picture, limit, least)
+    return REDUCTIONS[key]
 
 
 def _layer(cutout, times, size, take, draw, settings, device):

@@ -7,14 +7,13 @@ Everything is drawn from a seed, so nothing needs to be stored.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from stfan.synthesis import clip
 from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.rng import Draw
+from stfan.synthesis.rng import Draw, generator
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 HELD_OUT = slice(5, None, 6)  # of the pictures, in the order of their names: for test clips alone
@@ -126,8 +125,7 @@ class Synthetic(Dataset):
 
     def _generator(self, *numbers):
         part = 0 if self.part is None else 1 + PARTS.index(self.part)
-        state = np.random.SeedSequence([self.seed, part, *numbers]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        return generator(self.seed, part, *numbers)
 
 
 def find_pictures(pictures, size):

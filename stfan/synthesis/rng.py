@@ -1,6 +1,13 @@
 """Random numbers of a clip."""
 
+import numpy as np
 import torch
+
+
+def generator(*numbers):
+    """A random generator that whole numbers from 0 determine."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 class Draw:

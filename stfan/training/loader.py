@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from stfan.data.paired_videos import find_videos, phases
 from stfan.data.sequences import Sequences
 from stfan.synthesis.dataset import Synthetic
+from stfan.synthesis.store import StoredClips
 
 
 def sequences(recipe, device="cpu"):
@@ -17,15 +18,7 @@ def sequences(recipe, device="cpu"):
     kind = {"gopro_blur": recipe.gopro_blur}
     judged = recipe.validation
     if recipe.synthetic:
-        data = Synthetic(
-            recipe.data,
-            recipe.cutouts,
-            length=recipe.length,
-            crop=recipe.crop,
-            seed=recipe.seed,
-            part="train",
-            device="cpu" if recipe.workers else device,
-        )
+        data = synthetic(recipe, "cpu" if recipe.workers else device)
     else:
         root = (recipe.data, recipe.sharp) if recipe.sharp else recipe.data
         there = phases(root, recipe.layout, **kind)
@@ -42,6 +35,25 @@ def sequences(recipe, device="cpu"):
         if not judged and {"test", "valid"} & set(there):
             return data, _apart(root, recipe.layout, there, **kind)
     return data, _apart(judged, "auto", phases(judged, **kind), **kind) if judged else {}
+
+
+def synthetic(recipe, device="cpu"):
+    """The clips of a recipe's pictures: rendered anew for each sequence, or stored."""
+    data = Synthetic(
+        recipe.data,
+        recipe.cutouts,
+        length=recipe.clip_length if recipe.clips else recipe.length,
+        crop=recipe.clip_size if recipe.clips else recipe.crop,
+        seed=recipe.seed,
+        part="train" if recipe.hold_out else None,
+        settings=recipe.synthesis,
+        device=device,
+    )
+    if not recipe.clips:
+        return data
+    return StoredClips(
+        recipe.store, data, recipe.clips, length=recipe.length, crop=recipe.crop, seed=recipe.seed
+    )
 
 
 def _apart(root, layout, there, **kind):

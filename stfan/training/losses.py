@@ -90,7 +90,8 @@ class Loss(nn.Module):
     """The article's loss: pixel_weight * MSE + perceptual_weight * :class:`Perceptual`.
 
     Args:
-        pixel: "mse", or "l1" for the mean absolute difference in its place.
+        pixel: "mse"; or in its place "l1" for the mean absolute difference, or "psnr" for minus the PSNR: the mean over
+            the images of 10 log10(MSE + 1e-4). All images then count alike, but those above 40 dB hardly.
         pixel_weight, perceptual_weight: not negative, and not both 0. Where the latter is 0 no backbone is loaded.
         backbone, weights: of the perceptual loss.
 
@@ -110,7 +111,7 @@ class Loss(nn.Module):
         self.perceptual = Perceptual(backbone, weights) if perceptual_weight else None
 
     def forward(self, output, target):
-        """(the loss, {"mse" or "l1": ..., "perceptual": ...}): the terms before they are weighed, for a log.
+        """(the loss, {"mse" or the like: ..., "perceptual": ...}): the terms before they are weighed, for a log.
 
         The terms are detached. What is not computed, its weight being 0, is not among them but the pixels' always.
 
@@ -131,7 +132,19 @@ class Loss(nn.Module):
         return total, {name: term.detach() for name, term in terms.items()}
 
 
-PIXEL = {"mse": F.mse_loss, "l1": F.l1_loss}
+NEARLY_EQUAL = 1e-4  # a mean squared error, of 40 dB, below which to get better is worth little
+
+
+def negative_psnr(output, target):
+    """Minus the PSNR in dB of images (B, 3, H, W) in [0, 1], a scalar; errors below 40 dB are drowned.
+
+    Source: Chen et al., "HINet: Half instance normalization network for image restoration", CVPR workshops 2021.
+    """
+    errors = (output - target).square().flatten(1).mean(1)
+    return 10 * (errors + NEARLY_EQUAL).log10().mean()
+
+
+PIXEL = {"mse": F.mse_loss, "l1": F.l1_loss, "psnr": negative_psnr}
 
 
 def _single(*tensors):

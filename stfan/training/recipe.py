@@ -1,4 +1,4 @@
-"""What a training run does: one dataclass. Its defaults are the article's; as a file it is TOML."""
+"""Describe a training run in one dataclass. Its defaults are the article's; as a file it is TOML."""
 
 import difflib
 import json
@@ -6,35 +6,36 @@ import math
 import tomllib
 import types
 import typing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stfan.files import whole
+from stfan.synthesis.clip import Synthesis
 
-NOT_NEGATIVE = (
-    *(
-        "noise",
-        "perceptual",
-        "decay_every",
-        "warmup",
-        "clip_norm",
-        "ema",
-        "seed",
-        "workers",
-        "validate_every",
-    ),
-    *("brightness", "contrast", "betas"),
-)
-POSITIVE = (
-    *("length", "crop", "kernel_size", "batch", "iterations", "learning_rate", "decay", "slow", "window"),
-    *("log_every", "checkpoint_every"),
-)
+
+class Rule(typing.NamedTuple):
+    """What each number of a setting must be, in words and as a test."""
+
+    words: str
+    holds: typing.Callable[[Any], bool]
+
+
+POSITIVE = Rule("positive", lambda value: value > 0)
+NOT_NEGATIVE = Rule("not negative", lambda value: value >= 0)
+BELOW_ONE = Rule("less than 1", lambda value: value < 1)
+ODD = Rule("odd", lambda value: value % 2 == 1)
+MULTIPLES_OF_4 = Rule("multiples of 4", lambda value: value % 4 == 0)
+
+
+def setting(default: Any, *rules: Rule) -> Any:
+    """Declare a setting of a recipe with the rules that its value must follow."""
+    return field(default=default, metadata={"rules": rules})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run's result depends on, and how often it says and saves something.
+    """Hold all that a run's result depends on, and how often it reports and saves.
 
     The article states the loss, Kaiming's initialisation, Adam at 1e-4 times 0.1 every 400k iterations, 900k of them,
     sequences of 20 frames and their augmentation. It does not state batch, crop and window: those are the authors'
@@ -43,22 +44,27 @@ class Recipe:
     Attributes:
         data: a data set as stfan.data knows them; where it is synthetic, a folder of pictures.
         sharp: the folder with the sharp frames, where data is one with the blurry ones.
-        layout: of data, "auto" or one that stfan.data knows, or the authors' JSON file.
+        layout: of data, "auto" or one that stfan.data.layouts knows, or the authors' JSON file.
         gopro_blur: which of GoPro's two kinds of blurry frames.
-        synthetic: whether clips are made of pictures while training goes on (stfan.synthesis).
+        synthetic: make clips of pictures while training goes on (stfan.synthesis).
+        synthesis: what these clips are like (stfan.synthesis.clip); in TOML a table.
         cutouts: a folder of RGBA pictures that move before synthetic ones.
+        hold_out: leave every sixth picture, by name, for the test clips of `stfan data synth`.
+        clips: number of synthetic clips, rendered once and stored as 8-bit files; 0 renders each sequence anew.
+        clip_length, clip_size: frames, and height and width in pixels, of a stored clip.
+        store: the folder of the stored clips.
         validation: a data set to judge on, data's own test part if not given, or none where data is synthetic.
         sources: a JSON file that goes into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
-        crop: height and width in pixels, multiples of 4.
-        noise: standard deviation of what is added to the blurry frames, whose values are in [0, 1].
-        brightness, contrast: the range that a sequence's factor is drawn from.
+        crop: height and width in pixels, multiples of 4 (of 8 for the preset "compact").
+        noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
+        brightness, contrast: the range that a sequence's factor is drawn from, of a data set.
         skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
-        preset, kernel_size: of the network, if weights is not given.
+        preset, kernel_size: of the network; weights, if given, must be of this preset.
         weights: a weight file to begin from instead of an initialisation.
         initialisation: "kaiming", or "identity", from which the network begins as one that changes nothing.
-        pixel: what is taken of the difference of output and truth: "mse" or "l1".
-        perceptual: weight of the perceptual loss beside it; 0 does without.
+        pixel_loss: what is taken of the difference of output and truth: "mse", "l1" or "psnr" (stfan.training.losses).
+        perceptual_weight: weight of the perceptual loss beside it; 0 does without.
         backbone, backbone_weights: of the perceptual loss, as stfan.training.losses.Perceptual takes them.
         batch: sequences of an iteration, in each process.
         iterations: optimiser steps in all.
@@ -66,13 +72,14 @@ class Recipe:
         betas: of Adam.
         schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" takes it down to zero.
         warmup: iterations over which the rate rises to its first value.
-        slow: times this is the rate of those layers whose steps add up, over k^2 taps a channel or over the frames.
+        slow_lr_scale: learning-rate multiplier for the filter-predicting and recurrent-state layers, whose steps add
+            up over k^2 taps a channel or over the frames.
         window: frames between optimiser steps, through which is propagated back (K of truncated back-propagation).
-        recompute: keep a frame's state alone for the way back, and compute the rest again: less memory, more time.
+        gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
         clip_norm: the most that the gradient's norm may be; 0 is no limit.
-        ema: the part that a mean of the weights over time keeps at each step, say 0.999; 0 is without. Where it is
-            not 0, that mean is what is judged and exported.
-        precision: "float32", or "bfloat16" in autocast.
+        ema_decay: the part that a mean of the weights over time keeps at each step, say 0.999; 0 is without. Where it
+            is not 0, that mean is what is judged and exported.
+        precision: "float32"; "bfloat16" in autocast; or "auto", bfloat16 where the processor computes it fast.
         seed: of all random draws.
         workers: processes that read the data, for each process that trains. The result does not depend on it.
         log_every, checkpoint_every, validate_every: iterations; 0 of the last is never but at the end.
@@ -83,88 +90,100 @@ class Recipe:
     layout: str = "auto"
     gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
+    synthesis: Synthesis = setting(Synthesis())
     cutouts: str | None = None
+    hold_out: bool = True
+    clips: int = setting(0, NOT_NEGATIVE)
+    clip_length: int = setting(5, POSITIVE)
+    clip_size: tuple[int, int] = setting((192, 192), POSITIVE)
+    store: str | None = None
     validation: str | None = None
     sources: str | None = None
-    length: int = 20
-    crop: tuple[int, int] = (320, 448)
-    noise: float = 0.01
-    brightness: tuple[float, float] = (0.8, 1.2)
-    contrast: tuple[float, float] = (0.8, 1.2)
+    length: int = setting(20, POSITIVE)
+    crop: tuple[int, int] = setting((320, 448), POSITIVE, MULTIPLES_OF_4)
+    noise: float = setting(0.01, NOT_NEGATIVE)
+    brightness: tuple[float, float] = setting((0.8, 1.2), NOT_NEGATIVE)
+    contrast: tuple[float, float] = setting((0.8, 1.2), NOT_NEGATIVE)
     skip_corrupt: bool = False
-    preset: Literal["article", "official"] = "article"
-    kernel_size: int = 5
+    preset: Literal["article", "official", "compact"] = "article"
+    kernel_size: int = setting(5, POSITIVE, ODD)
     weights: str | None = None
     initialisation: Literal["kaiming", "identity"] = "kaiming"
-    pixel: Literal["mse", "l1"] = "mse"
-    perceptual: float = 0.01
+    pixel_loss: Literal["mse", "l1", "psnr"] = "mse"
+    perceptual_weight: float = setting(0.01, NOT_NEGATIVE)
     backbone: Literal["vgg19", "hed-vgg16"] = "vgg19"
     backbone_weights: str | None = None
-    batch: int = 1
-    iterations: int = 900_000
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
+    batch: int = setting(1, POSITIVE)
+    iterations: int = setting(900_000, POSITIVE)
+    learning_rate: float = setting(1e-4, POSITIVE)
+    betas: tuple[float, float] = setting((0.9, 0.999), NOT_NEGATIVE, BELOW_ONE)
     schedule: Literal["steps", "cosine"] = "steps"
-    decay: float = 0.1
-    decay_every: int = 400_000
-    warmup: int = 0
-    slow: float = 1.0
-    window: int = 1
-    recompute: bool = False
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    workers: int = 2
-    log_every: int = 100
-    checkpoint_every: int = 5000
-    validate_every: int = 20_000
+    decay: float = setting(0.1, POSITIVE)
+    decay_every: int = setting(400_000, NOT_NEGATIVE)
+    warmup: int = setting(0, NOT_NEGATIVE)
+    slow_lr_scale: float = setting(1.0, POSITIVE)
+    window: int = setting(1, POSITIVE)
+    gradient_checkpointing: bool = False
+    clip_norm: float = setting(0.0, NOT_NEGATIVE)
+    ema_decay: float = setting(0.0, NOT_NEGATIVE, BELOW_ONE)
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    seed: int = setting(0, NOT_NEGATIVE)
+    workers: int = setting(2, NOT_NEGATIVE)
+    log_every: int = setting(100, POSITIVE)
+    checkpoint_every: int = setting(5000, POSITIVE)
+    validate_every: int = setting(20_000, NOT_NEGATIVE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hints = typing.get_type_hints(Recipe)
-        for field in fields(self):
-            object.__setattr__(
-                self, field.name, _typed(field.name, getattr(self, field.name), hints[field.name])
-            )
-        for names, rule, holds in (
-            (POSITIVE, "positive", lambda value: value > 0),
-            (NOT_NEGATIVE, "not negative", lambda value: value >= 0),
-            (("crop",), "multiples of 4", lambda value: value % 4 == 0),
-            (("kernel_size",), "odd", lambda value: value % 2 == 1),
-            (("ema", "betas"), "less than 1", lambda value: value < 1),
-        ):
-            for name in names:
-                value = getattr(self, name)
-                if not all(holds(part) for part in (value if isinstance(value, tuple) else (value,))):
-                    raise ValueError(f"recipe: {name} must be {rule}, got {_toml(value)}")
+        for key in fields(self):
+            value = _typed(key.name, getattr(self, key.name), hints[key.name])
+            object.__setattr__(self, key.name, value)
+            for rule in key.metadata.get("rules", ()):
+                if not all(rule.holds(part) for part in (value if isinstance(value, tuple) else (value,))):
+                    raise ValueError(f"recipe: {key.name} must be {rule.words}, got {_toml(value)}")
         for name in ("brightness", "contrast"):
-            if getattr(self, name)[0] > getattr(self, name)[1]:
+            least, greatest = getattr(self, name)
+            if least > greatest:
                 raise ValueError(
                     f"recipe: {name} must be the least and the greatest, got {_toml(getattr(self, name))}"
                 )
         if self.synthetic and (self.skip_corrupt or self.sharp):
             raise ValueError("recipe: skip_corrupt and sharp are for data sets, and synthetic is true")
+        if bool(self.clips) != bool(self.store) or (self.clips and not self.synthetic):
+            raise ValueError(
+                f"recipe: clips and store go together, where synthetic is true; "
+                f"got clips={self.clips}, store={_toml(self.store)}, synthetic={_toml(self.synthetic)}"
+            )
 
-    def rate(self, iteration):
-        """What the first learning rate is multiplied with in an iteration, counted from 0."""
+    def rate(self, iteration: int) -> float:
+        """Give the factor of the first learning rate in an iteration, counted from 0."""
         rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
         return rise * (self.decay ** (iteration // self.decay_every) if self.decay_every else 1.0)
 
-    def changed(self, settings):
-        """The same with other values: {name: value}, or of texts name=value as on a command line.
+    def changed(self, settings: dict[str, Any] | list[str]) -> "Recipe":
+        """Return the recipe with other values.
+
+        Args:
+            settings: {name: value}, or texts name=value as on a command line; synthesis.NAME=VALUE is one of the
+                table's.
 
         Raises:
             ValueError: there is no such name, or its value is of another kind; names the nearest there is.
         """
         if not isinstance(settings, dict):
             settings = dict(_split(text) for text in settings)
-        return replace(self, **_known(settings, "recipe"))
+        table = {name.removeprefix("synthesis."): name for name in settings if name.startswith("synthesis.")}
+        if table:
+            changes = {inner: settings[name] for inner, name in table.items()}
+            settings = {name: value for name, value in settings.items() if name not in table.values()}
+            settings["synthesis"] = asdict(self.synthesis) | changes
+        return replace(self, **_known(settings, Recipe, "recipe"))
 
 
-def read(path):
-    """The recipe in a TOML file; what it does not name is the article's.
+def read(path: str | Path) -> Recipe:
+    """Read a recipe from a TOML file; what it does not name is the article's.
 
     Raises:
         OSError: it can not be read.
@@ -172,20 +191,23 @@ def read(path):
     """
     try:
         settings = tomllib.loads(Path(path).read_text("utf-8"))
-        return Recipe(**_known(settings, "recipe"))
+        return Recipe(**_known(settings, Recipe, "recipe"))
     except ValueError as error:  # of TOML and of text that is none too
         raise ValueError(f"{path}: {error}") from error
 
 
-def write(recipe, path):
-    """All of a recipe as TOML."""
-    lines = [f"{key} = {_toml(value)}" for key, value in asdict(recipe).items() if value is not None]
+def write(recipe: Recipe, path: str | Path) -> None:
+    """Write all of a recipe as TOML."""
+    settings = {key: value for key, value in asdict(recipe).items() if value is not None}
+    table = settings.pop("synthesis")
+    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    lines += ["", "[synthesis]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
     with whole(path) as partial:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _known(settings, what):
-    names = [field.name for field in fields(Recipe)]
+def _known(settings: dict[str, Any], kind: type, what: str) -> dict[str, Any]:
+    names = [key.name for key in fields(kind)]
     for name in settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1, 0)
@@ -193,7 +215,7 @@ def _known(settings, what):
     return settings
 
 
-def _split(text):
+def _split(text: str) -> tuple[str, Any]:
     """(name, value) of name=value, where the value is TOML or else a plain text."""
     name, sign, value = text.partition("=")
     if not sign:
@@ -204,9 +226,11 @@ def _split(text):
         return name, value
 
 
-def _typed(name, value, hint):
-    """A value as its field has it, or an error in words."""
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """Give a value the type of its field, or raise an error in words."""
     parts, origin = typing.get_args(hint), typing.get_origin(hint)
+    if is_dataclass(hint):
+        return value if isinstance(value, hint) else _table(name, value, hint)
     if origin is types.UnionType:
         if value is None:
             return None
@@ -227,6 +251,19 @@ def _typed(name, value, hint):
     return value
 
 
-def _toml(value):
-    """A plain value as TOML writes it."""
+def _table(name: str, value: Any, kind: Any) -> Any:
+    """Make a dataclass of a TOML table."""
+    if not isinstance(value, dict):
+        raise ValueError(f"recipe: {name} must be a table, got {_toml(value)}")
+    hints = typing.get_type_hints(kind)
+    known = _known(value, kind, f"recipe: {name}")
+    settings = {key: _typed(f"{name}.{key}", held, hints[key]) for key, held in known.items()}
+    try:
+        return kind(**settings)
+    except ValueError as error:
+        raise ValueError(f"recipe: {name}.{error}") from error
+
+
+def _toml(value: Any) -> str:
+    """Write a plain value as TOML does."""
     return json.dumps(value, default=str, ensure_ascii=False)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
+from stfan.devices import fast_bfloat16
 from stfan.evaluation.evaluate import evaluate
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
@@ -48,7 +49,7 @@ class Run:
         self.recipe, self.folder = recipe, Path(folder)
         self.accelerator = Accelerator(
             cpu=cpu,
-            mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+            mixed_precision="bf16" if self._half(recipe.precision, cpu) else "no",
             kwargs_handlers=[
                 # the layer that makes the next state has no part in the loss of a window of one frame
                 DistributedDataParallelKwargs(
@@ -63,29 +64,39 @@ class Run:
         self.origin = origin(recipe)
         if recipe.weights:
             self.model = weights.load(recipe.weights).train()
+            if self.model.preset != recipe.preset:
+                raise ValueError(
+                    f"recipe: preset is {recipe.preset}, and weights={recipe.weights} are of the preset {self.model.preset}"
+                )
         else:
             self.model = initialise(
                 STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
             )
         self.model.to(self.device, memory_format=torch.channels_last)
-        loss = Loss(recipe.pixel, 1.0, recipe.perceptual, recipe.backbone, recipe.backbone_weights)
-        slow = [*self.model.align[-1:], *self.model.deblur[-1:], self.model.align_summary, self.model.fusion]
-        slow = {id(parameter) for layer in slow for parameter in layer.parameters()}
-        groups = {1.0: [], recipe.slow: []}
+        loss = Loss(recipe.pixel_loss, 1.0, recipe.perceptual_weight, recipe.backbone, recipe.backbone_weights)
+        slow = [self.model.align[-1], self.model.deblur[-1], self.model.align_summary, self.model.fusion]
+        slow = {id(parameter) for layer in slow if layer is not None for parameter in layer.parameters()}
+        groups = {1.0: [], recipe.slow_lr_scale: []}
         for parameter in self.model.parameters():
-            groups[recipe.slow if id(parameter) in slow else 1.0].append(parameter)
+            groups[recipe.slow_lr_scale if id(parameter) in slow else 1.0].append(parameter)
         self.optimiser = torch.optim.Adam(
             [{"params": members, "scale": scale} for scale, members in groups.items() if members],
             betas=recipe.betas,
             fused=True,
         )
-        window = Window(self.model, loss.to(self.device), recipe.recompute)
+        window = Window(self.model, loss.to(self.device), recipe.gradient_checkpointing)
         self.window = self.accelerator.prepare_model(window)
         self.mean = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay)) if recipe.ema_decay else None
         )
         self.iteration = self.batches = 0
         self.curve = []
+
+    @staticmethod
+    def _half(precision, cpu):
+        """Whether to compute in bfloat16."""
+        device = "cpu" if cpu or not torch.cuda.is_available() else "cuda"
+        return precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
 
     @property
     def judged(self):

@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 class Window(nn.Module):
     """Some frames one after the other, and their loss; one forward pass for those who synchronise gradients."""
 
-    def __init__(self, model, loss, recompute):
+    def __init__(self, model, loss, gradient_checkpointing):
         super().__init__()
-        self.model, self.recompute = model, recompute
+        self.model, self.gradient_checkpointing = model, gradient_checkpointing
         self.loss = [loss]  # in a list its weights are none of this module's
 
     def forward(self, blurry, sharp, carried):
@@ -24,11 +24,11 @@ class Window(nn.Module):
         """
         if carried is None:
             previous = output = blurry[:, 0]
-            carried = previous, output, self.model.initial_state(previous)
+            carried = previous, output, None
         previous, output, state = carried
         outputs = []
         for frame in blurry.unbind(1):
-            if self.recompute:
+            if self.gradient_checkpointing:
                 output, state = checkpoint(self.model, previous, frame, output, state, use_reentrant=False)
             else:
                 output, state = self.model(previous, frame, output, state)

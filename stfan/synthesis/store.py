@@ -1,0 +1,111 @@
+"""Clips that are rendered once, kept on the disk in 8 bits, and cut anew each time that they are trained on."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from stfan.files import whole
+from stfan.synthesis.dataset import Synthetic
+from stfan.synthesis.rng import Draw, generator
+
+
+class StoredClips(Dataset):
+    """Sequences cut from a number of synthetic clips: to make a clip takes as long as to train on it, to read it no time.
+
+    Each draw takes a clip, in a new order in every round through all of them; a part of its frames, forwards or backwards;
+    and of these a part of the picture, mirrored and turned by chance. All of it comes from the seed and the draw's
+    number alone. A clip that is not in the folder yet is rendered and put there.
+
+    Args:
+        folder: where the clips are, each a file of (2, T, 3, H, W) uint8, blurry and sharp; made if it is missing.
+        source: a :class:`stfan.synthesis.dataset.Synthetic` that renders them.
+        clips: how many.
+        length: frames of a sequence, at most the source's.
+        crop: (height, width) of a sequence, at most the source's.
+        seed: a number from 0.
+
+    Raises:
+        ValueError: a longer or larger sequence than the clips, or a folder with clips of another source; names what differs.
+    """
+
+    def __init__(self, folder, source: Synthetic, clips, *, length, crop, seed=0):
+        self.folder, self.source, self.clips = Path(folder), source, clips
+        self.length, self.crop, self.seed = length, tuple(crop), seed
+        if length > source.length:
+            raise ValueError(
+                f"length must be at most the {source.length} frames of the stored clips, got {length}"
+            )
+        if any(side > full for side, full in zip(self.crop, source.size, strict=True)):
+            raise ValueError(
+                f"crop must be at most the {'x'.join(map(str, source.size))} of the stored clips, got {self.crop}"
+            )
+        self.pictures = source.pictures
+        self._check_folder()
+
+    def _check_folder(self):
+        """Write down what the clips are made of, or compare it with what the folder's clips were made of."""
+        facts = {
+            "frames": self.source.length,
+            "size": list(self.source.size),
+            "seed": self.source.seed,
+            "part": self.source.part,
+            "pictures": [path.name for path in self.source.pictures],
+            "cutouts": [path.name for path in self.source.cutouts],
+            "settings": json.loads(json.dumps(asdict(self.source.settings))),
+        }
+        card = self.folder / "clips.json"
+        if card.exists():
+            before = json.loads(card.read_text())
+            other = [name for name, value in facts.items() if before.get(name) != value]
+            if other:
+                raise ValueError(
+                    f"{self.folder}: its clips are made with other {' and '.join(other)}; take another folder"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole(card) as partial:
+            partial.write_text(json.dumps(facts, indent=1) + "\n")
+
+    def __len__(self):
+        return self.clips
+
+    def stored(self, number):
+        """Clip number `number`, (2, T, 3, H, W) uint8 of which only what is used is read; rendered if it is missing."""
+        file = self.folder / f"{number:05d}.npy"
+        if not file.exists():
+            blurry, sharp, _ = self.source.clip(number, self.source.device)
+            with whole(file) as partial, open(partial, "wb") as written:
+                np.save(written, torch.stack([blurry, sharp]).numpy())
+        return np.load(file, mmap_mode="r")
+
+    def __getitem__(self, draw):
+        """Sequence number `draw`, from 0 without end.
+
+        Returns:
+            {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": clip and draw}
+        """
+        if draw < 0:
+            raise IndexError(f"sequences are numbered from 0, got {draw}")
+        turn, at = divmod(draw, self.clips)
+        order = torch.randperm(self.clips, generator=generator(self.seed, 1, turn))
+        number, rng = int(order[at]), Draw(generator(self.seed, 0, draw))
+        pair = self.stored(number)
+        first, top, left = (
+            rng.whole(0, full - part)
+            for full, part in zip(
+                (self.source.length, *self.source.size), (self.length, *self.crop), strict=True
+            )
+        )
+        (height, width), last = self.crop, first + self.length
+        pair = pair[:, first:last, :, top : top + height, left : left + width]
+        for axis in (1, 3, 4):  # backwards, upside down, mirrored
+            if rng.chance(0.5):
+                pair = np.flip(pair, axis)
+        if height == width and rng.chance(0.5):
+            pair = pair.swapaxes(3, 4)
+        blurry, sharp = torch.from_numpy(np.ascontiguousarray(pair)).float() / 255
+        return {"blurry": blurry, "sharp": sharp, "name": f"{number:05d}-{draw}"}
