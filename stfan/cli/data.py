@@ -116,6 +116,21 @@ def synth(
 
 
 @data.command()
+def judging(
+    pictures: Annotated[Path, typer.Argument(help="A folder of pictures that nothing is trained on.")],
+    root: Annotated[Path, typer.Argument(help="The folder to make, with the clips in it.")],
+    cutouts: Annotated[Path, typer.Option(help="A folder of RGBA pictures, to move before the others.")],
+):
+    """Make the clips to judge weights on: drifts of 0, 2, 4 and 8 pixels a frame, each with and without noise."""
+    from stfan.synthesis.export import synthesize_judging_set
+
+    synthesize_judging_set(
+        pictures, root, cutouts, progress=lambda jobs: track(jobs, "clips", console=screen)
+    )
+    print(root)
+
+
+@data.command()
 def preview(
     root: Annotated[Path, typer.Argument(help="A data set.")],
     picture: Annotated[Path, typer.Option("-o", "--out", help="The PNG to write.")],

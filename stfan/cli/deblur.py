@@ -13,7 +13,7 @@ import torch
 import typer
 
 from stfan.cli.console import Bar, Lines, screen, stoppable
-from stfan.cli.options import AUTO_DTYPE, DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights
+from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, choose_dtype
 from stfan.devices import check_device
 from stfan.files import check_writable, to_json, whole
 
@@ -74,7 +74,7 @@ def deblur(
     """Deblur a video or a folder of pictures: as many frames out as in; times, colours, sound, subtitles kept."""
     from stfan.evaluation.report import Report
     from stfan.model.deblurrer import Deblurrer
-    from stfan.model.weights import BUNDLED, count, load
+    from stfan.model.weights import count, load, locate
     from stfan.video import pipeline
     from stfan.video.encoder import Encoding
     from stfan.video.image_folder import Pictures, PictureTarget
@@ -102,7 +102,7 @@ def deblur(
     check_picture(picture, source, overwrite or resume)
     check_writable("--report", report, ".html", overwrite or resume)
     device = check_device(device)
-    dtype = AUTO_DTYPE[torch.device(device).type] if dtype == "auto" else dtype
+    dtype = choose_dtype(dtype, device)
     with Lines(screen, quiet, verbose).listening() as lines:
         if folder:
             frames = Pictures(source, int(start or 0), None if end is None else int(end), max_frames)
@@ -111,7 +111,7 @@ def deblur(
             frames = Source(source, start or 0.0, end, max_frames)
             target = VideoTarget(out, frames, encoding, not no_audio, 2 if compare == "side" else 1)
         model = load(weights, device, DTYPES[dtype])
-        with open(weights or BUNDLED, "rb") as file:
+        with open(locate(weights), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         settings = {"weights": digest, "dtype": dtype, "compare": compare, "reset-on-cut": reset_on_cut}
         for name, value in {"device": device, **settings, **target.job}.items():

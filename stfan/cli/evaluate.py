@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 from rich.console import Console
 
 from stfan.cli.console import Bar, Lines, screen
-from stfan.cli.options import AUTO_DTYPE, DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights
+from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, choose_dtype
 from stfan.devices import check_device
 from stfan.evaluation.metrics import PROTOCOLS
 from stfan.files import check_writable
@@ -35,6 +34,7 @@ def evaluate(
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
     from stfan.data.paired_videos import find_videos, phases
     from stfan.evaluation import evaluate
+    from stfan.evaluation.buckets import bucket_scores, bucket_table
     from stfan.evaluation.report import Report
     from stfan.model.deblurrer import Deblurrer
     from stfan.model.weights import count, load
@@ -43,7 +43,7 @@ def evaluate(
     check_writable("--json", json, ".json", overwrite)
     check_writable("--report", report, ".html", overwrite)
     device = check_device(device)
-    dtype = AUTO_DTYPE[torch.device(device).type] if dtype == "auto" else dtype
+    dtype = choose_dtype(dtype, device)
     found, judge = find_videos(root, "test" if "test" in phases(root) else None), PROTOCOLS[protocol]
     clips = found.clips
     evaluate.check_clips(clips, judge)
@@ -66,7 +66,11 @@ def evaluate(
     with Lines(screen, False, False).listening(), bar.progress:
         bar.start(0)
         result = facts | evaluate.evaluate(Deblurrer(model, tile), clips, judge, on_frame)
-    Console(width=None if sys.stdout.isatty() else 120).print(evaluate.table(result))
+    shown = Console(width=None if sys.stdout.isatty() else 120)
+    shown.print(evaluate.table(result))
+    if buckets := bucket_scores(result):
+        result["buckets"] = buckets
+        shown.print(bucket_table(buckets))
     seconds = result["overall"]["seconds_per_frame"]
     print(f"{facts['parameters']:,} parameters, {seconds:.3f} s per frame on {device} in {dtype}")
     writers = {csv: evaluate.write_csv, json: evaluate.write_json, report: page and page.write}

@@ -4,7 +4,6 @@ import json
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +28,7 @@ def table(path=None):
         "Devices": devices(),
         "Operator": operator(),
         "Versions": versions(),
-        "Weights": weight_file(Path(path or weights.BUNDLED)),
+        "Weights": weight_file(weights.locate(path)),
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")

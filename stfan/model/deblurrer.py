@@ -49,8 +49,8 @@ class Deblurrer:
     def state(self):
         """All that the next frame needs, as a dict of tensors; it is empty before the first frame.
 
-        "previous" and "output", the last frame and what became of it, (N, 3, H, W) with H and W multiples of
-        model.multiple; "state", what the network handed on, (N, C, H/4, W/4); "size", the height and width of the frame as given.
+        "previous" and "output", the last frame and what became of it, (N, 3, H, W) with H and W multiples of 4;
+        "state", what the network handed on, (N, C, H/4, W/4); "size", the height and width of the frame as given.
         """
         return {name: tensor.contiguous() for name, tensor in self._past.items()}
 
@@ -65,8 +65,7 @@ class Deblurrer:
                 raise ValueError(
                     f"Deblurrer: state must hold previous, output, state and size, got {', '.join(map(str, state))}"
                 )
-            n = len(state["previous"])
-            height, width = (self._padded_side(side) for side in state["size"].tolist())
+            n, (height, width) = len(state["previous"]), (side + -side % 4 for side in state["size"].tolist())
             image = n, 3, height, width
             state_shape = n, self.model.channels, height // 4, width // 4
             shapes = {"previous": image, "output": image, "state": state_shape}
@@ -89,7 +88,7 @@ class Deblurrer:
 
         Args:
             frame: (3, H, W) of any size, RGB in [0, 1], floating-point; or (N, 3, H, W), frames of N videos that go
-                side by side. Sizes that are no multiple of model.multiple are continued by reflection, and cropped back.
+                side by side. Sizes that are no multiple of 4 are continued by reflection, and cropped back.
 
         Returns:
             a tensor of the frame's shape, dtype and device.
@@ -107,7 +106,7 @@ class Deblurrer:
             raise TypeError(f"Deblurrer: frame must be a floating-point tensor in [0, 1], got {got}")
         if frame.dim() not in (3, 4) or frame.shape[-3] != 3 or not frame.numel():
             raise ValueError(f"Deblurrer: frame must be (3, H, W) or (N, 3, H, W), got {tuple(frame.shape)}")
-        current = self._take_frame(_padded(frame if frame.dim() == 4 else frame[None], self.model.multiple))
+        current = self._take_frame(_padded(frame if frame.dim() == 4 else frame[None]))
         height, width = frame.shape[-2:]
         fresh = [True] * len(current)
         if self._past:
@@ -134,9 +133,6 @@ class Deblurrer:
         }
         output = output[..., :height, :width].to(frame.device, frame.dtype, copy=True)  # ours stays ours
         return output if frame.dim() == 4 else output[0]
-
-    def _padded_side(self, side):
-        return side + -side % self.model.multiple
 
     def _weight(self):
         return next(self.model.parameters())
@@ -202,15 +198,15 @@ class Deblurrer:
     def _run(self, function, *tensors):
         if not self.tile:
             return function(*tensors)
-        return tiled(function, tensors, self.tile, margin(self.model), self.model.multiple)
+        return tiled(function, tensors, self.tile, margin(self.model))
 
 
-def _padded(frames, multiple):
-    """Frames (N, 3, H, W) continued at the bottom and the right to multiples, by reflection at the last pixel."""
+def _padded(frames):
+    """Frames (N, 3, H, W) continued at the bottom and the right to multiples of 4, by reflection at the last pixel."""
     for axis in (2, 3):
         size = frames.shape[axis]
-        if size % multiple:
-            period = max(2 * (size - 1), 1)  # there and back; over again where there are too few pixels
-            way = torch.arange(size + -size % multiple, device=frames.device) % period
+        if size % 4:
+            period = max(2 * (size - 1), 1)  # there and back; over again where there are fewer than 4 pixels
+            way = torch.arange(size + -size % 4, device=frames.device) % period
             frames = frames.index_select(axis, torch.minimum(way, period - way))
     return frames

@@ -25,21 +25,6 @@ class ResBlock(nn.Module):
         return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
 
 
-class HalfSizeBlock(nn.Module):
-    """Residual blocks at half the size of their input, added to it: a wide view at a quarter of the price."""
-
-    def __init__(self, channels, inner, count):
-        super().__init__()
-        self.down = nn.Conv2d(channels, inner, 3, 2, 1)
-        self.activation = nn.LeakyReLU(0.1)
-        self.blocks = nn.Sequential(*(ResBlock(inner) for _ in range(count)))
-        self.up = nn.Conv2d(inner, 4 * channels, 1)
-        self.shuffle = nn.PixelShuffle(2)
-
-    def forward(self, x):
-        return x + self.shuffle(self.up(self.blocks(self.activation(self.down(x)))))
-
-
 class LeakyConv2d(nn.Conv2d):
     def forward(self, x):
         return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
@@ -57,7 +42,6 @@ class FullSizeLayers(NamedTuple):
     up_conv: type
     last_up_kernel: int  # of the second up-convolution
     channels: int = 128
-    multiple: int = 4  # H and W must be multiples of it
 
     def encoder(self, images):
         """(B, images, H, W) -> (B, C, H/4, W/4)"""
@@ -66,8 +50,6 @@ class FullSizeLayers(NamedTuple):
             *(self.conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
             *(self.conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
         )
-
-    motion_encoder = encoder
 
     def filter_head(self, channels, taps):
         """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
@@ -99,42 +81,28 @@ class HalfSizeLayers(NamedTuple):
 
     half: int  # channels at half the size
     channels: int  # at a quarter
-    eighth: int  # at an eighth
-    feature_blocks: tuple[int, int]  # residual blocks at a quarter and at an eighth
-    motion_blocks: tuple[int, int]
-    head_blocks: tuple[int, int]
-    decoder_blocks: tuple[int, int]
-    multiple: int = 8
+    encoder_blocks: int  # residual blocks at a quarter; at a half there is one
+    head_blocks: int
+    decoder_blocks: int
 
     conv = nn.Conv2d
 
     def encoder(self, images):
         """(B, images, H, W) -> (B, C, H/4, W/4)"""
-        return self._encoder(images, self.feature_blocks)
-
-    def motion_encoder(self, images):
-        """(B, images, H, W) -> (B, C, H/4, W/4)"""
-        return self._encoder(images, self.motion_blocks)
-
-    def _encoder(self, images, blocks):
         half, c = self.half, self.channels
         return nn.Sequential(
             *(nn.PixelUnshuffle(2), nn.Conv2d(4 * images, half, 3, 1, 1), ResBlock(half)),
-            *(nn.Conv2d(half, c, 3, 2, 1), *self._blocks(*blocks)),
+            *(nn.Conv2d(half, c, 3, 2, 1), *self._blocks(self.encoder_blocks)),
         )
 
-    def _blocks(self, quarter, eighth):
-        """Residual blocks at a quarter of the size, and in their middle those at an eighth."""
-        blocks = [ResBlock(self.channels) for _ in range(quarter)]
-        if eighth:
-            blocks.insert((quarter + 1) // 2, HalfSizeBlock(self.channels, self.eighth, eighth))
-        return blocks
+    def _blocks(self, count):
+        return [ResBlock(self.channels) for _ in range(count)]
 
     def filter_head(self, channels, taps):
         """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
         c = self.channels
         return nn.Sequential(
-            nn.Conv2d(channels, c, 3, 1, 1), *self._blocks(*self.head_blocks), nn.Conv2d(c, taps, 1)
+            nn.Conv2d(channels, c, 3, 1, 1), *self._blocks(self.head_blocks), nn.Conv2d(c, taps, 1)
         )
 
     def summary(self, taps):
@@ -143,7 +111,7 @@ class HalfSizeLayers(NamedTuple):
     def decoder(self):
         half, c = self.half, self.channels
         return HalfSizeDecoder(
-            *(nn.Conv2d(2 * c, c, 3, 1, 1), *self._blocks(*self.decoder_blocks)),
+            *(nn.Conv2d(2 * c, c, 3, 1, 1), *self._blocks(self.decoder_blocks)),
             *(nn.Conv2d(c, 4 * half, 3, 1, 1), nn.PixelShuffle(2), ResBlock(half)),
             last=nn.Conv2d(half + 12, 12, 3, 1, 1),
         )
@@ -171,7 +139,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "article": Preset(FullSizeLayers(nn.Conv2d, nn.ConvTranspose2d, 3), "zeros"),
     "official": Preset(FullSizeLayers(LeakyConv2d, LeakyConvTranspose2d, 4), "replicate"),
-    "compact": Preset(HalfSizeLayers(24, 48, 96, (1, 0), (0, 2), (1, 0), (1, 3)), "zeros"),
+    "compact": Preset(HalfSizeLayers(24, 48, 2, 1, 2), "zeros"),
 }
 
 
@@ -182,22 +150,21 @@ class STFAN(nn.Module):
         preset: "article": zero-padded FAC, no activation outside the residual blocks;
             "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
             residual blocks, those that make the filters and the image among them, and a larger second up-convolution;
-            or "compact", our own for a CPU: the same steps at a ninth of the cost, with no layer at the frame's size.
+            or "compact", our own for a CPU: the same steps at a tenth of the cost, with no layer at the frame's size.
         kernel_size: k of both filters.
 
     Attributes:
         channels: C, of features and state.
-        multiple: H and W of all frames are multiples of it.
 
-    RGB frames are (B, 3, H, W) in [0, 1]. With k = 5:
+    RGB frames are (B, 3, H, W) in [0, 1], H and W multiples of 4. With k = 5:
 
-    ========  ==========  ================  ===  ========
-    preset    parameters  kFLOP per pixel   C    multiple
-    ========  ==========  ================  ===  ========
-    article   5,358,211   1,077             128  4
-    official  5,372,547   1,077             128  4
-    compact   1,629,264   114               48   8
-    ========  ==========  ================  ===  ========
+    ========  ==========  ================  ===
+    preset    parameters  kFLOP per pixel   C
+    ========  ==========  ================  ===
+    article   5,358,211   1,047             128
+    official  5,372,547   1,078             128
+    compact   703,452     104               48
+    ========  ==========  ================  ===
 
     The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
     """
@@ -210,9 +177,9 @@ class STFAN(nn.Module):
             raise ValueError(f"STFAN: kernel_size must be a positive odd int, got {kernel_size!r}")
         layers, self.padding_mode = PRESETS[preset]
         c, taps = layers.channels, layers.channels * kernel_size**2
-        self.preset, self.kernel_size, self.channels, self.multiple = preset, kernel_size, c, layers.multiple
+        self.preset, self.kernel_size, self.channels = preset, kernel_size, c
         self.features = layers.encoder(3)
-        self.motion = layers.motion_encoder(9)
+        self.motion = layers.encoder(9)
         self.align = layers.filter_head(c, taps)
         self.align_summary = layers.summary(taps)
         self.deblur = layers.filter_head(2 * c, taps)
@@ -284,10 +251,10 @@ class STFAN(nn.Module):
         return self.fusion(torch.cat([features, features], 1))
 
     def _check_frame(self, name, frame):
-        dtype, m = self.fusion.weight.dtype, self.multiple
-        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % m or frame.shape[3] % m:
+        dtype = self.fusion.weight.dtype
+        if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
             raise ValueError(
-                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of {m}, got {tuple(frame.shape)}"
+                f"STFAN: {name} must be (B, 3, H, W), H and W multiples of 4, got {tuple(frame.shape)}"
             )
         fits = frame.dtype == dtype or (frame.dtype == torch.float32 and dtype in HALVES)
         if not fits and not torch.is_autocast_enabled(frame.device.type):
@@ -304,7 +271,9 @@ def initialise(model, kind, seed):
     branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
     """
     torch.manual_seed(seed)
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    convolutions = [
+        module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    ]
     for module in convolutions:
         module.reset_parameters()
         if kind == "identity":
@@ -316,8 +285,6 @@ def initialise(model, kind, seed):
         for module in model.modules():
             if isinstance(module, ResBlock):
                 module.conv2.weight *= 0.1
-            if isinstance(module, HalfSizeBlock):
-                module.up.weight *= 0.1
         for head in (model.align[-1], model.deblur[-1]):
             head.weight *= 0.02
             head.bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1

@@ -5,15 +5,13 @@ import math
 from torch import nn
 
 
-
 def margin(model):
-    """How many pixels beyond a tile one step of a model depends on, to each side: a multiple of model.multiple.
+    """How many pixels beyond a tile one step of a model depends on, to each side: a multiple of 4.
 
-    Found by going backwards through the layers, from the pixels of the output that belong to the smallest features,
-    along every way that the step takes.
+    Found by going backwards through the layers, from the 4 x 4 pixels of the output that belong to one feature, along
+    every way that the step takes.
     """
-    m = model.multiple
-    output, state = _reads(model.reconstruction, 0, m - 1), _reads(model.fusion, 0, m // 4 - 1)
+    output, state = _reads(model.reconstruction, 0, 3), _reads(model.fusion, 0, 0)
     fused = min(output[0], state[0]), max(output[1], state[1])
     filtered = fused[0] - model.kernel_size // 2, fused[1] + model.kernel_size // 2
     deblur = _reads(model.deblur, *fused)
@@ -24,13 +22,11 @@ def margin(model):
         _reads(model.motion, *deblur),
         _reads(model.motion, *_reads(model.align, *deblur)),
     )
-    return m * math.ceil(max(max(-first, last - (m - 1)) for first, last in seen) / m)
+    return 4 * math.ceil(max(max(-first, last - 3) for first, last in seen) / 4)
 
 
 def _reads(layer, first, last):
     """The first and the last input pixel on which output pixels first to last of a layer depend."""
-    if isinstance(layer, nn.LeakyReLU):
-        return first, last
     if isinstance(layer, nn.PixelShuffle):
         return first // layer.upscale_factor, last // layer.upscale_factor
     if isinstance(layer, nn.PixelUnshuffle):
@@ -45,19 +41,18 @@ def _reads(layer, first, last):
     return first * stride - padding, last * stride - padding + kernel - 1
 
 
-def tiled(function, tensors, tile, margin, multiple=4):
+def tiled(function, tensors, tile, margin):
     """What function(*tensors) returns, put together from what it returns for parts of the tensors.
 
     Args:
         function: takes and returns tensors (B, channels, H/s, W/s), each with an s of its own that divides 4.
-        tensors: the first one with s = 1, H and W multiples of `multiple`.
-        tile: how large a part may be, in pixels, without its margin; rounded down to a multiple, but one at least.
-        margin: on how many pixels around it a pixel of the results depends, a multiple; see :func:`margin`.
-        multiple: of which pixels parts begin at; a multiple of 4.
+        tensors: the first one with s = 1, H and W multiples of 4.
+        tile: how large a part may be, in pixels, without its margin; a multiple of 4.
+        margin: on how many pixels around it a pixel of the results depends, a multiple of 4; see :func:`margin`.
     """
     (height, width), results = tensors[0].shape[2:], None
-    for rows in _spans(height, tile, margin, multiple):
-        for columns in _spans(width, tile, margin, multiple):
+    for rows in _spans(height, tile, margin):
+        for columns in _spans(width, tile, margin):
             tile_in_frame, read, tile_in_read = zip(rows, columns, strict=True)
             parts = function(*(_cut(tensor, read, height // tensor.shape[2]) for tensor in tensors))
             scales = [(read[0].stop - read[0].start) // part.shape[2] for part in parts]
@@ -73,10 +68,9 @@ def tiled(function, tensors, tile, margin, multiple=4):
     return results
 
 
-def _spans(size, tile, margin, multiple):
+def _spans(size, tile, margin):
     """For each tile of a side, all as equal as can be: itself, itself with its margin, and where it lies in that."""
-    tile = max(tile // multiple, 1) * multiple
-    step = multiple * math.ceil(size / (multiple * math.ceil(size / tile)))
+    step = 4 * math.ceil(size / (4 * math.ceil(size / tile)))
     for first in range(0, size, step):
         last, start = min(first + step, size), max(first - margin, 0)
         yield slice(first, last), slice(start, min(last + margin, size)), slice(first - start, last - start)

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from stfan.files import whole
 from stfan.model.network import PRESETS, STFAN
 
-BUNDLED = Path(__file__).parent / "pretrained" / "article.safetensors"
+PRETRAINED = Path(__file__).parent / "pretrained"
+BUNDLED = tuple(sorted(path.stem for path in PRETRAINED.glob("*.safetensors")))  # names that load() takes
+DEFAULT = "article"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # The modules of our model, and what they are called elsewhere.
@@ -63,7 +65,8 @@ def load(path=None, device="cpu", dtype=None):
     """A trained network, in eval mode.
 
     Args:
-        path: a weight file, the bundled one if not given (its card lies beside it). What :func:`save` writes; or a
+        path: "article" or "compact" for bundled weights (their cards lie beside them), DEFAULT if not given; or a weight
+            file. What :func:`save` writes; or a
             state dict as torch.save writes it, ours or that of the article's Net (whose unused layer is dropped); or
             the authors' checkpoint, which becomes the preset "official" and takes RGB frames as all do here.
         device: where the network goes.
@@ -77,14 +80,29 @@ def load(path=None, device="cpu", dtype=None):
     dtype = torch.float32 if dtype is None else dtype
     if dtype not in DTYPES:
         raise ValueError(f"load: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-    path = Path(path or BUNDLED)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weight file")
+    path = locate(path)
     try:
         model = _fill(*_read(path))
     except _Unfit as error:
         raise ValueError(f"{path}: {error}") from error
     return model.to(device, dtype).eval()
+
+
+def locate(path=None):
+    """Find a weight file.
+
+    Args:
+        path: a file, or the name of bundled weights, DEFAULT if not given.
+
+    Raises:
+        FileNotFoundError: no such file; names the bundled weights.
+    """
+    path = Path(path or DEFAULT)
+    if str(path) in BUNDLED:
+        return PRETRAINED / f"{path}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such weight file; bundled are {' and '.join(BUNDLED)}")
+    return path
 
 
 def save(model, path):
@@ -134,10 +152,10 @@ def _read(path):
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}, None
 
 
-def _fill(tensors, preset):
-    """The model that a file's tensors are of, with them in it."""
-    names = _shapes("article", 5)
-    kind = max(KINDS, key=lambda kind: sum(kind.name(name) in tensors for name in names))
+def _fill(tensors, said):
+    """The model that a file's tensors are of, with them in it; said is the preset that the file names, or None."""
+    kind, preset = _recognise(tensors, said)
+    names = _shapes(preset, 5)
     theirs = {name: kind.name(name) for name in names}
     missing = [name for name in theirs.values() if name not in tensors]
     unknown = [name for name in tensors if name not in kind.unused and name not in theirs.values()]
@@ -158,12 +176,8 @@ def _fill(tensors, preset):
             raise _Unfit(f"{kind.title}, but its {theirs[name]} is no plain floating-point tensor")
         if not tensor.isfinite().all():
             raise _Unfit(f"{kind.title}, but its {theirs[name]} holds numbers that are not finite")
-    last_up_kernel = tensors["reconstruction.3.weight"].shape[-1:]
-    by_shape = "official" if last_up_kernel == (PRESETS["official"].last_up_kernel,) else "article"
-    preset = kind.preset or preset or by_shape
-    if preset not in PRESETS:
-        raise _Unfit(f"{kind.title} of a preset {preset!r}; known are {' and '.join(PRESETS)}")
-    kernel_size = math.isqrt(tensors["align.3.bias"].numel() // 128)
+    taps = next(tensor for name, tensor in reversed(tensors.items()) if name.startswith("align.")).numel()
+    kernel_size = math.isqrt(taps // PRESETS[preset].layers.channels)
     kernel_size = kernel_size if kernel_size % 2 else 5
     wanted = _shapes(preset, kernel_size)
     wrong = [
@@ -177,6 +191,26 @@ def _fill(tensors, preset):
         model = STFAN(preset, kernel_size)
     model.load_state_dict(kind.convert(tensors), assign=True)
     return model
+
+
+def _recognise(tensors, said):
+    """The kind of a file, and the preset that its tensors are of: by their names and, where those agree, by a shape."""
+    if said is not None and said not in PRESETS:
+        raise _Unfit(f"weights of a preset {said!r}; known are {' and '.join(PRESETS)}")
+
+    def fit(pair):
+        kind, preset = pair
+        return sum(kind.name(name) in tensors for name in _shapes(preset, 5)), preset == said
+
+    pairs = [(kind, preset) for kind in KINDS for preset in ([kind.preset] if kind.preset else PRESETS)]
+    kind, preset = max(pairs, key=fit)
+    if kind.preset is None and preset in ("article", "official"):
+        last_up = tensors.get("reconstruction.3.weight")
+        larger = isinstance(last_up, torch.Tensor) and last_up.shape[-1:] == (4,)
+        preset = said if said in ("article", "official") else "official" if larger else "article"
+    if said is not None and said != preset:
+        raise _Unfit(f"says that it is of the preset {said}, but its tensors are of the preset {preset}")
+    return kind, preset
 
 
 def _shapes(preset, kernel_size):

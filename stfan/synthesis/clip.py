@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from stfan.images import read_cutout, read_image
-from stfan.synthesis.crispness import crisp_scale
 from stfan.synthesis import compression, scene, sensor
 from stfan.synthesis.camera import UNTILTED, homographies, wander
+from stfan.synthesis.crispness import crisp_scale
 
 MARGIN = 1.3  # a picture is not scaled below so many times the frame
 LAYER = (0.25, 0.8)  # longer side of a cut-out, of the frame's shorter one

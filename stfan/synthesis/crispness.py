@@ -20,7 +20,10 @@ def neighbour_correlation(picture):
     found = []
     for axis in (0, 1):
         steps = luma.diff(dim=axis)
-        before, after = steps.narrow(axis, 0, steps.shape[axis] - 1), steps.narrow(axis, 1, steps.shape[axis] - 1)
+        before, after = (
+            steps.narrow(axis, 0, steps.shape[axis] - 1),
+            steps.narrow(axis, 1, steps.shape[axis] - 1),
+        )
         power = (before.square().sum() * after.square().sum()).sqrt().clamp_min(1e-12)
         found.append(float((before * after).sum() / power))
     return sum(found) / 2

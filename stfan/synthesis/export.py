@@ -1,11 +1,12 @@
 """Clips of pictures, or of a video, written to a folder."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from stfan.files import whole
 from stfan.images import write_clip
+from stfan.synthesis.clip import Synthesis
 from stfan.synthesis.dataset import PARTS, Synthetic
 from stfan.synthesis.frame_averaging import from_video
 
@@ -59,6 +60,72 @@ def synthesize_set(
         card = {"frames": frames, "size": made["train"].size, "seed": seed}
         card |= {"settings": asdict(made["train"].settings), "clips": clips}
         (partial / "clips.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+# What the clips to judge on have in common: blur alone, nothing compressed, from pictures that are crisp.
+JUDGING = Synthesis(
+    exposure=(0.25, 0.95),
+    sharp_part=0.0,
+    crisp=0.25,
+    scale=(1.0, 1.0),
+    highlights=(1.0, 2.0),
+    gain=(0.0, 0.0),
+    compressed_part=0.0,
+    cut_part=0.0,
+    gap_part=0.0,
+)
+# Drift of the camera in pixels a frame. At 0 it stands still, and two cut-outs move by 2 to 8 pixels a frame.
+BUCKETS = {
+    0: replace(JUDGING, speed=(0.05, 0.05), layers=(2, 2), layer_speed=(40.0, 160.0)),
+    2: replace(JUDGING, speed=(2.0, 2.0)),
+    4: replace(JUDGING, speed=(4.0, 4.0)),
+    8: replace(JUDGING, speed=(8.0, 8.0)),
+}
+NOISE = 0.5  # of the sensor's gain, in the noisy ones
+
+
+def synthesize_judging_set(pictures, root, cutouts, clips=12, frames=8, size=192, seed=7, progress=iter):
+    """Write clips to judge weights on: buckets of drift, each with and without sensor noise, to root/test.
+
+    A clip is named drift-4-clean-00: the pixels a frame, whether there is noise, its number. The noisy clips are the
+    clean ones with noise. root/clips.json says how each came about. All of root is there or nothing.
+
+    Args:
+        pictures, cutouts: of :class:`Synthetic`; none of the pictures may be trained on.
+        root: the folder to make.
+        clips: of each bucket.
+        frames, size, seed: of each clip.
+        progress: wraps the list of clips as they are made, for a bar.
+
+    Raises:
+        FileExistsError: root exists.
+        ValueError, OSError: as for :class:`Synthetic`, before anything is written.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f"{root}: exists already; choose a new folder")
+    made = {
+        (drift, kind): Synthetic(
+            pictures,
+            cutouts,
+            length=frames,
+            crop=size,
+            seed=seed,
+            settings=replace(settings, gain=(gain, gain)),
+        )
+        for drift, settings in BUCKETS.items()
+        for kind, gain in (("clean", 0.0), ("noisy", NOISE))
+    }
+    facts = {}
+    with whole(root) as partial:
+        for (drift, kind), draw in progress([(bucket, draw) for bucket in made for draw in range(clips)]):
+            blurry, sharp, found = made[drift, kind].clip(draw)
+            name = f"test/drift-{drift}-{kind}-{draw:02d}"
+            write_clip(partial / name, blurry, sharp)
+            facts[name] = {"draw": draw, **found}
+        card = {"frames": frames, "size": size, "seed": seed}
+        card |= {"settings": {str(drift): asdict(settings) for drift, settings in BUCKETS.items()}}
+        (partial / "clips.json").write_text(json.dumps(card | {"clips": facts}, indent=1) + "\n")
 
 
 def video_set(path, root, length=10, seed=0):

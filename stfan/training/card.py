@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from stfan.devices import devices
+from stfan.evaluation.buckets import bucket_scores
 from stfan.evaluation.evaluate import evaluate
 from stfan.evaluation.metrics import PROTOCOLS
 from stfan.model import weights
@@ -40,6 +41,8 @@ def card(run, judge=True):
     if run.clips and judge:  # the exported weights, which are rounded to half precision
         model = weights.load(run.folder / "weights.safetensors", run.device)
         told["scores"] = evaluate(Deblurrer(model), run.clips, PROTOCOL)
+        if buckets := bucket_scores(told["scores"]):
+            told["buckets"] = buckets
         for clip in told["scores"]["clips"].values():
             del clip["per_frame"]
     return told

@@ -56,7 +56,7 @@ class Recipe:
         validation: a data set to judge on, data's own test part if not given, or none where data is synthetic.
         sources: a JSON file that goes into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
-        crop: height and width in pixels, multiples of 4 (of 8 for the preset "compact").
+        crop: height and width in pixels, multiples of 4.
         noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
         brightness, contrast: the range that a sequence's factor is drawn from, of a data set.
         skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
@@ -90,7 +90,7 @@ class Recipe:
     layout: str = "auto"
     gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
-    synthesis: Synthesis = setting(Synthesis())
+    synthesis: Synthesis = field(default_factory=Synthesis)
     cutouts: str | None = None
     hold_out: bool = True
     clips: int = setting(0, NOT_NEGATIVE)

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from stfan.devices import fast_bfloat16
+from stfan.evaluation.buckets import bucket_scores
 from stfan.evaluation.evaluate import evaluate
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
@@ -73,7 +74,9 @@ class Run:
                 STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
             )
         self.model.to(self.device, memory_format=torch.channels_last)
-        loss = Loss(recipe.pixel_loss, 1.0, recipe.perceptual_weight, recipe.backbone, recipe.backbone_weights)
+        loss = Loss(
+            recipe.pixel_loss, 1.0, recipe.perceptual_weight, recipe.backbone, recipe.backbone_weights
+        )
         slow = [self.model.align[-1], self.model.deblur[-1], self.model.align_summary, self.model.fusion]
         slow = {id(parameter) for layer in slow if layer is not None for parameter in layer.parameters()}
         groups = {1.0: [], recipe.slow_lr_scale: []}
@@ -87,7 +90,9 @@ class Run:
         window = Window(self.model, loss.to(self.device), recipe.gradient_checkpointing)
         self.window = self.accelerator.prepare_model(window)
         self.mean = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay)) if recipe.ema_decay else None
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+            if recipe.ema_decay
+            else None
         )
         self.iteration = self.batches = 0
         self.curve = []
@@ -223,10 +228,14 @@ class Run:
             self.judged.eval()
             scores = evaluate(Deblurrer(self.judged), self.clips, PROTOCOL, keep)
             self.judged.train()
-            told = scores["overall"]
-            self.curve.append(
-                {"iteration": self.iteration, "test": {side: told[side] for side in ("input", "output")}}
-            )
+            told, buckets = scores["overall"], bucket_scores(scores)
+            entry = {"iteration": self.iteration, "test": {side: told[side] for side in ("input", "output")}}
+            self.curve.append(entry | ({"buckets": buckets} if buckets else {}))
+            for kind, drifts in buckets.items():
+                gains = {drift: score["gain"] for drift, score in drifts.items()}
+                writer.add_scalars(f"test/gain, {kind}", gains, self.iteration)
+                said = ", ".join(f"{drift} px {gain:+.2f}" for drift, gain in gains.items())
+                report(f"iteration {self.iteration}: gain in dB, {kind}: {said}")
             for side in ("input", "output"):
                 for name, value in told[side].items():
                     writer.add_scalar(f"test/{side}_{name} ({PROTOCOL.name})", value, self.iteration)

@@ -29,7 +29,7 @@ def test_it_says_what_is_here(stfan):
     assert done.returncode == 0 and done.stderr == ""
     said, sections = facts(done.stdout)
     assert sections == {"", "Devices", "Operator", "Versions", "Weights"}
-    build, card = build_info(), json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    build, card = build_info(), json.loads(weights.locate().with_suffix(".json").read_text())
     assert re.fullmatch(r"\d+ threads, .*", said["cpu"])
     assert said["CPU kernels"] == build["cpu_simd"] and said["fac_ext"] == build["version"]
     assert build["cuda"] or said["CUDA kernels"] == "not built in"

@@ -60,7 +60,7 @@ def test_bundled_weights_are_the_default():
     model = stfan.load()
     assert model.preset == "article" and not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert_same(model, stfan.load(weights.BUNDLED))
+    assert_same(model, stfan.load(weights.locate()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -405,7 +405,7 @@ def test_tensorboard_has_the_scalars(clips, tmp_path):
 
 def test_bundled_weights_and_their_card():
     """The card is the trainer's own, about this very file."""
-    card = json.loads(weights.BUNDLED.with_suffix(".json").read_text())
+    card = json.loads(weights.locate().with_suffix(".json").read_text())
     model = weights.load()
     assert card["parameters"] == weights.count(model) and card["preset"] == model.preset
     clips = card["scores"]["clips"].values()
@@ -413,7 +413,7 @@ def test_bundled_weights_and_their_card():
         mean = sum(clip[side]["psnr"] for clip in clips) / len(clips)
         assert card["scores"]["overall"][side]["psnr"] == pytest.approx(mean)
     assert card["scores"]["overall"]["output"]["psnr"] > card["scores"]["overall"]["input"]["psnr"]
-    recipe = read(weights.BUNDLED.with_suffix(".toml"))
+    recipe = read(weights.locate().with_suffix(".toml"))
     told = {
         name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()
     }

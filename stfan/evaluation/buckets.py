@@ -1,0 +1,62 @@
+"""Score clips by how strongly they are blurred, with and without sensor noise: a mean over all would hide the blur."""
+
+import re
+
+from rich.table import Table
+
+NAME = re.compile(r"drift-(\d+)-(clean|noisy)-\d+")
+HIGHEST = 60.0  # dB, at which a PSNR is cut off: an error of a quarter of a level, in one pixel of sixteen
+
+
+def bucket_scores(result):
+    """Give the gain of each bucket of the clips that :func:`stfan.synthesis.export.synthesize_judging_set` makes.
+
+    Args:
+        result: of :func:`stfan.evaluation.evaluate.evaluate`, with the scores of each frame.
+
+    Returns:
+        {"clean" and "noisy": {drift in pixels a frame: {"clips": how many, "input": their mean PSNR in dB, "gain": the
+        mean gain in dB, "worse": the share of clips that got worse, "worst": the least gain}}}; empty where no clip is
+        one of a bucket. A clip's gain is the mean over its frames, with PSNRs cut off at 60 dB.
+    """
+    found = {}
+    for name, clip in result["clips"].items():
+        if (match := NAME.fullmatch(name)) is None:
+            continue
+        frames = [
+            tuple(min(sides[side]["psnr"], HIGHEST) for side in ("input", "output"))
+            for sides in clip["per_frame"].values()
+        ]
+        before, after = (sum(side) / len(frames) for side in zip(*frames, strict=True))
+        found.setdefault((match[2], int(match[1])), []).append((before, after - before))
+    scores = {}
+    for (kind, drift), clips in sorted(found.items()):
+        gains = [gain for _, gain in clips]
+        scores.setdefault(kind, {})[str(drift)] = {
+            "clips": len(clips),
+            "input": sum(before for before, _ in clips) / len(clips),
+            "gain": sum(gains) / len(gains),
+            "worse": sum(gain < 0 for gain in gains) / len(gains),
+            "worst": min(gains),
+        }
+    return scores
+
+
+def bucket_table(scores):
+    """Draw the scores of :func:`bucket_scores`: a line for each bucket, never one over all."""
+    drawn = Table(caption="gain in dB: mean of the clips, PSNR (rgb8)", caption_justify="left")
+    for heading in ("noise", "drift, px a frame", "clips", "PSNR in", "gain", "worst", "got worse"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for kind, drifts in scores.items():
+        for drift, score in drifts.items():
+            drawn.add_row(
+                {"clean": "no", "noisy": "yes"}[kind],
+                drift,
+                str(score["clips"]),
+                f"{score['input']:.2f}",
+                f"{score['gain']:+.2f}",
+                f"{score['worst']:+.2f}",
+                f"{score['worse']:.0%}",
+                end_section=drift == list(drifts)[-1],
+            )
+    return drawn
