@@ -58,10 +58,12 @@ def settings(clips, **changes):
 
 def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
     """To the bit, also with workers that were not there before."""
-    chosen = settings(clips, iterations=24, ema=0.9, window=2)
+    chosen = settings(clips, iterations=24, ema_decay=0.9, window=2)
     process = command(tmp_path / "whole", *chosen)
     assert process.wait(300) == 0, process.stderr.read()
-    process = command(tmp_path / "killed", *settings(clips, iterations=24, ema=0.9, window=2, workers=2))
+    process = command(
+        tmp_path / "killed", *settings(clips, iterations=24, ema_decay=0.9, window=2, workers=2)
+    )
     deadline = time.monotonic() + 300
     while not checkpoints(tmp_path / "killed") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fac_ext import fac_reference
 from stfan import STFAN, Deblurrer
-from stfan.model.network import initialise
+from stfan.model.network import PRESETS, initialise
 
 
 def conv(inputs, outputs, stride=1):
@@ -86,8 +87,55 @@ def test_it_is_the_articles_network(k):
         previous, current = current, previous
 
 
-def test_its_size():
-    assert sum(p.numel() for p in STFAN().parameters()) == 5_358_211
+@pytest.mark.parametrize("preset", PRESETS)
+def test_its_size_is_what_its_description_says(preset):
+    model, counts = STFAN(preset), []
+    for side in (32, 64):
+        frame = torch.zeros(1, 3, side, side)
+        state = model.initial_state(frame)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(frame, frame, frame, state)
+        counts.append(counter.get_total_flops())
+    words = next(line for line in STFAN.__doc__.splitlines() if line.split()[:1] == [preset]).split()
+    parameters, kiloflops, channels = (int(word.replace(",", "")) for word in words[1:])
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    # what each frame costs whatever its size, to fold two layers into one, is in both counts
+    assert round((counts[1] - counts[0]) / (64**2 - 32**2) / 1000) == kiloflops
+    assert state.shape == (1, channels, 16, 16) and model.channels == channels
+
+
+def test_compact_has_no_layer_at_the_frames_size():
+    """None of its convolutions sees more than half the frame's height, and it keeps to its price."""
+    model, heights = STFAN("compact").eval(), []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, output: heights.append(output.shape[2]))
+    frame = torch.rand(1, 3, 32, 24)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(frame, frame, frame)
+    assert max(heights) == 16
+    assert 60e3 <= counter.get_total_flops() / (32 * 24) <= 120e3 + 15e3  # the state's layer comes on top
+
+
+def test_without_a_state_it_is_the_first_frame():
+    for preset in PRESETS:
+        model, frame = STFAN(preset).eval(), torch.rand(2, 3, 16, 24)
+        with torch.no_grad():
+            wanted = model(frame, frame, frame, model.initial_state(frame))
+            for result, right in zip(model(frame, frame, frame), wanted, strict=True):
+                assert torch.equal(result, right)
+
+
+def test_the_old_state_and_the_last_frames_show_in_what_compact_makes():
+    model = initialise(STFAN("compact"), "identity", 0).double()
+    inputs = [torch.rand(1, 3, 16, 16, dtype=torch.float64) for _ in range(3)]
+    inputs.append(torch.rand(1, model.channels, 4, 4, dtype=torch.float64))
+    for tensor in inputs:
+        tensor.requires_grad_()
+    output, state = model(*inputs)
+    for result in (output, state):
+        grads = torch.autograd.grad(result.square().sum(), inputs, retain_graph=True)
+        assert all(grad.abs().max() > 0 for grad in grads)
 
 
 def test_first_state_comes_from_the_frames_own_features():
@@ -98,7 +146,7 @@ def test_first_state_comes_from_the_frames_own_features():
     torch.testing.assert_close(ours.initial_state(frame), wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["article", "official"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_two_frames_reach_every_weight(preset):
     """The next state's layer learns from the next frame alone: one frame would leave it as it was born."""
     model = initialise(STFAN(preset), "identity", 0)
@@ -111,7 +159,7 @@ def test_two_frames_reach_every_weight(preset):
     assert still == []
 
 
-@pytest.mark.parametrize("preset", ["article", "official"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_initialised_it_changes_little_and_stays_put(preset):
     model = initialise(STFAN(preset), "identity", 0)
     video = torch.rand(30, 3, 32, 32)
@@ -128,7 +176,7 @@ def frames(*sizes):
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("preset must be article or official, got 'best'", lambda: STFAN(preset="best")),
+        ("preset must be article or official or compact, got 'best'", lambda: STFAN(preset="best")),
         (r"multiples of 4, got \(1, 3, 6, 8\)", lambda: STFAN().initial_state(torch.zeros(1, 3, 6, 8))),
         ("kernel_size must be a positive odd int, got 4", lambda: STFAN(kernel_size=4)),
         ("kernel_size must be a positive odd int, got '5'", lambda: STFAN(kernel_size="5")),

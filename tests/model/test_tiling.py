@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import stfan
 from stfan import STFAN, Deblurrer
+from stfan.model.network import PRESETS
 from stfan.model.tiling import margin, tiled
 from support.checkout import ROOT, run
 
@@ -23,7 +24,7 @@ def lively(preset):
     return model
 
 
-@pytest.mark.parametrize("preset", ["article", "official"])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("axis", [2, 3])
 def test_the_margin_is_what_a_step_depends_on_and_no_more(preset, axis):
     """By the gradients of 4 pixels' column of the output and of the feature that it belongs to."""
@@ -31,7 +32,9 @@ def test_the_margin_is_what_a_step_depends_on_and_no_more(preset, axis):
     shape = [1, 3, 8, 8]
     shape[axis] = 2 * at + 4
     images = [torch.rand(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    state = torch.rand(1, 128, shape[2] // 4, shape[3] // 4, dtype=torch.float64, requires_grad=True)
+    state = torch.rand(
+        1, model.channels, shape[2] // 4, shape[3] // 4, dtype=torch.float64, requires_grad=True
+    )
     output, next_state = model(*images, state)
     (output.narrow(axis, at, 4).sum() + next_state.narrow(axis, at // 4, 1).sum()).backward()
     for tensor, scale in (*((image, 1) for image in images), (state, 4)):
@@ -85,6 +88,8 @@ def test_tiled_puts_together_what_a_function_makes():
         (stfan.load, (11, 258), 64),  # neither a multiple of the tile nor of 4
         (lambda: lively("article"), (258, 11), 64),
         (lambda: lively("official"), (11, 258), 128),
+        (lambda: lively("compact"), (11, 258), 64),
+        (lambda: lively("compact"), (258, 11), 36),
     ],
 )
 def test_tiles_do_not_show(make, size, tile):

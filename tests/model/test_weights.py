@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import stfan
 from stfan import STFAN, Deblurrer
 from stfan.model import weights
+from stfan.model.network import PRESETS
 from support.authors import shapes
 from support.hostile import Hostile
 
@@ -61,6 +62,39 @@ def test_bundled_weights_are_the_default():
     assert model.preset == "article" and not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert_same(model, stfan.load(weights.locate()))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_a_file_tells_its_preset(tmp_path, preset, kernel_size):
+    model = STFAN(preset, kernel_size).half()
+    weights.save(model, tmp_path / "w.safetensors")
+    loaded = stfan.load(tmp_path / "w.safetensors", dtype=torch.float16)
+    assert (loaded.preset, loaded.kernel_size) == (preset, kernel_size)
+    assert_same(loaded, model)
+    torch.save(model.state_dict(), tmp_path / "w.pth")  # says nothing of it
+    assert stfan.load(tmp_path / "w.pth").preset == preset
+
+
+def test_bundled_weights_by_name():
+    for name in weights.BUNDLED:
+        assert stfan.load(name).preset == name
+        assert weights.locate(name).with_suffix(".json").exists()
+
+
+def test_another_name_is_told_the_bundled_ones(tmp_path):
+    for wrong in ("nothing", tmp_path / "none.pth"):
+        with pytest.raises(FileNotFoundError, match=f"{wrong}: no such weight file; bundled are article"):
+            stfan.load(wrong)
+
+
+def test_a_file_that_says_another_preset_than_it_holds(tmp_path):
+    held = {name: tensor.contiguous() for name, tensor in STFAN("compact").state_dict().items()}
+    for said in ("article", "official"):
+        save_file(held, tmp_path / "w.safetensors", {"preset": said})
+        words = f"says that it is of the preset {said}, but its tensors are of the preset compact"
+        with pytest.raises(ValueError, match=words):
+            stfan.load(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -164,7 +198,7 @@ def bad_files(folder, mark):
         content, words = states[name]
         put(f"{name}.safetensors", words, lambda path, content=content: save_file(content, path))
     good = STFAN(kernel_size=1).half().state_dict()
-    preset = "weights of STFAN of a preset 'best'; known are article and official"
+    preset = "weights of a preset 'best'; known are article and official and compact"
     put("preset.safetensors", preset, lambda path: save_file(good, path, {"preset": "best"}))
 
     hostile, refused = good | {"x": Hostile(mark)}, "refused: to load it would call posix.system"

@@ -5,7 +5,7 @@ from stfan.training.recipe import Recipe
 SMALL = {
     "length": 4,
     "crop": (16, 16),
-    "perceptual": 0.0,
+    "perceptual_weight": 0.0,
     "iterations": 8,
     "workers": 0,
     "log_every": 4,

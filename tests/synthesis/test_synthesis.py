@@ -24,6 +24,7 @@ from stfan.synthesis.export import synthesize_set
 from stfan.synthesis.frame_averaging import from_video
 from stfan.synthesis.rng import Draw
 from support.clips import read_clip
+from support.discs import discs
 
 STILL = Synthesis(
     speed=(1e-6, 1e-6),
@@ -87,30 +88,6 @@ def pan(monkeypatch):
         return path
 
     monkeypatch.setattr("stfan.synthesis.clip.wander", path)
-
-
-def discs(folder, count, side=80, alpha=False):
-    """Pictures of discs, or cut-outs of one."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:side, : side + 20]
-    for i in range(count):
-        image = np.full((side, side + 20, 4 if alpha else 3), 0 if alpha else 128, np.uint8)
-        for _ in range(1 if alpha else 30):
-            disc = (x - rng.integers(side)) ** 2 + (y - rng.integers(side)) ** 2 < rng.integers(9, 300)
-            image[disc] = [*rng.integers(0, 255, 3), *([255] if alpha else [])]
-        Image.fromarray(image).save(folder / f"{i:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return discs(tmp_path_factory.mktemp("synth") / "pictures", 12)
-
-
-@pytest.fixture(scope="module")
-def cutouts(tmp_path_factory):
-    return discs(tmp_path_factory.mktemp("synth") / "cutouts", 3, 40, alpha=True)
 
 
 def test_srgb_is_the_standards_curve():

@@ -5,6 +5,8 @@ from dataclasses import fields
 
 import pytest
 
+from stfan.model import weights
+from stfan.synthesis.clip import Synthesis
 from stfan.training.recipe import Recipe, read, write
 
 
@@ -17,7 +19,7 @@ def test_defaults_are_the_articles():
         20,
     )
     assert (recipe.brightness, recipe.contrast, recipe.noise) == ((0.8, 1.2), (0.8, 1.2), 0.01)
-    assert (recipe.pixel, recipe.perceptual) == ("mse", 0.01)
+    assert (recipe.pixel_loss, recipe.perceptual_weight) == ("mse", 0.01)
     assert (recipe.batch, recipe.crop, recipe.window) == (1, (320, 448), 1)  # the authors' code
 
 
@@ -47,7 +49,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
         data='a "quoted" ü😀\\folder',
         crop=(64, 96),
         learning_rate=2.5e-5,
-        ema=0.999,
+        ema_decay=0.999,
         synthetic=True,
         cutouts="x",
     )
@@ -64,9 +66,11 @@ def test_every_field_is_described():
 
 def test_settings_of_a_command_line():
     changed = Recipe().changed(
-        ["data=a folder/x", "batch=4", "crop=[64, 32]", "learning_rate=1e-3", "recompute=true"]
+        ["data=a folder/x", "batch=4", "crop=[64, 32]", "learning_rate=1e-3", "gradient_checkpointing=true"]
     )
-    assert changed == Recipe(data="a folder/x", batch=4, crop=(64, 32), learning_rate=1e-3, recompute=True)
+    assert changed == Recipe(
+        data="a folder/x", batch=4, crop=(64, 32), learning_rate=1e-3, gradient_checkpointing=True
+    )
     assert Recipe().changed(["decay=1"]).decay == 1.0
 
 
@@ -80,9 +84,9 @@ def test_settings_of_a_command_line():
         ("batch=true", "batch must be a whole number, got true"),
         ("crop=[30, 32]", "crop must be multiples of 4, got [30, 32]"),
         ("crop=32", "crop must be 2 numbers, got 32"),
-        ("ema=1", "ema must be less than 1, got 1.0"),
+        ("ema_decay=1", "ema_decay must be less than 1, got 1.0"),
         ("noise=-0.1", "noise must be not negative, got -0.1"),
-        ("pixel=l2", 'pixel must be "mse" or "l1", got "l2"'),
+        ("pixel_loss=l2", 'pixel_loss must be "mse" or "l1" or "psnr", got "l2"'),
         ("kernel_size=4", "kernel_size must be odd, got 4"),
         ("synthetic=1", "synthetic must be true or false, got 1"),
         ("data=3", "data must be a text, got 3"),
@@ -120,3 +124,35 @@ def test_skipping_and_two_folders_are_for_data_sets():
     for name, value in (("skip_corrupt", True), ("sharp", "x")):
         with pytest.raises(ValueError, match="for data sets, and synthetic is true"):
             Recipe(synthetic=True, **{name: value})
+
+
+def test_the_table_of_the_synthesis(tmp_path):
+    recipe = Recipe(data="x", synthetic=True, synthesis=Synthesis(speed=(1.0, 14.0), crisp=0.25))
+    write(recipe, tmp_path / "recipe.toml")
+    assert read(tmp_path / "recipe.toml") == recipe
+    changed = recipe.changed(["synthesis.gain=[0, 0.5]", "batch=3"])
+    assert (
+        changed.synthesis == Synthesis(speed=(1.0, 14.0), crisp=0.25, gain=(0.0, 0.5)) and changed.batch == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("synthesis.sped=[1, 2]", "recipe: synthesis: there is no sped; the nearest is speed"),
+        ("synthesis.speed=[2, 1]", r"recipe: synthesis.speed must be \(low, high\) from 1e-06 to 10000, got"),
+        ("synthesis.crisp=2.0", "recipe: synthesis.crisp must be from -1 to 1, got 2.0"),
+        ("synthesis=3", "recipe: synthesis must be a table, got 3"),
+        ("clips=5", "recipe: clips and store go together, where synthetic is true; got clips=5, store=null"),
+        ("preset=best", 'preset must be "article" or "official" or "compact", got "best"'),
+        ("precision=half", 'precision must be "auto" or "float32" or "bfloat16", got "half"'),
+    ],
+)
+def test_settings_of_the_synthesis_that_can_not_be(setting, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe().changed([setting])
+
+
+def test_the_bundled_recipes_can_be_read():
+    recipes = sorted(weights.PRETRAINED.glob("*.toml"))
+    assert {read(path).preset for path in recipes} == {"article", "compact"}

@@ -144,7 +144,11 @@ def test_it_learns(clips, tmp_path):
 
 
 def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
-    run = Run(small(clips, iterations=3, length=3, ema=0.9, slow=0.5, learning_rate=1e-3), tmp_path, cpu=True)
+    run = Run(
+        small(clips, iterations=3, length=3, ema_decay=0.9, slow_lr_scale=0.5, learning_rate=1e-3),
+        tmp_path,
+        cpu=True,
+    )
     seen, wanted = [], None
     rates = set()
 
@@ -352,7 +356,7 @@ def test_a_recipe_with_all_of_it(tmp_path):
     }
     files = {"weights": "first.safetensors", "sources": "sources.json", "validation": "set"}
     settings |= {name: str(tmp_path / file) for name, file in files.items()}
-    recipe = small(pictures, window=3, recompute=True, iterations=4, **settings)
+    recipe = small(pictures, window=3, gradient_checkpointing=True, iterations=4, **settings)
     run = Run(recipe, tmp_path / "run", cpu=True)
     assert run.model.kernel_size == 3 and run.train()
     card = json.loads(json.dumps(card_of(run)))
