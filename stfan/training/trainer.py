@@ -63,16 +63,7 @@ class Run:
         self.processes = self.accelerator.num_processes
         self.data, self.clips = loader.sequences(recipe, self.device)
         self.origin = origin(recipe)
-        if recipe.weights:
-            self.model = weights.load(recipe.weights).train()
-            if self.model.preset != recipe.preset:
-                raise ValueError(
-                    f"recipe: preset is {recipe.preset}, and weights={recipe.weights} are of the preset {self.model.preset}"
-                )
-        else:
-            self.model = initialise(
-                STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed
-            )
+        self.model = self.network(recipe)
         self.model.to(self.device, memory_format=torch.channels_last)
         loss = Loss(
             recipe.pixel_loss, 1.0, recipe.perceptual_weight, recipe.backbone, recipe.backbone_weights
@@ -96,6 +87,22 @@ class Run:
         )
         self.iteration = self.batches = 0
         self.curve = []
+
+    @staticmethod
+    def network(recipe):
+        """Make the network that a recipe begins with.
+
+        Raises:
+            ValueError: weights of another preset than the recipe's.
+        """
+        if not recipe.weights:
+            return initialise(STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed)
+        model = weights.load(recipe.weights).train()
+        if model.preset != recipe.preset:
+            raise ValueError(
+                f"recipe: preset is {recipe.preset}, and weights={recipe.weights} are of the preset {model.preset}"
+            )
+        return model
 
     @staticmethod
     def _half(precision, cpu):

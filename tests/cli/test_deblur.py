@@ -15,7 +15,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command  # noqa: E402
 
 from stfan.cli import app  # noqa: E402
-from stfan.devices import check_device  # noqa: E402
+from stfan.devices import check_device, fast_bfloat16  # noqa: E402
 from support.checkout import ROOT  # noqa: E402
 from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
 
@@ -79,7 +79,8 @@ def test_options_reach_the_network(tmp_path, here):
     for given, tile in (((), None), (("--tile", "auto"), None), (("--tile", "0"), 0)):
         assert here(source, "--device", "cpu", "--overwrite", *given)[0] == 0
         model, *made = here.made
-        assert made == [tile, False] and next(model.parameters()).dtype == torch.float32
+        chosen = torch.bfloat16 if fast_bfloat16("cpu") else torch.float32
+        assert made == [tile, False] and next(model.parameters()).dtype == chosen
 
 
 def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
@@ -94,6 +95,7 @@ def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
         return load(path, "cpu", dtype)
 
     monkeypatch.setattr(weights, "load", here_all_the_same)
+    monkeypatch.setattr("stfan.cli.options.fast_bfloat16", lambda device: False)
     for options in ((), ("--dtype", "fp32"), ("--device", "cpu")):
         assert here(source, "--overwrite", *options)[0] == 0
     assert asked == [("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.float32)]

@@ -1,6 +1,7 @@
 """The losses: by their formulas stated apart from them, with weights that must be there, whole and the right ones."""
 
 import hashlib
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,10 +202,21 @@ def test_without_a_perceptual_part_no_weights_are_needed():
         Loss()
 
 
+def test_minus_the_psnr():
+    """By hand: two images, of errors 0.1 and 0 everywhere."""
+    target = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    output = target + torch.tensor([0.1, 0.0], dtype=torch.float64).view(2, 1, 1, 1)
+    loss, terms = Loss("psnr", perceptual_weight=0.0)(output, target)
+    wanted = (10 * math.log10(0.01 + 1e-4) - 40) / 2
+    assert loss.item() == pytest.approx(wanted) and terms["psnr"].item() == pytest.approx(wanted)
+    output = output.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: Loss("psnr", perceptual_weight=0.0)(x, target)[0], output)
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"pixel": "l2"}, "pixel must be mse or l1, got 'l2'"),
+        ({"pixel": "l2"}, "pixel must be mse or l1 or psnr, got 'l2'"),
         (
             {"perceptual_weight": -0.1},
             r"weights must be finite, not negative and not both 0, got \(1.0, -0.1\)",

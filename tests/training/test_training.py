@@ -18,9 +18,9 @@ from stfan.data.paired_videos import find_videos
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
 from stfan.model.network import STFAN
-from stfan.synthesis.export import synthesize_set
+from stfan.synthesis.export import synthesize_judging_set, synthesize_set
 from stfan.training.losses import Loss
-from stfan.training.recipe import read
+from stfan.training.recipe import Recipe, read
 
 pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState
@@ -32,6 +32,7 @@ from stfan.training.checkpoint import checkpoints, latest
 from stfan.training.loader import Draws
 from stfan.training.trainer import Run
 from stfan.training.unroll import Window
+from support.discs import discs
 from support.runs import small
 
 
@@ -407,21 +408,63 @@ def test_tensorboard_has_the_scalars(clips, tmp_path):
     assert len(events.Tags()["images"]) == 1
 
 
-def test_bundled_weights_and_their_card():
+@pytest.mark.parametrize("name", weights.BUNDLED)
+def test_bundled_weights_and_their_card(name):
     """The card is the trainer's own, about this very file."""
-    card = json.loads(weights.locate().with_suffix(".json").read_text())
-    model = weights.load()
+    card = json.loads(weights.locate(name).with_suffix(".json").read_text())
+    model = weights.load(name)
     assert card["parameters"] == weights.count(model) and card["preset"] == model.preset
     clips = card["scores"]["clips"].values()
     for side in ("input", "output"):
         mean = sum(clip[side]["psnr"] for clip in clips) / len(clips)
         assert card["scores"]["overall"][side]["psnr"] == pytest.approx(mean)
     assert card["scores"]["overall"]["output"]["psnr"] > card["scores"]["overall"]["input"]["psnr"]
-    recipe = read(weights.locate().with_suffix(".toml"))
-    told = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()
-    }
-    assert {name: told[name] for name in vars(recipe)} == vars(recipe)
-    assert card["iterations"] == recipe.iterations
+    recipe = read(weights.locate(name).with_suffix(".toml"))
+    assert Recipe(**card["recipe"]) == recipe
+    assert 0 < card["iterations"] <= recipe.iterations
     judged = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
     assert judged and not judged & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0
+
+
+def test_the_compact_recipes_in_miniature(tmp_path):
+    """Frames alone and then clips, from stored ones, resumed in between; judged by buckets."""
+    pictures, cutouts = discs(tmp_path / "pictures", 3), discs(tmp_path / "cutouts", 2, 40, alpha=True)
+    synthesize_judging_set(pictures, tmp_path / "judging", cutouts, clips=1, frames=2, size=16)
+    where = {"data": str(pictures), "cutouts": str(cutouts), "validation": str(tmp_path / "judging")}
+    where |= {
+        "store": str(tmp_path / "store"),
+        "sources": None,
+        "clips": 2,
+        "clip_length": 3,
+        "clip_size": [24, 24],
+    }
+    where |= {
+        "synthesis.h264_part": 0.0,
+        "crop": [16, 16],
+        "batch": 2,
+        "iterations": 4,
+        "checkpoint_every": 2,
+    }
+    frames_alone = read(weights.PRETRAINED / "compact-frames.toml").changed(where)
+    first = Run(frames_alone, tmp_path / "frames", cpu=True)
+    assert first.train()
+    assert "gain" in first.curve[-1]["buckets"]["noisy"]["8"]
+    begun = where | {"weights": str(tmp_path / "frames" / "weights.safetensors"), "length": 2, "window": 2}
+    clips = read(weights.PRETRAINED / "compact.toml").changed(begun)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    second = Run(clips, tmp_path / "clips", cpu=True)
+    second.train(stop=lambda: second.iteration >= 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    resumed = Run(clips, tmp_path / "clips", cpu=True)
+    resumed.load(latest(tmp_path / "clips"))
+    assert resumed.iteration == 2 and resumed.train()
+    told = card_of(resumed)
+    assert told["preset"] == "compact" and set(told["buckets"]) == {"clean", "noisy"}
+    assert weights.load(tmp_path / "clips" / "weights.safetensors").preset == "compact"
+
+
+def test_weights_of_another_preset_are_told_apart(tmp_path):
+    weights.save(STFAN("compact"), tmp_path / "w.safetensors")
+    recipe = small("unused", weights=str(tmp_path / "w.safetensors"), preset="official", synthetic=False)
+    with pytest.raises(ValueError, match=r"preset is official, and weights=.* are of the preset compact"):
+        Run.network(recipe)
