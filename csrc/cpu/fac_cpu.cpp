@@ -1,4 +1,4 @@
-// The CPU kernels for every call: the choice between row_major.cpp and channels_last.cpp, by the tensors' layout.
+// Chooses the CPU kernels of a call by the layout of its tensors: row_major.cpp or channels_last.cpp.
 #include "common.h"
 
 namespace fac {

@@ -1,4 +1,4 @@
-// What the stand-in for CUDA does with barriers, for tests/kernels/test_kernels.py: a sum over a block that is right only if
+// Tries the barriers of the stand-in for CUDA, for tests/kernels/test_kernels.py: a sum over a block that is right only if
 // all threads meet, and barriers that they miss.
 #include <string>
 

@@ -1,4 +1,4 @@
-// Stands in for CUDA's header so that the CUDA sources compile as C++ and run on a CPU, one thread after another:
+// Stands in for CUDA's header so that the CUDA sources compile as C++ and run on a CPU, one thread after another. Has
 // enough of the launch API for kernels with static shared memory and barriers of a block or a warp.
 //
 // A fiber works through the threads of a block. When one of them waits at a barrier its fiber stops there, and a
@@ -117,9 +117,9 @@ inline void start_fiber() {
 
 // Lets threads [first, last) go on from a barrier of one kind, if all of them are there.
 inline bool release(unsigned first, unsigned last, Wait wait) {
-  unsigned there = 0;
-  for (unsigned t = first; t < last; ++t) there += block.waiting[t] && block.waiting[t]->wait == wait;
-  if (there < last - first) return false;
+  unsigned count = 0;
+  for (unsigned t = first; t < last; ++t) count += block.waiting[t] && block.waiting[t]->wait == wait;
+  if (count < last - first) return false;
   for (unsigned turn = 0; turn < last - first; ++turn) {
     const unsigned t = block.backwards ? last - 1 - turn : first + turn;
     Fiber* const fiber = block.waiting[t];
