@@ -8,8 +8,8 @@
 
 namespace fac {
 
-// Uses the numbers of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is moved inside it
-// (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
+// Uses the numbers of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is moved inside
+// it (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
 enum class Padding : int64_t { kZeros = 0, kReplicate = 1, kReflect = 2, kCircular = 3, kInside = 4 };
 
 // One axis of a call. Tap t of output pixel o reads position o * stride + t * dilation - before of the input, which is

@@ -13,8 +13,8 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
     int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
 
 // Padding mode is a number, because the stable ABI allocates a string argument on every call and never frees it.
-#define FAC_SETTINGS                                                                                      \
-  ", int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, int padding_mode, "              \
+#define FAC_SETTINGS                                                                         \
+  ", int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, int padding_mode, " \
   "int channels_per_filter) -> Tensor"
 
 STABLE_TORCH_LIBRARY(fac_ext, library) {
@@ -40,10 +40,10 @@ Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layo
     Memory::of_process().give({data, reinterpret_cast<size_t>(bytes)});
   };
   AtenTensorHandle tensor;
-  const AOTITorchError error = torch_from_blob(
-      block.data, 4, n.data(), strides.data(), 0,
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), -1, &tensor,
-      aoti_torch_layout_strided(), nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes));
+  const AOTITorchError error = torch_from_blob(block.data, 4, n.data(), strides.data(), 0,
+                                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                               aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(),
+                                               nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes));
   if (error) Memory::of_process().give(block);
   TORCH_ERROR_CODE_CHECK(error);
   return Tensor(tensor);

@@ -1,7 +1,7 @@
-// The CPU kernels for channels_last tensors: the taps of a pixel's channel lie side by side, and so do the channels of a
-// pixel. For each output pixel they make a table of the pixels under its taps, then pass over its channels and read (or
-// write) the filters in the order of memory. Where each channel has its own filter, they take eight channels at once and
-// transpose their taps, eight by eight, in registers, to lie as the channels of the pixels do.
+// The CPU kernels for channels_last tensors: the taps of a pixel's channel lie side by side, and so do the channels of
+// a pixel. For each output pixel they make a table of the pixels under its taps, then pass over its channels and read
+// (or write) the filters in the order of memory. Where each channel has its own filter, they take eight channels at
+// once and transpose their taps, eight by eight, in registers, to lie as the channels of the pixels do.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -38,9 +38,7 @@ void look_under(const Shape& s, const T* sample, const int64_t* rows, const int6
                 const T** under) {
   for (int64_t i = 0; i < s.rows.kernel; ++i)
     for (int64_t j = 0; j < s.columns.kernel; ++j)
-      *under++ = rows[i] < 0 || columns[j] < 0
-                     ? zeros
-                     : sample + (rows[i] * s.columns.input + columns[j]) * s.channels;
+      *under++ = rows[i] < 0 || columns[j] < 0 ? zeros : sample + (rows[i] * s.columns.input + columns[j]) * s.channels;
 }
 
 // Load tap first + l of eight channels into rows[l], and store it back.
@@ -58,8 +56,9 @@ FAC_INLINE void store_taps(Vec8<Sum<T>> (&rows)[kLanes], T* filters, int64_t tap
 // Load and store values[c * step] of eight channels.
 template <typename T>
 FAC_INLINE void load_apart(const T* values, int64_t step, Vec8<Sum<T>>& lanes) {
-  lanes = Vec8<Sum<T>>{widen(values[0]),        widen(values[step]),     widen(values[2 * step]), widen(values[3 * step]),
-                        widen(values[4 * step]), widen(values[5 * step]), widen(values[6 * step]), widen(values[7 * step])};
+  lanes =
+      Vec8<Sum<T>>{widen(values[0]),        widen(values[step]),     widen(values[2 * step]), widen(values[3 * step]),
+                   widen(values[4 * step]), widen(values[5 * step]), widen(values[6 * step]), widen(values[7 * step])};
 }
 template <typename T>
 FAC_INLINE void store_apart(const Vec8<Sum<T>>& lanes, T* values, int64_t step) {
@@ -82,7 +81,7 @@ FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
 // Filters all channels but the last few, where each has its own filter; returns how many.
 template <int kTaps, typename T>
 FAC_MULTIVERSION int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
-                                       T* __restrict output) {
+                                           T* __restrict output) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -115,7 +114,8 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = 0;
   if (shared == 1)
-    c = with_taps(taps, [&](auto constant) { return filter_8_channels<constant>(taps, s.channels, under, filters, output); });
+    c = with_taps(taps,
+                  [&](auto constant) { return filter_8_channels<constant>(taps, s.channels, under, filters, output); });
   if (shared == 1) {
     for (; c < s.channels; ++c) {
       Sum<T> sum = 0;
@@ -136,7 +136,7 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
 
 template <int kTaps, typename T>
 FAC_MULTIVERSION int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
-                                          T* grad_filters) {
+                                              T* grad_filters) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t channel = 0;
   for (; channel + kLanes <= channels; channel += kLanes, grad_filters += kLanes * taps) {
@@ -167,8 +167,9 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t channel = 0;
   if (shared == 1)
-    channel =
-        with_taps(taps, [&](auto constant) { return correlate_8_channels<constant>(taps, s.channels, under, grad, grad_filters); });
+    channel = with_taps(taps, [&](auto constant) {
+      return correlate_8_channels<constant>(taps, s.channels, under, grad, grad_filters);
+    });
   grad_filters += channel * taps;
   for (; channel < s.channels; channel += shared, grad_filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -190,7 +191,7 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
 // a zero; kAll: there is none of these).
 template <int kTaps, bool kAll, typename T>
 FAC_MULTIVERSION int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
-                                        Sum<T>* const* under) {
+                                            Sum<T>* const* under) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -294,8 +295,8 @@ void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T
   });
 }
 
-// An item is a band of input rows and a block of channels. Goes in order through the output pixels that read them, so that
-// the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
+// An item is a band of input rows and a block of channels. Goes in order through the output pixels that read them, so
+// that the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
 template <typename T>
 void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
   constexpr bool in_place = std::is_same_v<T, Sum<T>>;

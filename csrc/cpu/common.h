@@ -27,15 +27,15 @@ inline int64_t grain(const Shape& s, int64_t items) {
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
-// Fetches the line kBytes further on in a stream into the second-level cache. The processor's own prefetcher begins anew
-// at each page, does badly with many streams, and stays too close where much is computed.
+// Fetches the line kBytes further on in a stream into the second-level cache. The processor's own prefetcher begins
+// anew at each page, does badly with many streams, and stays too close where much is computed.
 template <int kBytes, typename T>
 inline void prefetch(const T* stream) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(stream) + kBytes), 0, 2);
 }
 
-// Copies to memory around the caches, which a result larger than they are would only empty. That is half the traffic, as
-// a line need not be read before it is overwritten. The caller ends with flush_stream() before others may read it.
+// Copies to memory around the caches, which a result larger than they are would only empty. That is half the traffic,
+// as a line need not be read before it is overwritten. The caller ends with flush_stream() before others may read it.
 template <typename T>
 void stream(const T* from, T* to, int64_t count) {
 #if defined(__SSE2__)

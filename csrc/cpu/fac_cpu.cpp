@@ -33,9 +33,9 @@ const char* cpu_simd() {
   return "baseline";
 }
 
-#define FAC_INSTANTIATE(T)                                                             \
-  template void forward_cpu(const Shape&, const T*, const T*, T*, Parallel);           \
-  template void grad_input_cpu(const Shape&, const T*, const T*, T*, Parallel);        \
+#define FAC_INSTANTIATE(T)                                                      \
+  template void forward_cpu(const Shape&, const T*, const T*, T*, Parallel);    \
+  template void grad_input_cpu(const Shape&, const T*, const T*, T*, Parallel); \
   template void grad_filters_cpu(const Shape&, const T*, const T*, T*, Parallel);
 FAC_INSTANTIATE(float)
 FAC_INSTANTIATE(double)

@@ -349,9 +349,9 @@ void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* gr
   });
 }
 
-#define FAC_INSTANTIATE(T)                                                             \
-  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);     \
-  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel);  \
+#define FAC_INSTANTIATE(T)                                                            \
+  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);    \
+  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel); \
   template void grad_filters_row_major(const Shape&, const T*, const T*, T*, Parallel);
 FAC_INSTANTIATE(float)
 FAC_INSTANTIATE(double)

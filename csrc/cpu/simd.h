@@ -86,7 +86,8 @@ FAC_INLINE void transpose(Vec8<S> (&rows)[8]) {
 #pragma GCC unroll 2
   for (int r = 0; r < 8; r += 4) {
     const Vec8<S> a = FAC_INTERLEAVE_LOW(S, rows[r], rows[r + 2]), b = FAC_INTERLEAVE_LOW(S, rows[r + 1], rows[r + 3]);
-    const Vec8<S> c = FAC_INTERLEAVE_HIGH(S, rows[r], rows[r + 2]), d = FAC_INTERLEAVE_HIGH(S, rows[r + 1], rows[r + 3]);
+    const Vec8<S> c = FAC_INTERLEAVE_HIGH(S, rows[r], rows[r + 2]),
+                  d = FAC_INTERLEAVE_HIGH(S, rows[r + 1], rows[r + 3]);
     rows[r] = FAC_INTERLEAVE_LOW(S, a, b);
     rows[r + 1] = FAC_INTERLEAVE_HIGH(S, a, b);
     rows[r + 2] = FAC_INTERLEAVE_LOW(S, c, d);

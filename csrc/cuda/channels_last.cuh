@@ -293,7 +293,8 @@ __global__ void __launch_bounds__(kWalkThreads<K>)
     const int64_t q = y - kHalf;
     if (folds && y == height - 1)
 #pragma unroll
-      for (int m = 1; m <= kHalf; ++m) replicate ? fold<K, T>(sums, kHalf + m, kHalf) : fold<K, T>(sums, kHalf + m, kHalf - m);
+      for (int m = 1; m <= kHalf; ++m)
+        replicate ? fold<K, T>(sums, kHalf + m, kHalf) : fold<K, T>(sums, kHalf + m, kHalf - m);
     if (folds && q < 0)
 #pragma unroll
       for (int i = 1; i < K; ++i)
@@ -345,14 +346,14 @@ dim3 channels_last_blocks(const Shape& s) {
 template <typename T>
 const char* launch_channels_last_forward(const Shape& s, const T* input, const T* filters, T* output, void* stream) {
   const auto pick = [](auto k) -> Kernel<T> { return channels_last_forward<decltype(k)::value, T>; };
-  return launch(by_odd_width<T>(s.columns.kernel, pick), channels_last_blocks<T>(s), 32 * kTileRows, s, input, filters, output,
-                stream);
+  return launch(by_odd_width<T>(s.columns.kernel, pick), channels_last_blocks<T>(s), 32 * kTileRows, s, input, filters,
+                output, stream);
 }
 template <typename T>
 const char* launch_channels_last_grad_filters(const Shape& s, const T* input, const T* grad, T* result, void* stream) {
   const auto pick = [](auto k) -> Kernel<T> { return channels_last_grad_filters<decltype(k)::value, T>; };
-  return launch(by_odd_width<T>(s.columns.kernel, pick), channels_last_blocks<T>(s), 32 * kTileRows, s, input, grad, result,
-                stream);
+  return launch(by_odd_width<T>(s.columns.kernel, pick), channels_last_blocks<T>(s), 32 * kTileRows, s, input, grad,
+                result, stream);
 }
 template <typename T>
 const char* launch_channels_last_grad_input(const Shape& s, const T* filters, const T* grad, T* result, void* stream) {

@@ -1,5 +1,5 @@
-// Chooses among the CUDA kernels: those for every call, in general.cuh, and the fast ones for one filter per channel, in
-// row_major.cuh and channels_last.cuh. The tests run these same files on a CPU too.
+// Chooses among the CUDA kernels: those for every call, in general.cuh, and the fast ones for one filter per channel,
+// in row_major.cuh and channels_last.cuh. The tests run these same files on a CPU too.
 #include "channels_last.cuh"
 #include "general.cuh"
 #include "row_major.cuh"
@@ -10,7 +10,8 @@ template <typename T>
 const char* forward_cuda(const Shape& s, const T* input, const T* filters, T* output, void* stream) {
   if constexpr (kFast<T>) {
     if (row_major_ok(s, input, filters, output)) return launch_row_major_forward(s, input, filters, output, stream);
-    if (channels_last_ok(s, input, filters, output)) return launch_channels_last_forward(s, input, filters, output, stream);
+    if (channels_last_ok(s, input, filters, output))
+      return launch_channels_last_forward(s, input, filters, output, stream);
   }
   const auto pick = [](auto k) -> Kernel<T> { return forward_kernel<decltype(k)::value, T>; };
   const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
@@ -33,7 +34,8 @@ const char* grad_input_cuda(const Shape& s, const T* filters, const T* grad, T* 
 template <typename T>
 const char* grad_filters_cuda(const Shape& s, const T* input, const T* grad, T* grad_filters, void* stream) {
   if constexpr (kFast<T>) {
-    if (row_major_ok(s, input, grad, grad_filters)) return launch_row_major_grad_filters(s, input, grad, grad_filters, stream);
+    if (row_major_ok(s, input, grad, grad_filters))
+      return launch_row_major_grad_filters(s, input, grad, grad_filters, stream);
     if (channels_last_ok(s, input, grad, grad_filters))
       return launch_channels_last_grad_filters(s, input, grad, grad_filters, stream);
   }
@@ -42,9 +44,9 @@ const char* grad_filters_cuda(const Shape& s, const T* input, const T* grad, T* 
   return launch_general(kernel, s, s.groups, s.outputs(), input, grad, grad_filters, stream);
 }
 
-#define FAC_INSTANTIATE(T)                                                              \
-  template const char* forward_cuda(const Shape&, const T*, const T*, T*, void*);       \
-  template const char* grad_input_cuda(const Shape&, const T*, const T*, T*, void*);    \
+#define FAC_INSTANTIATE(T)                                                           \
+  template const char* forward_cuda(const Shape&, const T*, const T*, T*, void*);    \
+  template const char* grad_input_cuda(const Shape&, const T*, const T*, T*, void*); \
   template const char* grad_filters_cuda(const Shape&, const T*, const T*, T*, void*);
 FAC_INSTANTIATE(float)
 FAC_INSTANTIATE(double)

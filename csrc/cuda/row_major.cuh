@@ -141,9 +141,9 @@ FAC_HOST_DEVICE inline int64_t threads_per_row(const Shape& s) {
   return (s.columns.input > s.columns.output ? s.columns.input : s.columns.output) / kVector<T>;
 }
 
-// Reads every filter where it lies: a thread adds up, over the rows of the kernel, what each of its K columns gives from
-// V pixels of the output. Then columns meet in shared memory, one at a time, moved by j * dilation: a block holds whole
-// rows. A thread each adds up the positions beyond a row's ends, and hands them to the pixels that they show.
+// Reads every filter where it lies: a thread adds up, over the rows of the kernel, what each of its K columns gives
+// from V pixels of the output. Then columns meet in shared memory, one at a time, moved by j * dilation: a block holds
+// whole rows. A thread each adds up the positions beyond a row's ends, and hands them to the pixels that they show.
 template <int K, typename T>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
     row_major_grad_input(Shape s, const T* filters, const T* grad, T* result) {
@@ -227,8 +227,8 @@ bool row_major_ok(const Shape& s, const T* a, const T* b, const T* out) {
 template <typename T>
 bool row_major_grad_input_ok(const Shape& s, const T* a, const T* b, const T* out) {
   const int64_t threads = threads_per_row<T>(s), after = s.columns.after > 0 ? s.columns.after : 0;
-  return row_major_ok(s, a, b, out) && uniform_window(s) && s.columns.input % kVector<T> == 0 && threads <= kMaxRowThreads &&
-         s.columns.before + after <= threads;
+  return row_major_ok(s, a, b, out) && uniform_window(s) && s.columns.input % kVector<T> == 0 &&
+         threads <= kMaxRowThreads && s.columns.before + after <= threads;
 }
 
 // Picks the kernel for a width with a window of its own, else the one for any call.

@@ -54,7 +54,7 @@ struct Block {
   bool backwards = false;
   Fiber* running = nullptr;
   ucontext_t main;
-  void *main_fake_stack = nullptr;
+  void* main_fake_stack = nullptr;
   const void* main_stack = nullptr;
   size_t main_size = 0;
 };
@@ -165,8 +165,7 @@ template <typename... P, typename... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
   const dim3 grid = config->gridDim, size = config->blockDim;
   const bool blocks = grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z == 1;
-  if (!blocks || !size.x || size.x > 1024 || size.y != 1)
-    return cudaErrorInvalidConfiguration;
+  if (!blocks || !size.x || size.x > 1024 || size.y != 1) return cudaErrorInvalidConfiguration;
   gridDim = grid;
   blockDim = size;
   standin::launched = reinterpret_cast<const void*>(kernel);

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/fac_cuda.cu"
 #include "../../csrc/cpu/simd.h"
+#include "../../csrc/cuda/fac_cuda.cu"
 
 namespace {
 
@@ -51,7 +51,8 @@ template <typename T>
 void run(int64_t cuda, int64_t which, const Shape& s) {
   const int64_t input = s.batch * s.channels * s.inputs(), output = s.batch * s.channels * s.outputs();
   const int64_t filters = s.batch * s.groups * s.taps() * s.outputs();
-  const std::vector<T> a = read_array<T>(which == 1 ? filters : input), b = read_array<T>(which == 0 ? filters : output);
+  const std::vector<T> a = read_array<T>(which == 1 ? filters : input),
+                       b = read_array<T>(which == 0 ? filters : output);
   const int64_t offset = cuda == 2, size = which == 0 ? output : which == 1 ? input : filters;
   std::vector<T> out(offset + size);
   T* const result = out.data() + offset;
@@ -119,19 +120,23 @@ void convert_all(size_t count, One one, Eight eight) {
 }
 template <typename T>
 void widen_all(size_t count) {
-  convert_all<T, float>(count, [](T value) { return fac::widen(value); }, [](const T* from, float* to) {
-    fac::Vec8<float> lanes;
-    fac::load(from, lanes);
-    fac::store(lanes, to);
-  });
+  convert_all<T, float>(
+      count, [](T value) { return fac::widen(value); },
+      [](const T* from, float* to) {
+        fac::Vec8<float> lanes;
+        fac::load(from, lanes);
+        fac::store(lanes, to);
+      });
 }
 template <typename T>
 void narrow_all(size_t count) {
-  convert_all<float, T>(count, [](float value) { return fac::narrow<T>(value); }, [](const float* from, T* to) {
-    fac::Vec8<float> lanes;
-    fac::load(from, lanes);
-    fac::store(lanes, to);
-  });
+  convert_all<float, T>(
+      count, [](float value) { return fac::narrow<T>(value); },
+      [](const float* from, T* to) {
+        fac::Vec8<float> lanes;
+        fac::load(from, lanes);
+        fac::store(lanes, to);
+      });
 }
 
 }  // namespace
