@@ -1,6 +1,7 @@
 # make demo    set up, then deblur a real clip (make demo VIDEO=any.mp4 for your own)
 # make test    set up, then run all tests
-# make check   the linters
+# make check   the linters and the type checker
+# make format  format Python, C++ and CUDA sources in place
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac and of the network beside their peers (half an hour)
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
@@ -16,10 +17,12 @@ PY := .venv/bin/python
 
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
+csrc := $(wildcard csrc/*.h csrc/*/*)
+cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 
-.PHONY: demo test check wheels bench bench-report gpu gpu-train clean
+.PHONY: demo test check format wheels bench bench-report gpu gpu-train clean
 
-.venv/ready: pyproject.toml setup.py build_backend.py $(wildcard csrc/*.h csrc/*/*)
+.venv/ready: pyproject.toml setup.py build_backend.py $(csrc)
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet "$(TORCH)" numpy
 	$(PY) -m pip install --quiet --editable ".[test]"
@@ -45,6 +48,12 @@ test: .venv/ready
 check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run -Werror $(cxx)
+	.venv/bin/mypy
+
+format: .venv/ready
+	.venv/bin/ruff format .
+	.venv/bin/clang-format -i $(cxx)
 
 wheels: .venv/ready
 	$(PY) -m pytest -m wheels

@@ -1,7 +1,7 @@
-"""Builds fac_ext._C: the CPU kernels always, the CUDA kernels where nvcc is.
+"""Build fac_ext._C: the CPU kernels always, the CUDA kernels where nvcc is.
 
-FAC_EXT_CUDA=0 leaves CUDA out, =1 demands it. TORCH_CUDA_ARCH_LIST is torch's own variable; without it the
-visible GPU decides, or, where there is none, a list that covers Turing to Blackwell.
+FAC_EXT_CUDA=0 leaves CUDA out, =1 demands it. TORCH_CUDA_ARCH_LIST is torch's own variable. Without it the visible GPU
+decides the architectures or, where there is none, a list that covers Turing to Blackwell.
 """
 
 import os
@@ -26,7 +26,7 @@ if not Path(sysconfig.get_path("include"), "Python.h").exists():
 
 
 def find_toolkit():
-    """nvcc's version, the toolkit's root, its static runtime and the architectures; LookupError says why there is none."""
+    """Return nvcc's version, the toolkit's root, its static runtime and the architectures, or raise LookupError."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = None if home else shutil.which("nvcc")
     nvcc = on_path or shutil.which("nvcc", path=f"{home or '/usr/local/cuda'}/bin")
@@ -34,21 +34,21 @@ def find_toolkit():
         raise LookupError("FAC_EXT_CUDA=0")
     if nvcc is None:
         raise LookupError(f"no nvcc found{f' in CUDA_HOME={home}' if home else ''}")
-    say = partial(subprocess.run, capture_output=True, text=True, check=True)
-    version = re.search(r"release ([\d.]+)", say([nvcc, "--version"]).stdout).group(1)
-    theirs = torch.version.cuda
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    version = re.search(r"release ([\d.]+)", run([nvcc, "--version"]).stdout).group(1)
+    torch_cuda = torch.version.cuda
     if int(version.split(".")[0]) < 12:
         raise LookupError(f"nvcc is {version}, C++20 needs 12.0")
-    if theirs is not None and theirs.split(".")[0] != version.split(".")[0]:
-        raise LookupError(f"nvcc is {version}, torch's CUDA is {theirs}")
+    if torch_cuda is not None and torch_cuda.split(".")[0] != version.split(".")[0]:
+        raise LookupError(f"nvcc is {version}, torch's CUDA is {torch_cuda}")
     root = Path(
-        re.search(r"TOP=(.*)", say([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]).stderr).group(1)
+        re.search(r"TOP=(.*)", run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]).stderr).group(1)
     ).resolve()
     places = (f"{place}/libcudart_static.a" for place in ("lib64", "lib", "targets/*/lib"))
     runtime = next((path for place in places for path in root.glob(place)), None)
     if runtime is None:
         raise LookupError(f"{root} has no libcudart_static.a")
-    known = say([nvcc, "--list-gpu-code"]).stdout.split()
+    known = run([nvcc, "--list-gpu-code"]).stdout.split()
     return version, root, runtime, [arch for arch in ARCHS if f"sm_{arch}" in known]
 
 
@@ -67,7 +67,7 @@ flags = {
     "cxx": ["-O3", "-std=c++20", "-fvisibility=hidden", f"-fmacro-prefix-map={Path.cwd()}/=", STABLE_ABI],
     "nvcc": ["-O3", "-std=c++20"],
 }
-# libtorch whole, so that its CUDA half is in scope where it has one; not libtorch_python, which has no stable ABI
+# Link all of libtorch, so that its CUDA half is in scope where it has one, but not libtorch_python: no stable ABI
 link = ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
 if cuda:
     cpp_extension.CUDA_HOME = str(root)  # torch leaves it empty in its CPU builds

@@ -1,6 +1,6 @@
-"""What is timed: the operator, its peers in PyTorch, and the floor, each in a process of its own.
+"""Run what is timed: the operator, its peers in PyTorch, and the floor, each in a process of its own.
 
-So each one's memory is its own, and its crash too.
+So each one's memory is its own, and so is its crash.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ BEYOND_CACHES = 256 << 20  # bytes of operands that runs take in turn, so that n
 
 
 def article_fac(input, filters, kernel_size, padding_mode="zeros"):
-    """FAC on the path that the article's PyTorch code takes: everything as (N, H, W, C, k*k), then one sum."""
+    """Compute FAC as the article's PyTorch code does: everything as (N, H, W, C, k*k), then one sum."""
     from torch.nn import functional
 
     border = (kernel_size // 2,) * 4
@@ -64,7 +64,7 @@ def article_fac(input, filters, kernel_size, padding_mode="zeros"):
 
 
 def operand_bytes(options):
-    """Of one set of input, filters and gradient."""
+    """Return the bytes of one set of input, filters and gradient."""
     import torch
 
     n, c, h, w = options.shape
@@ -73,12 +73,12 @@ def operand_bytes(options):
 
 
 def sets(options):
-    """How many sets of operands the runs take in turn."""
+    """Return how many sets of operands the runs take in turn."""
     return -(-BEYOND_CACHES // operand_bytes(options))
 
 
 class Contender:
-    """One contender's tensors, and its runs. options: the settings of bench_fac.py."""
+    """Hold one contender's tensors and run it. options are the settings of bench_fac.py."""
 
     def __init__(self, name, options):
         import torch
@@ -115,14 +115,14 @@ class Contender:
         self.turn = 0
 
     def prepare(self, mode):
-        """A function that does what is timed; what it needs is done."""
+        """Do what a run needs, and return the function to time."""
         torch, k, padding_mode = self.torch, self.options.kernel_size, self.options.padding_mode
         self.turn = (self.turn + 1) % len(self.operands)
         input, filters, grad = self.operands[self.turn]
         if self.name == "floor":
             if self.buffer is None and mode not in ("forward", "grad_input"):
                 self.buffer = torch.empty_like(filters).zero_()
-            # summed as float32 whatever they are, as torch sums others at less than the memory's speed
+            # sum any dtype as float32: torch sums the others at less than the memory's speed
             values = torch.empty(0, device=filters.device).set_(filters.untyped_storage())
             return {
                 "forward": values.sum,
@@ -131,16 +131,16 @@ class Contender:
                 "gradients": lambda: self.buffer.copy_(filters),
                 "forward+backward": lambda: (values.sum(), self.buffer.copy_(filters)),
             }[mode]
-        wanted = [one.detach().requires_grad_(i in MODES[mode]) for i, one in enumerate((input, filters))]
-        call = lambda: self.function(*wanted, k, padding_mode=padding_mode)  # noqa: E731
-        leaves = [one for one in wanted if one.requires_grad]
+        tensors = [one.detach().requires_grad_(i in MODES[mode]) for i, one in enumerate((input, filters))]
+        call = lambda: self.function(*tensors, k, padding_mode=padding_mode)  # noqa: E731
+        leaves = [one for one in tensors if one.requires_grad]
         if mode in ("forward", "forward+backward"):
             return lambda: torch.autograd.grad(call(), leaves, grad) if leaves else call()
         output = call()
         return lambda: torch.autograd.grad(output, leaves, grad)
 
     def seconds(self, mode):
-        """Of one run. One before it, untimed where that is short, finds the threads awake."""
+        """Time one run. An untimed one before it, where that is short, wakes the threads."""
         if self.cuda:
             return self._cuda_seconds(mode)
         spent = []
@@ -167,9 +167,9 @@ class Contender:
         return start.elapsed_time(end) / 1e3
 
     def extra_bytes(self, mode):
-        """The most that was allocated at once above the operands, results included."""
+        """Return the most bytes allocated at once above the operands, results included."""
         self._warm_up(mode)
-        self.release_memory()  # what fac kept from earlier results would hide what it takes
+        self.release_memory()  # memory kept from earlier results would hide what fac takes
         if self.cuda:
             memory = self.torch.cuda
             run = self.prepare(mode)
@@ -180,14 +180,14 @@ class Contender:
         if not Path("/proc/self/clear_refs").exists():
             return None
         run = self.prepare(mode)
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier runs freed is not to hide what this one takes
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed by earlier runs would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
         before = _status("VmRSS")
         run()
         return max(_status("VmHWM") - before, 0)
 
     def _warm_up(self, mode):
-        """What is loaded and started once is not to be counted: a small run, or, to compile, one of the true size."""
+        """Load and start what is not to be counted: with a small run or, to compile, one of the true size."""
         torch, k, operands = self.torch, self.options.kernel_size, self.operands
         if not self.name.endswith("compiled"):
             new = {"dtype": operands[0][0].dtype, "device": self.options.device}
@@ -201,7 +201,7 @@ def _status(key):
 
 
 def ask(pipe, process, question):
-    """What a contender's process answers: a figure, or in words why there is none."""
+    """Ask a contender's process for a figure; return it, or in words why there is none."""
     try:
         pipe.send(question)
         return pipe.recv()
@@ -211,7 +211,7 @@ def ask(pipe, process, question):
 
 
 def start(kind, name, options):
-    """The pipe to a new process and that process, which holds kind(name, options) and is asked for figures."""
+    """Start a process that holds kind(name, options) and is asked for figures; return its pipe and the process."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
     process = spawn.Process(target=serve, args=(kind, name, options, theirs), daemon=True)
@@ -221,7 +221,7 @@ def start(kind, name, options):
 
 
 def serve(kind, name, options, pipe):
-    """A contender's process: answers (method, argument) with a figure, or with what went wrong."""
+    """Answer (method, argument), in a contender's process, with a figure or with the error."""
     contender = None
     while True:
         what, mode = pipe.recv()
@@ -234,7 +234,7 @@ def serve(kind, name, options, pipe):
 
 
 def free_bytes(options):
-    """On the device."""
+    """Return the free bytes on the device."""
     import torch
 
     if options.device != "cpu":
@@ -244,7 +244,7 @@ def free_bytes(options):
 
 
 def environment(options):
-    """What ran where: it goes into the JSON beside the figures."""
+    """Describe what ran where, for the JSON beside the figures."""
     import torch
 
     import fac_ext
@@ -260,25 +260,25 @@ def environment(options):
         "fac_ext": fac_ext.build_info(),
         "python": platform.python_version(),
         "commit": options.commit
-        or _said_by("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
+        or _output_of("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
         "date": datetime.date.today().isoformat(),
     }
     if options.device.startswith("cuda"):
         facts["device"] = torch.cuda.get_device_name(options.device)
-        facts["driver"] = _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        facts["driver"] = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return facts
 
 
-def _said_by(*command):
+def _output_of(*command):
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        return said[0] if said else None
+        words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return words[0] if words else None
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def json_path(path, facts, suffix=""):
-    """The file for the figures: the one named, or in the folder named one with the device's name."""
+    """Return the file for the figures: the named one or, in the named folder, one with the device's name."""
     if path.suffix == ".json":
         return path
     path.mkdir(parents=True, exist_ok=True)
@@ -286,7 +286,7 @@ def json_path(path, facts, suffix=""):
 
 
 def operator_table(results):
-    """The figures as lines of text; x floor and x fac are times over theirs."""
+    """Format the figures as lines of text; x floor and x fac are times over theirs."""
     head = (
         f"{'':17}{'mode':18}{'median ms':>10}{'quartiles ms':>20}{'x floor':>9}{'x fac':>8}{'extra MB':>10}"
     )
@@ -311,7 +311,7 @@ def operator_table(results):
 
 
 def described(settings):
-    """A case in a few words."""
+    """Describe a case in a few words."""
     n, c, h, w = settings["shape"]
     words = [f"{n} x {c} x {h} x {w}", f"k = {settings['kernel_size']}", settings["dtype"]]
     words += [settings["layout"]] * (settings["layout"] != "row_major")
@@ -322,7 +322,7 @@ def described(settings):
 
 
 def network_table(cases):
-    """The figures as lines of text; x article is the time over the article's."""
+    """Format the figures as lines of text; x article is the time over the article's."""
     head = f"{'frame':10}{'dtype':10}{'':16}{'s per frame':>12}{'quartiles':>20}{'x article':>11}{'extra MB':>10}"
     lines = [head, "-" * len(head)]
     for case in cases:

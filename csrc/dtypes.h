@@ -1,6 +1,6 @@
-// The element types. The half precisions are storage alone: what is computed with them is float. On the CPU
-// their conversions are integer arithmetic without branches, which compilers turn into vector code for any
-// instruction set, and which does not depend on the processor's denormal flags.
+// The element types. The half precisions only store: all arithmetic with them is in float. On the CPU their conversions
+// are integer arithmetic without branches: compilers turn it into vector code for any instruction set, and it does not
+// depend on the processor's denormal flags.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -33,7 +33,7 @@ struct SumOf<BFloat16> {
   using type = float;
 };
 template <typename T>
-using Sum = typename SumOf<T>::type;  // in which products are added
+using Sum = typename SumOf<T>::type;  // the type in which products are added
 
 FAC_HOST_DEVICE inline uint32_t bits_of(float value) {
 #ifdef __CUDA_ARCH__
@@ -68,7 +68,7 @@ FAC_HOST_DEVICE inline float widen(Half value) {
 #endif
 }
 
-// To the nearest representable value, ties to even.
+// Rounds to the nearest representable value, ties to even.
 template <typename T>
 FAC_HOST_DEVICE inline T narrow(Sum<T> value) {
   return value;

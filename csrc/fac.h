@@ -1,5 +1,5 @@
-// What the bindings and the kernels agree on: one struct and six functions. No torch header is needed by
-// this file nor by anything that it declares.
+// The interface between the bindings and the kernels: one struct and six functions. Neither this file nor anything that
+// it declares needs a torch header.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -8,14 +8,14 @@
 
 namespace fac {
 
-// The numbers are those of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is
-// moved inside it (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
+// Uses the numbers of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is moved inside
+// it (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
 enum class Padding : int64_t { kZeros = 0, kReplicate = 1, kReflect = 2, kCircular = 3, kInside = 4 };
 
-// One axis of a call. Tap t of output pixel o looks at position o * stride + t * dilation - before of the input,
-// continued beyond its ends; the last position looked at is input + after - 1, so that
+// One axis of a call. Tap t of output pixel o reads position o * stride + t * dilation - before of the input, which is
+// continued beyond its ends. The last position read is input + after - 1, so always
 //   input + before + after = (output - 1) * stride + (kernel - 1) * dilation + 1
-// always: after is the padding less what the stride leaves over, and may be negative.
+// and after is the padding less what the stride leaves over; it may be negative.
 struct Axis {
   int64_t input;   // pixels
   int64_t output;  // pixels
@@ -28,8 +28,8 @@ struct Axis {
 //   output and its gradient    (batch, channels, rows.output, columns.output)
 //   filters and their gradient (batch, groups * taps, rows.output, columns.output),
 // where filter channel g * taps + i * columns.kernel + j is row i, column j of group g's filter, and channel c
-// belongs to group c / (channels / groups). In memory all are row-major in this order, or, channels_last, with
-// the channels innermost.
+// belongs to group c / (channels / groups). In memory all are row-major in this order or, if channels_last, have the
+// channels innermost.
 struct Shape {
   int64_t batch, channels, groups;
   Axis rows, columns;
@@ -42,12 +42,12 @@ struct Shape {
   FAC_HOST_DEVICE int64_t outputs() const { return rows.output * columns.output; }
 };
 
-// Runs items [0, items) on the caller's threads, at least grain of them in one piece: run(begin, end).
+// Runs items [0, items) on the caller's threads by calls of run(begin, end), each of at least `grain` items.
 using Run = std::function<void(int64_t begin, int64_t end)>;
 using Parallel = void (*)(int64_t items, int64_t grain, const Run& run);
 
-// The three partial maps of <grad, fac(input, filters)>, for T = float, double, Half, BFloat16. Sums are made
-// in Sum<T>, in one order whatever the number of threads.
+// Compute the three partial maps of <grad, fac(input, filters)>, for T = float, double, Half, BFloat16. They add in
+// Sum<T>, in one order whatever the number of threads.
 template <typename T>
 void forward_cpu(const Shape& shape, const T* input, const T* filters, T* output, Parallel parallel);
 template <typename T>
@@ -55,9 +55,9 @@ void grad_input_cpu(const Shape& shape, const T* filters, const T* grad, T* grad
 template <typename T>
 void grad_filters_cpu(const Shape& shape, const T* input, const T* grad, T* grad_filters, Parallel parallel);
 
-const char* cpu_simd();  // the instruction set that the CPU kernels use on this machine
+const char* cpu_simd();  // names the instruction set that the CPU kernels use on this machine
 
-// The same on the current CUDA device and the given cudaStream_t. They return nullptr, or what went wrong.
+// Do the same on the current CUDA device and the given cudaStream_t. They return nullptr, or the error in words.
 template <typename T>
 const char* forward_cuda(const Shape& shape, const T* input, const T* filters, T* output, void* stream);
 template <typename T>

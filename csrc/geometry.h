@@ -1,11 +1,11 @@
-// Where a tap looks, and its inverse, on one axis: written once for CPU and CUDA. A position is a pixel index
-// that may lie beyond the ends, in [-before, input + after); its source is the pixel that padding shows there.
+// Map a tap to the pixel that it reads, and back, on one axis: written once for CPU and CUDA. A position is a pixel
+// index that may lie beyond the ends, in [-before, input + after). Its source is the pixel that padding shows there.
 #pragma once
 #include "fac.h"
 
 namespace fac {
 
-// The position under tap t of output pixel o.
+// Returns the position under tap t of output pixel o.
 FAC_HOST_DEVICE inline int64_t position(const Axis& a, int64_t o, int64_t t, Padding padding) {
   if (padding != Padding::kInside) return o * a.stride + t * a.dilation - a.before;
   const int64_t phase = o % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
@@ -15,7 +15,7 @@ FAC_HOST_DEVICE inline int64_t position(const Axis& a, int64_t o, int64_t t, Pad
   return (start + t) * a.dilation + phase;
 }
 
-// The pixel that position q shows, or -1 where it shows a zero.
+// Returns the pixel that position q shows, or -1 where it shows a zero.
 FAC_HOST_DEVICE inline int64_t source(int64_t q, int64_t n, Padding padding) {
   if (q >= 0 && q < n) return q;
   if (padding == Padding::kReplicate) return q < 0 ? 0 : n - 1;
@@ -24,8 +24,8 @@ FAC_HOST_DEVICE inline int64_t source(int64_t q, int64_t n, Padding padding) {
   return -1;
 }
 
-// The positions that show pixel i, the inverse of source: image_at(i, m) for m in [0, image_count(i)).
-FAC_HOST_DEVICE inline int64_t image_count(const Axis& a, int64_t i, Padding padding) {
+// Give the positions that show pixel i, the inverse of source: preimage_at(i, m) for m in [0, preimage_count(i)).
+FAC_HOST_DEVICE inline int64_t preimage_count(const Axis& a, int64_t i, Padding padding) {
   const int64_t n = a.input;
   const bool first = i == 0, last = i == n - 1;
   switch (padding) {
@@ -35,7 +35,7 @@ FAC_HOST_DEVICE inline int64_t image_count(const Axis& a, int64_t i, Padding pad
     default: return 1;
   }
 }
-FAC_HOST_DEVICE inline int64_t image_at(const Axis& a, int64_t i, int64_t m, Padding padding) {
+FAC_HOST_DEVICE inline int64_t preimage_at(const Axis& a, int64_t i, int64_t m, Padding padding) {
   const int64_t n = a.input;
   if (m == 0) return i;
   switch (padding) {
@@ -45,11 +45,11 @@ FAC_HOST_DEVICE inline int64_t image_at(const Axis& a, int64_t i, int64_t m, Pad
   }
 }
 
-// The output pixels whose tap t looks at position q: first, first + step, ... before last.
+// The output pixels whose tap t reads position q: first, first + step, ... before last.
 struct Progression {
   int64_t first, last, step;
 };
-FAC_HOST_DEVICE inline Progression viewers(const Axis& a, int64_t q, int64_t t, Padding padding) {
+FAC_HOST_DEVICE inline Progression outputs_reading(const Axis& a, int64_t q, int64_t t, Padding padding) {
   if (padding != Padding::kInside) {
     int64_t o = q + a.before - t * a.dilation;
     if (a.stride != 1) {

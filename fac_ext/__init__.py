@@ -1,10 +1,10 @@
-"""Filter adaptive convolution: every pixel of every channel has its own filter."""
+"""Filter adaptive convolution: each pixel of each channel has its own filter."""
 
 from pkgutil import extend_path
 
 import torch  # noqa: F401  (the operators in _C register themselves with it)
 
-# In a source checkout this folder hides the installed package: find its compiled half all the same.
+# Find the compiled half of the installed package, which this folder hides in a source checkout.
 __path__ = extend_path(__path__, __name__)
 try:
     from fac_ext._C import build_info, release_memory
@@ -16,4 +16,4 @@ from fac_ext.modules import FAC
 from fac_ext.reference import fac_reference
 
 __all__ = ["FAC", "build_info", "fac", "fac_reference", "release_memory"]
-__version__ = build_info()["version"]
+__version__: str = build_info()["version"]

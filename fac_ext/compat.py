@@ -1,19 +1,22 @@
-"""The operators that people use now, under their own names and layouts: thin adapters to the kernels of fac.
+"""Adapt the operators that people use now, with their own names and layouts, to the kernels of fac.
 
-Filters are handed on as views: [N, H, W, taps] in memory is channels_last to fac, which reads it as it is and
-lays out the result alike. Other errors than those raised here are fac's, and call the filters `filters`.
+The adapters pass filters on as views: [N, H, W, taps] in memory is channels_last to fac, which reads it as it is and
+lays out the result alike. Errors that are not raised here come from fac, and call the filters `filters`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from fac_ext import derivatives
 from fac_ext.functional import HAS_CUDA, fac
-from fac_ext.geometry import DTYPES, INSIDE, Geometry, pair
+from fac_ext.geometry import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, pair
 from fac_ext.modules import FAC
 
 
-def _check(op, name, value, layout):
-    """value is a dense tensor with the dimensions of layout, such as "(N, C, H, W)"."""
+def _check(op: str, name: str, value: Tensor, layout: str) -> None:
+    """Require a dense tensor with the dimensions of layout, such as "(N, C, H, W)"."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.is_nested:
@@ -23,13 +26,13 @@ def _check(op, name, value, layout):
         raise ValueError(f"{op}: {name} must be {layout}, got {tuple(value.shape)}")
 
 
-def _taps(op, name, value, size):
+def _check_taps(op: str, name: str, value: Tensor, size: torch.Size) -> None:
     if min(size) < 1:
         raise ValueError(f"{op}: {name} must have taps, got {tuple(value.shape)}")
 
 
-def _odd(op, kernel_size):
-    """(height, width) of kernel_size, both odd."""
+def _odd_pair(op: str, kernel_size: IntPair) -> tuple[int, int]:
+    """Return (height, width) of kernel_size, both odd."""
     h, w = pair("kernel_size", kernel_size, 1)
     if h % 2 == 0 or w % 2 == 0:
         raise ValueError(f"{op}: kernel_size must be odd, got {kernel_size!r}")
@@ -37,24 +40,35 @@ def _odd(op, kernel_size):
 
 
 class KernelConv2D(FAC):
-    """The filter adaptive convolution layer of STFAN's release, whose border is continued by replication.
+    """Filter adaptive convolution layer of STFAN's release, which replicates the border.
 
-    Made with an odd kernel_size and called as layer(input, kernel) with (N, C, H, W) and (N, C*k*k, H, W), it
+    Make it with an odd kernel_size and call it as layer(input, kernel) with (N, C, H, W) and (N, C*k*k, H, W). It
     returns (N, C, H, W). The release's CUDA code computes wrong gradients of the filters if N > k*k.
 
     Raises:
         TypeError, ValueError: kernel_size is no odd int or pair of them; in forward, what :func:`fac_ext.fac` refuses.
     """
 
-    def __init__(self, kernel_size):
-        super().__init__(_odd("KernelConv2D", kernel_size), padding_mode="replicate")
+    def __init__(self, kernel_size: IntPair) -> None:
+        super().__init__(_odd_pair("KernelConv2D", kernel_size), padding_mode="replicate")
 
-    def forward(self, input, kernel):
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, kernel: Tensor) -> Tensor: ...
+
+    def forward(self, input: Tensor, kernel: Tensor) -> Tensor:
         return super().forward(input, kernel)
 
 
-def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
-    """Involution, as `_involution_cuda` of d-li14/involution: G filters at each pixel, zero padding.
+def involution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+) -> Tensor:
+    """Compute involution as `_involution_cuda` of d-li14/involution does: G filters at each pixel, zero padding.
 
     Args:
         input: (N, C, H, W).
@@ -66,11 +80,11 @@ def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
         (N, C, Ho, Wo) with Ho = (H + 2*ph - dh*(kh - 1) - 1) // sh + 1, Wo likewise.
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, two dtypes, and what else :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: the shapes do not fit; there are two dtypes; what else :func:`fac_ext.fac` refuses.
     """
     _check("involution", "input", input, "(N, C, H, W)")
     _check("involution", "weight", weight, "(N, G, kh, kw, Ho, Wo)")
-    _taps("involution", "weight", weight, weight.shape[2:4])
+    _check_taps("involution", "weight", weight, weight.shape[2:4])
     if bias is not None:
         _check("involution", "bias", bias, "(C,)")
         if bias.shape[0] != input.shape[1]:
@@ -84,10 +98,12 @@ def involution(input, weight, bias=None, stride=1, padding=0, dilation=1):
     return output if bias is None else output + bias.to(output.dtype)[:, None, None]  # autocast casts output
 
 
-def carafe_naive(features, masks, kernel_size, group_size, scale_factor=1):
-    """CARAFE's content-aware reassembly, as mmcv.ops.carafe_naive: upsampling by s = scale_factor.
+def carafe_naive(
+    features: Tensor, masks: Tensor, kernel_size: IntPair, group_size: int, scale_factor: IntPair = 1
+) -> Tensor:
+    """Upsample by s = scale_factor with CARAFE's content-aware reassembly, as mmcv.ops.carafe_naive does.
 
-    The same sum as fac's over the features enlarged s times, with the taps s pixels apart.
+    Computes fac's sum over the features enlarged s times, with the taps s pixels apart.
 
     Args:
         features: (N, C, H, W), continued by zeros.
@@ -99,29 +115,29 @@ def carafe_naive(features, masks, kernel_size, group_size, scale_factor=1):
         (N, C, H*s, W*s).
 
     Raises:
-        TypeError, ValueError: an even kernel_size, a scale_factor below 1, what :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: kernel_size is even; scale_factor is below 1; what else :func:`fac_ext.fac` refuses.
     """
-    kh, kw = _odd("carafe_naive", kernel_size)
+    kh, kw = _odd_pair("carafe_naive", kernel_size)
     scale = pair("scale_factor", scale_factor, 1)
     _check("carafe_naive", "features", features, "(N, C, H, W)")
     _check("carafe_naive", "masks", masks, "(N, group_size*k*k, H*s, W*s)")
     if isinstance(group_size, bool) or not isinstance(group_size, int):
         raise TypeError(f"carafe_naive: group_size must be an int, got {group_size!r}")
     if masks.shape[1] != group_size * kh * kw:
-        wanted = f"group_size*k*k = {group_size!r}*{kh * kw} channels"
-        raise ValueError(f"carafe_naive: masks must have {wanted}, got {tuple(masks.shape)}")
+        rule = f"group_size*k*k = {group_size!r}*{kh * kw} channels"
+        raise ValueError(f"carafe_naive: masks must have {rule}, got {tuple(masks.shape)}")
     if scale != (1, 1):
         if features.dtype not in DTYPES or min(features.shape[2:]) < 1:
-            wanted = "pixels, in float64, float32, float16 or bfloat16"
+            rule = "pixels, in float64, float32, float16 or bfloat16"
             raise ValueError(
-                f"carafe_naive: features must have {wanted}, got {tuple(features.shape)}, {features.dtype}"
+                f"carafe_naive: features must have {rule}, got {tuple(features.shape)}, {features.dtype}"
             )
         features = torch.nn.functional.interpolate(features, scale_factor=scale, mode="nearest")
     return fac(features, masks, (kh, kw), dilation=scale)
 
 
-def adaptive_conv(input, filters):
-    """FeatUp's AdaptiveConv.apply: one filter at each pixel for all channels, without padding.
+def adaptive_conv(input: Tensor, filters: Tensor) -> Tensor:
+    """Apply one filter at each pixel to all channels, without padding, as FeatUp's AdaptiveConv.apply does.
 
     Args:
         input: (N, C, Ho + kh - 1, Wo + kw - 1), padded by the caller.
@@ -131,21 +147,21 @@ def adaptive_conv(input, filters):
         (N, C, Ho, Wo).
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, and what else :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: the shapes do not fit; what else :func:`fac_ext.fac` refuses.
     """
     _check("adaptive_conv", "filters", filters, "(N, Ho, Wo, kh, kw)")
-    _taps("adaptive_conv", "filters", filters, filters.shape[3:])
+    _check_taps("adaptive_conv", "filters", filters, filters.shape[3:])
     return fac(input, filters.flatten(3).permute(0, 3, 1, 2), filters.shape[3:], padding="valid")
 
 
-def na2d_av(attn, value, kernel_size, dilation=1):
-    """Neighbourhood attention's weighted sum: natten.functional.na2d_av, which NATTEN 0.20 removed.
+def na2d_av(attn: Tensor, value: Tensor, kernel_size: IntPair, dilation: IntPair = 1) -> Tensor:
+    """Compute neighbourhood attention's weighted sum, as natten.functional.na2d_av did until NATTEN 0.20 removed it.
 
     Each pixel sees kh x kw pixels around it, `dilation` apart. A window that would leave the image is moved
-    inside it by multiples of `dilation`, so that all its pixels have the same y mod dh and x mod dw.
+    inside it by multiples of `dilation`, so all its pixels have the same y mod dh and x mod dw.
 
     Args:
-        attn: (B, heads, H, W, kh*kw), after softmax. Contiguous, it is read without a copy.
+        attn: (B, heads, H, W, kh*kw), after softmax. A contiguous one is read without a copy.
         value: (B, heads, H, W, d), same device. attn is cast to its dtype, as NATTEN does: under autocast
             softmax makes a float32 attn for a half value.
         kernel_size: odd int or pair (height, width), with H >= kh*dh and W >= kw*dw.
@@ -156,11 +172,11 @@ def na2d_av(attn, value, kernel_size, dilation=1):
         values and nested tensors are not supported.
 
     Raises:
-        TypeError: an argument that is no dense tensor or no int, a dtype that has no kernels.
-        ValueError: an even kernel_size, shapes that do not fit each other or the window, two devices.
-        RuntimeError: a device that this build of fac_ext has no kernels for.
+        TypeError: an argument is no dense tensor or no int; the dtype has no kernels.
+        ValueError: kernel_size is even; the shapes do not fit each other or the window; there are two devices.
+        RuntimeError: this build of fac_ext has no kernels for the device.
     """
-    (kh, kw), (dh, dw) = _odd("na2d_av", kernel_size), pair("dilation", dilation, 1)
+    (kh, kw), (dh, dw) = _odd_pair("na2d_av", kernel_size), pair("dilation", dilation, 1)
     _check("na2d_av", "attn", attn, "(B, heads, H, W, kh*kw)")
     _check("na2d_av", "value", value, "(B, heads, H, W, d)")
     for name, tensor in (("attn", attn), ("value", value)):
@@ -172,25 +188,36 @@ def na2d_av(attn, value, kernel_size, dilation=1):
         raise ValueError(f"na2d_av: value must be on attn's device {attn.device}, got {value.device}")
     batch, heads, h, w, d = value.shape
     if attn.shape != (batch, heads, h, w, kh * kw):
-        wanted = f"(B, heads, H, W, kh*kw) = {(batch, heads, h, w, kh * kw)}"
-        raise ValueError(f"na2d_av: attn must be {wanted}, got {tuple(attn.shape)}")
+        shape = f"(B, heads, H, W, kh*kw) = {(batch, heads, h, w, kh * kw)}"
+        raise ValueError(f"na2d_av: attn must be {shape}, got {tuple(attn.shape)}")
     if h < kh * dh or w < kw * dw or d < 1:
-        wanted = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
-        raise ValueError(f"na2d_av: value must have {wanted}, got {tuple(value.shape)}")
+        rule = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
+        raise ValueError(f"na2d_av: value must have {rule}, got {tuple(value.shape)}")
     device = attn.device.type
     if device not in derivatives.DEVICES or (device == "cuda" and not HAS_CUDA):
         raise RuntimeError(f"na2d_av: attn is on {device}, for which this build of fac_ext has no kernels")
     top, left = kh // 2 * dh, kw // 2 * dw
     geometry = Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, d)
     image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn.to(value.dtype)))
-    return derivatives.fac(image, filters, *geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
+    output: Tensor = (
+        derivatives.fac(image, filters, *geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
+    )
+    return output
 
 
-def separable_fac(input, vertical, horizontal, kernel_size, *, dilation=1, padding_mode="zeros"):
+def separable_fac(
+    input: Tensor,
+    vertical: Tensor,
+    horizontal: Tensor,
+    kernel_size: IntPair,
+    *,
+    dilation: IntPair = 1,
+    padding_mode: PaddingMode = "zeros",
+) -> Tensor:
     """Separable filter adaptive convolution (IFAN): kh + kw filter values for a window of kh x kw pixels.
 
-    Two calls of fac, with kernels (kh, 1) and (1, kw), each with its own filters. The published code
-    (codeslake/IFAN, padding_mode "replicate") uses the first for both; for its weights give `vertical` twice.
+    Calls fac twice, with kernels (kh, 1) and (1, kw), each with its own filters. The published code (codeslake/IFAN,
+    padding_mode "replicate") uses the first filters for both; for its weights give `vertical` twice.
 
     Args:
         input: (N, C, H, W).
@@ -202,7 +229,7 @@ def separable_fac(input, vertical, horizontal, kernel_size, *, dilation=1, paddi
         (N, C, H, W).
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, and what else :func:`fac_ext.fac` refuses.
+        TypeError, ValueError: the shapes do not fit; what else :func:`fac_ext.fac` refuses.
     """
     (kh, kw), (dh, dw) = pair("kernel_size", kernel_size, 1), pair("dilation", dilation, 1)
     _check("separable_fac", "input", input, "(N, C, H, W)")
@@ -210,7 +237,7 @@ def separable_fac(input, vertical, horizontal, kernel_size, *, dilation=1, paddi
     for name, filters, k in (("vertical", vertical, kh), ("horizontal", horizontal, kw)):
         _check("separable_fac", name, filters, "(N, G*k, H, W)")
         if filters.shape != (n, filters.shape[1] // k * k, h, w):
-            wanted = f"(N, G*k, H, W) = ({n}, G*{k}, {h}, {w})"
-            raise ValueError(f"separable_fac: {name} must be {wanted}, got {tuple(filters.shape)}")
+            shape = f"(N, G*k, H, W) = ({n}, G*{k}, {h}, {w})"
+            raise ValueError(f"separable_fac: {name} must be {shape}, got {tuple(filters.shape)}")
     output = fac(input, vertical, (kh, 1), dilation=(dh, 1), padding_mode=padding_mode)
     return fac(output, horizontal, (1, kw), dilation=(1, dw), padding_mode=padding_mode)

@@ -1,36 +1,51 @@
-"""The three operators and their derivatives: the only file that knows autograd.
+"""Call and differentiate the three operators: the only file that knows autograd.
 
 FAC is trilinear: with T(x, f, g) = <g, fac(x, f)>, the maps fac(x, f), fac_grad_input(f, g) and
-fac_grad_filters(x, g) are T's three partial gradients, so each one's derivatives are the other two, and
+fac_grad_filters(x, g) are T's three partial gradients. So each one's derivatives are the other two, and
 gradients of every order, forward mode and vmap need no further kernel.
 
-Eager code goes through an autograd.Function (the only pattern that torch.func differentiates rightly); code
-being compiled or exported sees the registered operator (the only one that gives a single opaque node), with
-the same formulas registered on it.
+Eager code goes through an autograd.Function, the only pattern that torch.func differentiates rightly. Code
+being compiled or exported sees the registered operator, the only one that gives a single opaque node; the
+same formulas are registered on it.
 """
 
+from typing import Any, Protocol, TypeAlias
+
 import torch
+from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from fac_ext.geometry import Geometry
+
+# Geometry's fields, as an operator takes them
+Fields: TypeAlias = tuple[
+    tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int, int, int], int, int
+]
+
+
+class _Operator(Protocol):
+    def __call__(self, a: Tensor, b: Tensor, /, *geometry: *Fields) -> Tensor: ...
+
 
 DEVICES = ("cpu", "cuda", "meta")  # where the operators are
 _ops = torch.ops.fac_ext
 
 
-def fac(input, filters, *geometry):
+def fac(input: Tensor, filters: Tensor, *geometry: *Fields) -> Tensor:
     return _call(_Fac, _ops.fac, input, filters, *geometry)
 
 
-def fac_grad_input(filters, grad, *geometry):
+def fac_grad_input(filters: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     return _call(_FacGradInput, _ops.fac_grad_input, filters, grad, *geometry)
 
 
-def fac_grad_filters(input, grad, *geometry):
+def fac_grad_filters(input: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     return _call(_FacGradFilters, _ops.fac_grad_filters, input, grad, *geometry)
 
 
-def _call(function, op, a, b, *geometry):
+def _call(
+    function: type[torch.autograd.Function], op: _Operator, a: Tensor, b: Tensor, *geometry: *Fields
+) -> Tensor:
     if torch.compiler.is_compiling():
         if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
             raise NotImplementedError(
@@ -38,11 +53,15 @@ def _call(function, op, a, b, *geometry):
                 "leave what calls torch.func.jvp or jacfwd uncompiled"
             )
         return op(a, b, *geometry)
-    return function.apply(a, b, *geometry)
+    output: Tensor = function.apply(a, b, *geometry)
+    return output
 
 
-def _save(ctx, inputs, output):
-    """Each tensor's gradient needs the other one alone: a network that predicts filters need not keep them."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save the tensors that backward needs.
+
+    Each one's gradient needs the other alone, so a network that predicts filters need not keep them.
+    """
     a, b, *ctx.geometry = inputs
     need_a, need_b, *_ = ctx.needs_input_grad
     ctx.save_for_backward(a if need_b else None, b if need_a else None)
@@ -50,10 +69,10 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _derivative(by_first, by_second):
-    """The backward of an operator of (a, b): by_first(b, h, ...) and by_second(a, h, ...), as far as needed."""
+def _derivative(by_first: _Operator, by_second: _Operator) -> Any:
+    """Make the backward of an operator of (a, b): by_first(b, h, ...) and by_second(a, h, ...), as far as needed."""
 
-    def backward(ctx, h):
+    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         need_a, need_b, *_ = ctx.needs_input_grad
         grad_a = by_first(b, h, *ctx.geometry) if need_a and h is not None else None
@@ -63,11 +82,12 @@ def _derivative(by_first, by_second):
     return staticmethod(backward)
 
 
-def _jvp(function):
-    """Each operator is linear in either tensor."""
+def _jvp(function: _Operator) -> Any:
+    """Make the forward-mode derivative of an operator, which is linear in either tensor."""
 
-    def jvp(ctx, da, db, *_):
-        with _set_fwd_grad_enabled(True):  # for jvp inside jvp; of this level, a and b are the values alone
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None, *_: Any) -> Tensor | None:
+        # for jvp inside jvp; of this level, a and b are the values alone
+        with _set_fwd_grad_enabled(True):
             a, b = (unpack_dual(tensor, level=0).primal for tensor in ctx.saved_tensors)
             by_a = None if da is None else function(da, b, *ctx.geometry)
             by_b = None if db is None else function(a, db, *ctx.geometry)
@@ -76,11 +96,13 @@ def _jvp(function):
     return staticmethod(jvp)
 
 
-def _vmap(function):
-    """Each operator treats the samples of a batch alone: fold the mapped axis into N."""
+def _vmap(function: _Operator) -> Any:
+    """Make the vmap of an operator: fold the mapped axis into N, as each sample of a batch is treated alone."""
 
-    def vmap(info, in_dims, a, b, *geometry):
-        def fold(tensor, dim):
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], a: Tensor, b: Tensor, *geometry: *Fields
+    ) -> tuple[Tensor, int]:
+        def fold(tensor: Tensor, dim: int | None) -> Tensor:
             tensor = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             return tensor.flatten(0, 1)
 
@@ -120,28 +142,28 @@ class _FacGradFilters(torch.autograd.Function):
     vmap = _vmap(fac_grad_filters)
 
 
-def _is_channels_last(tensor):
+def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def _empty(like, shape, channels_last):
+def _empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _fake_fac(input, filters, *geometry):
+def _fake_fac(input: Tensor, filters: Tensor, *geometry: *Fields) -> Tensor:
     return _empty(input, (*input.shape[:2], *filters.shape[2:]), _is_channels_last(filters))
 
 
-def _fake_grad_input(filters, grad, *geometry):
+def _fake_grad_input(filters: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     size = (Geometry(*geometry).input_size(axis, grad.shape[2 + axis]) for axis in (0, 1))
     return _empty(grad, (*grad.shape[:2], *size), _is_channels_last(filters))
 
 
-def _fake_grad_filters(input, grad, *geometry):
-    geometry = Geometry(*geometry)
+def _fake_grad_filters(input: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
+    settings = Geometry(*geometry)
     n, c, h, w = grad.shape
-    channels = c // geometry.channels_per_filter * geometry.kernel_size[0] * geometry.kernel_size[1]
+    channels = c // settings.channels_per_filter * settings.kernel_size[0] * settings.kernel_size[1]
     channels_last = _is_channels_last(grad) or (not grad.is_contiguous() and _is_channels_last(input))
     return _empty(input, (n, channels, h, w), channels_last)
 

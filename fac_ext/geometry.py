@@ -1,35 +1,39 @@
-"""The geometry of a call: its arguments checked and made explicit. All that is said to people is said here."""
+"""Check the arguments of a call and make them explicit. The error messages of fac are in this file."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
+from torch import Tensor
 
-PADDING_MODES = ("zeros", "replicate", "reflect", "circular")  # their indices are csrc/fac.h's numbers
-INSIDE = 4  # csrc/fac.h: a window that would leave the image is moved inside it (neighbourhood attention)
+IntPair: TypeAlias = int | tuple[int, int] | list[int] | torch.Size  # one for both, or (height, width)
+Padding: TypeAlias = IntPair | Literal["same", "valid"]
+PaddingMode: TypeAlias = Literal["zeros", "replicate", "reflect", "circular"]
+PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)  # their indices are csrc/fac.h's numbers
+INSIDE = 4  # csrc/fac.h: move a window that would leave the image inside it (neighbourhood attention)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Geometry(NamedTuple):
-    """What the operators take beside their tensors."""
+    """The operators' arguments beside their tensors."""
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    padding: tuple[
-        int, int, int, int
-    ]  # top, bottom, left, right; bottom and right less what the stride leaves over
+    # top, bottom, left, right; bottom and right less what the stride leaves over
+    padding: tuple[int, int, int, int]
     padding_mode: int
     channels_per_filter: int
 
-    def input_size(self, axis, output):
-        """The input's height (axis 0) or width (axis 1) that belongs to the output's."""
+    def input_size(self, axis: int, output: int) -> int:
+        """Return the input's height (axis 0) or width (axis 1) that belongs to the output's."""
         before, after = self.padding[2 * axis : 2 * axis + 2]
         span = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
         return (output - 1) * self.stride[axis] + span - before - after
 
 
-def pair(name, value, least):
-    """(height, width) of an int or a pair of ints, each `least` or more."""
+def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
+    """Return (height, width) of an int or a pair of ints, each `least` or more."""
+    values: tuple[int, ...]
     values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         raise TypeError(f"fac: {name} must be an int or a pair of ints (height, width), got {value!r}")
@@ -37,37 +41,41 @@ def pair(name, value, least):
         raise ValueError(f"fac: {name} must be {least} or more, got {value!r}")
     if max(values) >= 2**31:
         raise ValueError(f"fac: {name} must be less than 2**31, got {value!r}")
-    return values
+    height, width = values
+    return height, width
 
 
-def margins(kernel_size, stride, dilation, padding):
-    """((top, bottom), (left, right)) of torch.nn.Conv2d's padding argument."""
+def margins(
+    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], padding: Padding
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return ((top, bottom), (left, right)) of torch.nn.Conv2d's padding argument."""
     if padding == "same":
         if stride != (1, 1):
             raise ValueError(
                 f"fac: padding 'same' needs stride 1, got stride {stride}; give padding as an int or a pair"
             )
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
+        rows, columns = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
     if padding == "valid":
         return (0, 0), (0, 0)
     if isinstance(padding, str):
         raise ValueError(f"fac: padding must be 'same', 'valid', an int or a pair of ints, got {padding!r}")
-    return tuple((p, p) for p in pair("padding", padding, 0))
+    height, width = pair("padding", padding, 0)
+    return (height, height), (width, width)
 
 
-def check_mode(padding_mode):
+def check_mode(padding_mode: str) -> None:
     if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
         raise ValueError(f"fac: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
 
 
-def check_tensors(input, filters):
+def check_tensors(input: object, filters: object) -> None:
     for name, value in (("input", input), ("filters", filters)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def check_kind(input, filters):
+def check_kind(input: Tensor, filters: Tensor) -> None:
     for name, tensor in (("input", input), ("filters", filters)):
         if tensor.dtype not in DTYPES:
             raise TypeError(f"fac: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
@@ -80,8 +88,16 @@ def check_kind(input, filters):
         raise ValueError(f"fac: filters must be on input's device {input.device}, got {filters.device}")
 
 
-def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode):
-    """Checks the arguments of fac() against each other and returns their Geometry."""
+def resolve(
+    input: Tensor,
+    filters: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair,
+    dilation: IntPair,
+    padding: Padding,
+    padding_mode: PaddingMode,
+) -> Geometry:
+    """Check the arguments of fac() against each other and return their Geometry."""
     kernel_size = pair("kernel_size", kernel_size, 1)
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     around = margins(kernel_size, stride, dilation, padding)
@@ -92,7 +108,8 @@ def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode
     if filters.dim() != 4:
         raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
     n, c, *size = input.shape
-    output, padded = [], []
+    output: list[int] = []
+    padded: list[int] = []
     for axis, name in enumerate(("height", "width")):
         before, after = around[axis]
         _check_padding(padding_mode, name, size[axis], max(before, after))
@@ -107,29 +124,36 @@ def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode
     taps = kernel_size[0] * kernel_size[1]
     groups = filters.shape[1] // taps
     if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
-        raise ValueError(f"fac: filters must be {_wanted(n, taps, output)}, got {tuple(filters.shape)}")
+        raise ValueError(
+            f"fac: filters must be {_filters_shape(n, taps, output)}, got {tuple(filters.shape)}"
+        )
     if c == 0 or groups == 0:
         if c != groups:
             raise ValueError(
-                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+                f"fac: filters must be {_filters_shape(n, taps, output)} with G dividing C = {c}, got G = {groups}"
             )
         shared = 1
     else:
         if c % groups:
             raise ValueError(
-                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+                f"fac: filters must be {_filters_shape(n, taps, output)} with G dividing C = {c}, got G = {groups}"
             )
         shared = int(c // groups)
-    return Geometry(kernel_size, stride, dilation, tuple(padded), PADDING_MODES.index(padding_mode), shared)
+    top, bottom, left, right = padded
+    mode = PADDING_MODES.index(padding_mode)
+    return Geometry(kernel_size, stride, dilation, (top, bottom, left, right), mode, shared)
 
 
-def _wanted(n, taps, output):
-    """Said only when it is wrong: under torch.compile, a size that is printed is a size that is fixed."""
+def _filters_shape(n: int, taps: int, output: list[int]) -> str:
+    """Describe the shape that filters must have.
+
+    Called only for an error: under torch.compile, a size that is printed is a size that is fixed.
+    """
     return f"(N, G*kh*kw, Ho, Wo) = ({n}, G*{taps}, {output[0]}, {output[1]})"
 
 
-def _check_padding(mode, name, size, padding):
-    """As torch.nn.functional.pad does: what is shown beyond an end must exist."""
+def _check_padding(mode: PaddingMode, name: str, size: int, padding: int) -> None:
+    """Require, as torch.nn.functional.pad does, that the pixels shown beyond an end exist."""
     if mode == "replicate" and padding > 0 and size < 1:
         raise ValueError(f"fac: padding_mode 'replicate' needs an input with pixels, got {name} {size}")
     if mode == "reflect" and padding > 0 and padding >= size:

@@ -1,16 +1,19 @@
 """FAC: fac() as a torch.nn.Module."""
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from fac_ext.functional import fac
-from fac_ext.geometry import check_mode, margins, pair
+from fac_ext.geometry import IntPair, Padding, PaddingMode, check_mode, margins, pair
 
 
 class FAC(torch.nn.Module):
-    """Filter adaptive convolution as a layer without parameters: the filters are its second input.
+    """Filter adaptive convolution as a layer without parameters: its second input is the filters.
 
     Args:
-        kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac_ext.fac`, which gives shapes and errors.
+        kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac_ext.fac`, which lists shapes and errors.
 
     Example:
         >>> layer = FAC(5, padding_mode="replicate")
@@ -18,7 +21,15 @@ class FAC(torch.nn.Module):
         torch.Size([1, 8, 32, 32])
     """
 
-    def __init__(self, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        *,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        padding: Padding = "same",
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
         super().__init__()
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
@@ -26,7 +37,11 @@ class FAC(torch.nn.Module):
         check_mode(padding_mode)
         self.padding, self.padding_mode = padding, padding_mode
 
-    def forward(self, input, filters):
+    if TYPE_CHECKING:  # torch.nn.Module says Any
+
+        def __call__(self, input: Tensor, filters: Tensor) -> Tensor: ...
+
+    def forward(self, input: Tensor, filters: Tensor) -> Tensor:
         return fac(
             input,
             filters,
@@ -37,7 +52,7 @@ class FAC(torch.nn.Module):
             padding_mode=self.padding_mode,
         )
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}, "
             f"padding={self.padding!r}, padding_mode={self.padding_mode!r}"

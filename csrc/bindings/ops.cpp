@@ -1,20 +1,20 @@
-// The operators' schemas, their CPU implementations, and the Python module fac_ext._C. Registered through
-// LibTorch's stable ABI, so that one build serves every torch from 2.10 on.
+// Registers the operators' schemas and CPU implementations, and defines the Python module fac_ext._C. Uses LibTorch's
+// stable ABI, so that one build serves every torch from 2.10 on.
 #include "ops.h"
 
 #include <pybind11/pybind11.h>
 
 #include "../cpu/block_cache.h"
 
-// Weak: torch 2.10 has no such function; there, large results are new memory.
+// Weak: torch 2.10 has no such function, and large results are new memory there.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
     void* data, int64_t dimensions, const int64_t* sizes, const int64_t* strides, int64_t offset, int32_t dtype,
     int32_t device_type, int32_t device_index, AtenTensorHandle* tensor, int32_t layout, const uint8_t* metadata,
     int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
 
-// Padding mode travels as a number: the stable ABI's string argument allocates on every call and never frees it.
-#define FAC_SETTINGS                                                                                      \
-  ", int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, int padding_mode, "              \
+// Padding mode is a number, because the stable ABI allocates a string argument on every call and never frees it.
+#define FAC_SETTINGS                                                                         \
+  ", int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, int padding_mode, " \
   "int channels_per_filter) -> Tensor"
 
 STABLE_TORCH_LIBRARY(fac_ext, library) {
@@ -40,10 +40,10 @@ Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layo
     Memory::of_process().give({data, reinterpret_cast<size_t>(bytes)});
   };
   AtenTensorHandle tensor;
-  const AOTITorchError error = torch_from_blob(
-      block.data, 4, n.data(), strides.data(), 0,
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), -1, &tensor,
-      aoti_torch_layout_strided(), nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes));
+  const AOTITorchError error = torch_from_blob(block.data, 4, n.data(), strides.data(), 0,
+                                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                               aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(),
+                                               nullptr, 0, give_back, reinterpret_cast<void*>(block.bytes));
   if (error) Memory::of_process().give(block);
   TORCH_ERROR_CODE_CHECK(error);
   return Tensor(tensor);
@@ -101,5 +101,5 @@ PYBIND11_MODULE(_C, module) {
         fac::Memory::of_process().release();
 #endif
       },
-      "Give back to the system the memory of large CPU results that have died, which waits for the next ones.");
+      "Return the memory of large CPU results that have died, which waits for the next ones, to the system.");
 }

@@ -1,6 +1,6 @@
-// The host code of the three operators, once for all devices: check, choose the layout, Device::allocate, switch over
-// the element type, and call Device::forward, ::grad_input or ::grad_filters. The checks here guard memory; the ones
-// that speak to people are in fac_ext/geometry.py.
+// The host code of the three operators, once for all devices: check, choose the layout, call Device::allocate, switch
+// over the element type, and call Device::forward, ::grad_input or ::grad_filters. The checks here guard memory; the
+// ones for users are in fac_ext/geometry.py.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,7 +18,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
-constexpr int64_t kMost = int64_t{1} << 31;  // of kernel_size, stride, dilation, padding
+constexpr int64_t kMaxGeometry = int64_t{1} << 31;  // kernel_size, stride, dilation and padding are below it
 
 inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner_to_outer) {
   int64_t expected = 1;
@@ -31,16 +31,17 @@ inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner
 inline bool is_row_major(const Tensor& t) { return t.numel() == 0 || strides_follow(t, {3, 2, 1, 0}); }
 inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && strides_follow(t, {1, 3, 2, 0}); }
 
-// Axis's equation, in numbers that do not overflow.
+// Solves Axis's equation for the input, in numbers that do not overflow.
 using Wide = __int128;
-inline Wide input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before, int64_t after) {
+inline Wide input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
+                       int64_t after) {
   return (Wide(output) - 1) * stride + (Wide(kernel) - 1) * dilation + 1 - before - after;
 }
 
 inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t index, const Ints& kernel_size,
                       const Ints& stride, const Ints& dilation, const Ints& padding, Padding mode) {
-  const Axis a = {input, output, kernel_size[index], stride[index], dilation[index], padding[2 * index],
-                  padding[2 * index + 1]};
+  const Axis a = {
+      input, output, kernel_size[index], stride[index], dilation[index], padding[2 * index], padding[2 * index + 1]};
   STD_TORCH_CHECK(a.kernel > 0 && a.stride > 0 && a.dilation > 0, op,
                   ": kernel_size, stride and dilation must be positive");
   STD_TORCH_CHECK(a.before >= 0 && a.after > -a.stride, op, ": padding must not be negative");
@@ -48,17 +49,17 @@ inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t inde
                   ": the sizes do not fit kernel_size, stride, dilation and padding");
   if (output == 0) return a;
   const int64_t beyond = std::max(a.before, a.after);
-  const bool known = mode == Padding::kInside
-                         ? a.stride == 1 && input == output && a.before == a.kernel / 2 * a.dilation &&
-                               Wide(a.kernel) * a.dilation <= input
-                         : beyond <= 0 || mode == Padding::kZeros || (mode == Padding::kReplicate && input > 0) ||
-                               (mode == Padding::kReflect && beyond < input) ||
-                               (mode == Padding::kCircular && beyond <= input);
-  STD_TORCH_CHECK(known, op, ": the padding is larger than the input allows");
+  const bool fits = mode == Padding::kInside
+                        ? a.stride == 1 && input == output && a.before == a.kernel / 2 * a.dilation &&
+                              Wide(a.kernel) * a.dilation <= input
+                        : beyond <= 0 || mode == Padding::kZeros || (mode == Padding::kReplicate && input > 0) ||
+                              (mode == Padding::kReflect && beyond < input) ||
+                              (mode == Padding::kCircular && beyond <= input);
+  STD_TORCH_CHECK(fits, op, ": the padding is larger than the input allows");
   return a;
 }
 
-// image has the channels (it is the input, or the output's gradient), other the rest of the call's operands.
+// `image` has the channels (it is the input, or the output's gradient); `other` is the call's other operand.
 inline Shape make_shape(const char* op, const Tensor& image, const Tensor& other, int64_t input_height,
                         int64_t input_width, int64_t output_height, int64_t output_width, bool channels_last,
                         const Ints& kernel_size, const Ints& stride, const Ints& dilation, const Ints& padding,
@@ -88,7 +89,7 @@ inline void check_ranks(const char* op, const Tensor& a, const Tensor& b, const 
                   ": kernel_size, stride and dilation have 2 numbers, padding has 4");
   for (const Ints* numbers : {&kernel_size, &stride, &dilation, &padding})
     for (const int64_t number : *numbers)
-      STD_TORCH_CHECK(number > -kMost && number < kMost, op, ": ", number, " is out of range");
+      STD_TORCH_CHECK(number > -kMaxGeometry && number < kMaxGeometry, op, ": ", number, " is out of range");
 }
 
 inline void check_filters(const char* op, const Shape& s, const Tensor& filters) {
@@ -97,7 +98,7 @@ inline void check_filters(const char* op, const Shape& s, const Tensor& filters)
                   op, ": filters must have shape (N, groups * taps, height, width) of the output");
 }
 
-// run(T{}) for the element type T of a tensor.
+// Calls run(T{}) for the element type T of a tensor.
 template <typename Run>
 void switch_dtype(const char* op, const Tensor& tensor, Run run) {
   switch (tensor.scalar_type()) {
@@ -125,8 +126,8 @@ Tensor fac(const Tensor& input, const Tensor& filters, Ints kernel_size, Ints st
   check_ranks("fac", input, filters, kernel_size, stride, dilation, padding);
   const MemoryFormat layout = is_channels_last(filters) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
   const Shape s = make_shape("fac", input, filters, input.size(2), input.size(3), filters.size(2), filters.size(3),
-                             layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding,
-                             padding_mode, channels_per_filter);
+                             layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding, padding_mode,
+                             channels_per_filter);
   check_filters("fac", s, filters);
   const Tensor x = torch::stable::contiguous(input, layout), f = torch::stable::contiguous(filters, layout);
   Tensor output = Device::allocate(x, {s.batch, s.channels, s.rows.output, s.columns.output}, layout);
@@ -149,8 +150,8 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
     STD_TORCH_CHECK(wide >= 0 && wide < Wide(1) << 62, "fac_grad_input: the padding leaves no input");
   const int64_t height = static_cast<int64_t>(size(0)), width = static_cast<int64_t>(size(1));
   const Shape s = make_shape("fac_grad_input", grad, filters, height, width, grad.size(2), grad.size(3),
-                             layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding,
-                             padding_mode, channels_per_filter);
+                             layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding, padding_mode,
+                             channels_per_filter);
   check_filters("fac_grad_input", s, filters);
   const Tensor f = torch::stable::contiguous(filters, layout), g = torch::stable::contiguous(grad, layout);
   Tensor grad_input = Device::allocate(g, {s.batch, s.channels, height, width}, layout);
@@ -169,9 +170,8 @@ Tensor fac_grad_filters(const Tensor& input, const Tensor& grad, Ints kernel_siz
   const bool channels_last = is_channels_last(grad) || (!is_row_major(grad) && is_channels_last(input));
   const MemoryFormat layout = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
   STD_TORCH_CHECK(input.size(1) == grad.size(1), "fac_grad_filters: input and grad must have the same channels");
-  const Shape s = make_shape("fac_grad_filters", input, grad, input.size(2), input.size(3), grad.size(2),
-                             grad.size(3), channels_last, kernel_size, stride, dilation, padding, padding_mode,
-                             channels_per_filter);
+  const Shape s = make_shape("fac_grad_filters", input, grad, input.size(2), input.size(3), grad.size(2), grad.size(3),
+                             channels_last, kernel_size, stride, dilation, padding, padding_mode, channels_per_filter);
   const Tensor x = torch::stable::contiguous(input, layout), g = torch::stable::contiguous(grad, layout);
   STD_TORCH_CHECK(Wide(s.groups) * s.taps() < Wide(1) << 62, "fac_grad_filters: too many taps");
   Tensor grad_filters = Device::allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);

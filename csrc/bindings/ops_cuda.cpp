@@ -1,4 +1,4 @@
-// The operators' CUDA implementations. Compiled only where nvcc is; needs no CUDA header, and no CUDA in the
+// Registers the operators' CUDA implementations. Compiled only where nvcc is; needs no CUDA header, and no CUDA in the
 // torch that it is built against.
 #include "ops.h"
 
@@ -10,7 +10,7 @@ extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int3
 namespace fac {
 namespace {
 
-// run(stream) on the tensor's device, with torch's current stream there; it returns what went wrong.
+// Calls run(stream) on the tensor's device, with torch's current stream there; run returns nullptr, or the error.
 template <typename Launch>
 void on_device(const Tensor& tensor, Launch run) {
   const int32_t device = tensor.get_device_index();

@@ -1,6 +1,6 @@
-// Memory for large results on the CPU. New memory costs as much as a gradient of the filters: the system clears each
-// page first. So the memory of a result that has died waits here for the next one. What waits is still the system's:
-// it takes the pages back whenever it is short of them (MADV_FREE).
+// Recycles the memory of large results on the CPU. New memory costs as much as a gradient of the filters, because the
+// system clears each page first. So the memory of a result that has died waits here for the next one. The system can
+// still take its pages back whenever it is short of them (MADV_FREE).
 #pragma once
 #include <algorithm>
 #include <array>
@@ -32,7 +32,7 @@ class Memory {
     return memory;
   }
 
-  // A block of at least so many bytes, or of none where there are not so many.
+  // Returns a block of at least so many bytes, or an empty one where memory is short.
   Block take(size_t bytes) {
     if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) {  // a fork may have left it locked
       Block* best = nullptr;
@@ -44,12 +44,12 @@ class Memory {
     if (bytes > SIZE_MAX - kHugePage) return {};
     bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     void* data = std::aligned_alloc(kHugePage, bytes);
-    if (!data) {  // what waits still counts where address space is limited
+    if (!data) {  // where address space is limited, the blocks that wait count
       release();
       data = std::aligned_alloc(kHugePage, bytes);
     }
     if (!data) return {};
-    madvise(data, bytes, MADV_HUGEPAGE);  // a wish
+    madvise(data, bytes, MADV_HUGEPAGE);  // only advice
     return {data, bytes};
   }
 
@@ -57,13 +57,13 @@ class Memory {
     if (madvise(block.data, block.bytes, MADV_FREE) == 0)
       if (const std::unique_lock lock(mutex_, std::try_to_lock); lock) {
         const auto empty = std::find_if(waiting_.begin(), waiting_.end(), [](const Block& b) { return !b.data; });
-        if (empty == waiting_.end()) next_ = (next_ + 1) % waiting_.size();  // one of those that wait goes
+        if (empty == waiting_.end()) next_ = (next_ + 1) % waiting_.size();  // free one that waits
         std::swap(block, empty == waiting_.end() ? waiting_[next_] : *empty);
       }
     std::free(block.data);
   }
 
-  // Gives all that waits back to the system.
+  // Gives all blocks that wait back to the system.
   void release() {
     if (const std::unique_lock lock(mutex_, std::try_to_lock); lock)
       for (Block& block : waiting_) std::free(std::exchange(block, Block{}).data);

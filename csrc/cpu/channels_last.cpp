@@ -1,7 +1,7 @@
-// The CPU kernels for channels_last tensors: the taps of a pixel's channel lie side by side, the channels of a
-// pixel too. For each output pixel there is a table of the pixels under its taps, then a pass over its channels that
-// reads (or writes) the filters in the order of memory. Where each channel has its own filter, eight channels are
-// taken at once: their taps, eight by eight, are transposed in registers to lie as the channels of the pixels do.
+// The CPU kernels for channels_last tensors: the taps of a pixel's channel lie side by side, and so do the channels of
+// a pixel. For each output pixel they make a table of the pixels under its taps, then pass over its channels and read
+// (or write) the filters in the order of memory. Where each channel has its own filter, they take eight channels at
+// once and transpose their taps, eight by eight, in registers, to lie as the channels of the pixels do.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -17,7 +17,7 @@ constexpr int64_t kBandRows = 45;  // of the input, in its gradient; up to k - 1
 constexpr int64_t kBlockChannels = 128;
 constexpr int kLanes = 8;
 
-// Sources of all taps of all output pixels of one axis, -1 where there is a zero.
+// Tabulates the sources of all taps of all output pixels of one axis, -1 where there is a zero.
 class Sources {
  public:
   Sources(const Axis& a, Padding padding) : kernel_(a.kernel), table_(a.output * a.kernel) {
@@ -32,46 +32,45 @@ class Sources {
   std::vector<int64_t> table_;
 };
 
-// under[tap]: the channels of the input pixel under each tap, or a row of zeros.
+// Points under[tap] at the channels of the input pixel under each tap, or at a row of zeros.
 template <typename T>
 void look_under(const Shape& s, const T* sample, const int64_t* rows, const int64_t* columns, const T* zeros,
                 const T** under) {
   for (int64_t i = 0; i < s.rows.kernel; ++i)
     for (int64_t j = 0; j < s.columns.kernel; ++j)
-      *under++ = rows[i] < 0 || columns[j] < 0
-                     ? zeros
-                     : sample + (rows[i] * s.columns.input + columns[j]) * s.channels;
+      *under++ = rows[i] < 0 || columns[j] < 0 ? zeros : sample + (rows[i] * s.columns.input + columns[j]) * s.channels;
 }
 
-// rows[l] = tap first + l of eight channels, and back.
+// Load tap first + l of eight channels into rows[l], and store it back.
 template <typename T>
-FAC_INLINE void load_taps(const T* filters, int64_t taps, int64_t first, Lanes<Sum<T>> (&rows)[kLanes]) {
+FAC_INLINE void load_taps(const T* filters, int64_t taps, int64_t first, Vec8<Sum<T>> (&rows)[kLanes]) {
   for (int c = 0; c < kLanes; ++c) load(filters + c * taps + first, rows[c]);
   transpose<Sum<T>>(rows);
 }
 template <typename T>
-FAC_INLINE void store_taps(Lanes<Sum<T>> (&rows)[kLanes], T* filters, int64_t taps, int64_t first) {
+FAC_INLINE void store_taps(Vec8<Sum<T>> (&rows)[kLanes], T* filters, int64_t taps, int64_t first) {
   transpose<Sum<T>>(rows);
   for (int c = 0; c < kLanes; ++c) store(rows[c], filters + c * taps + first);
 }
 
-// values[c * step] of eight channels.
+// Load and store values[c * step] of eight channels.
 template <typename T>
-FAC_INLINE void load_apart(const T* values, int64_t step, Lanes<Sum<T>>& lanes) {
-  lanes = Lanes<Sum<T>>{widen(values[0]),        widen(values[step]),     widen(values[2 * step]), widen(values[3 * step]),
-                        widen(values[4 * step]), widen(values[5 * step]), widen(values[6 * step]), widen(values[7 * step])};
+FAC_INLINE void load_apart(const T* values, int64_t step, Vec8<Sum<T>>& lanes) {
+  lanes =
+      Vec8<Sum<T>>{widen(values[0]),        widen(values[step]),     widen(values[2 * step]), widen(values[3 * step]),
+                   widen(values[4 * step]), widen(values[5 * step]), widen(values[6 * step]), widen(values[7 * step])};
 }
 template <typename T>
-FAC_INLINE void store_apart(const Lanes<Sum<T>>& lanes, T* values, int64_t step) {
+FAC_INLINE void store_apart(const Vec8<Sum<T>>& lanes, T* values, int64_t step) {
 #pragma GCC unroll 8
   for (int c = 0; c < kLanes; ++c) values[c * step] = narrow<T>(lanes[c]);
 }
 template <typename T>
-FAC_INLINE void fetch_all_ahead(const T* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLine / sizeof(T)) fetch_ahead<16384>(from + i);
+FAC_INLINE void prefetch_all(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLine / sizeof(T)) prefetch<16384>(from + i);
 }
 
-// The three inner loops know the number of taps of the two usual sizes of filters: visit(number or 0).
+// Calls visit(number of taps) with a constant for the two usual sizes of filters, else visit(0).
 template <typename Visit>
 FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
   return taps == 25  ? visit(std::integral_constant<int, 25>())
@@ -79,18 +78,18 @@ FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
                      : visit(std::integral_constant<int, 0>());
 }
 
-// All channels but the last few, where each has its own filter; returns how many.
+// Filters all channels but the last few, where each has its own filter; returns how many.
 template <int kTaps, typename T>
-FAC_MULTIVERSION int64_t filter_eights(int64_t some, int64_t channels, const T* const* under, const T* filters,
-                                       T* __restrict output) {
+FAC_MULTIVERSION int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
+                                           T* __restrict output) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
-    Lanes<Sum<T>> sum = {}, other = {}, pixel;
-    fetch_all_ahead(filters, kLanes * taps);
+    Vec8<Sum<T>> sum = {}, other = {}, pixel;
+    prefetch_all(filters, kLanes * taps);
     int64_t tap = 0;
     for (; tap + kLanes <= taps; tap += kLanes) {
-      Lanes<Sum<T>> rows[kLanes];
+      Vec8<Sum<T>> rows[kLanes];
       load_taps(filters, taps, tap, rows);
 #pragma GCC unroll 8
       for (int l = 0; l < kLanes; ++l) {
@@ -99,7 +98,7 @@ FAC_MULTIVERSION int64_t filter_eights(int64_t some, int64_t channels, const T* 
       }
     }
     for (; tap < taps; ++tap) {
-      Lanes<Sum<T>> row;
+      Vec8<Sum<T>> row;
       load_apart(filters + tap, taps, row);
       load(under[tap] + c, pixel);
       sum += row * pixel;
@@ -115,7 +114,8 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = 0;
   if (shared == 1)
-    c = with_taps(taps, [&](auto known) { return filter_eights<known>(taps, s.channels, under, filters, output); });
+    c = with_taps(taps,
+                  [&](auto constant) { return filter_8_channels<constant>(taps, s.channels, under, filters, output); });
   if (shared == 1) {
     for (; c < s.channels; ++c) {
       Sum<T> sum = 0;
@@ -135,16 +135,16 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
 }
 
 template <int kTaps, typename T>
-FAC_MULTIVERSION int64_t correlate_eights(int64_t some, int64_t channels, const T* const* under, const T* grad,
-                                          T* grad_filters) {
+FAC_MULTIVERSION int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
+                                              T* grad_filters) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t channel = 0;
   for (; channel + kLanes <= channels; channel += kLanes, grad_filters += kLanes * taps) {
-    Lanes<Sum<T>> g;
+    Vec8<Sum<T>> g;
     load(grad + channel, g);
     int64_t tap = 0;
     for (; tap + kLanes <= taps; tap += kLanes) {
-      Lanes<Sum<T>> rows[kLanes];
+      Vec8<Sum<T>> rows[kLanes];
 #pragma GCC unroll 8
       for (int l = 0; l < kLanes; ++l) {
         load(under[tap + l] + channel, rows[l]);
@@ -153,7 +153,7 @@ FAC_MULTIVERSION int64_t correlate_eights(int64_t some, int64_t channels, const 
       store_taps(rows, grad_filters, taps, tap);
     }
     for (; tap < taps; ++tap) {
-      Lanes<Sum<T>> row;
+      Vec8<Sum<T>> row;
       load(under[tap] + channel, row);
       row *= g;
       store_apart(row, grad_filters + tap, taps);
@@ -167,12 +167,13 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t channel = 0;
   if (shared == 1)
-    channel =
-        with_taps(taps, [&](auto known) { return correlate_eights<known>(taps, s.channels, under, grad, grad_filters); });
+    channel = with_taps(taps, [&](auto constant) {
+      return correlate_8_channels<constant>(taps, s.channels, under, grad, grad_filters);
+    });
   grad_filters += channel * taps;
   for (; channel < s.channels; channel += shared, grad_filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
-      Lanes<Sum<T>> partial = {}, pixel, g;
+      Vec8<Sum<T>> partial = {}, pixel, g;
       int64_t c = channel;
       for (; c + kLanes <= channel + shared; c += kLanes) {
         load(under[tap] + c, pixel);
@@ -189,17 +190,17 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
 // Adds grad * filters of one output pixel to the sums of the input pixels under its taps (nullptr: not in this band, or
 // a zero; kAll: there is none of these).
 template <int kTaps, bool kAll, typename T>
-FAC_MULTIVERSION int64_t scatter_eights(int64_t some, int64_t channels, const T* filters, const T* grad,
-                                        Sum<T>* const* under) {
+FAC_MULTIVERSION int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
+                                            Sum<T>* const* under) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
-    Lanes<Sum<T>> g, sum;
+    Vec8<Sum<T>> g, sum;
     load(grad + c, g);
-    fetch_all_ahead(filters, kLanes * taps);
+    prefetch_all(filters, kLanes * taps);
     int64_t tap = 0;
     for (; tap + kLanes <= taps; tap += kLanes) {
-      Lanes<Sum<T>> rows[kLanes];
+      Vec8<Sum<T>> rows[kLanes];
       load_taps(filters, taps, tap, rows);
 #pragma GCC unroll 8
       for (int l = 0; l < kLanes; ++l) {
@@ -211,7 +212,7 @@ FAC_MULTIVERSION int64_t scatter_eights(int64_t some, int64_t channels, const T*
       }
     }
     for (; tap < taps; ++tap) {
-      Lanes<Sum<T>> row;
+      Vec8<Sum<T>> row;
       if (!kAll && under[tap] == nullptr) continue;
       load_apart(filters + tap, taps, row);
       Sum<T>* to = under[tap] + c;
@@ -223,7 +224,7 @@ FAC_MULTIVERSION int64_t scatter_eights(int64_t some, int64_t channels, const T*
   return c;
 }
 
-// The same for channels [begin, end) of all; under[tap] points at channel `begin`.
+// Does the same for channels [begin, end); under[tap] points at channel `begin`.
 template <typename T>
 FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under,
                                     int64_t begin, int64_t end) {
@@ -231,9 +232,9 @@ FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* g
   int64_t c = begin;
   if (shared == 1) {
     const bool all = std::find(under, under + taps, nullptr) == under + taps;
-    c += with_taps(taps, [&](auto known) {
-      return all ? scatter_eights<known, true>(taps, end - c, filters + c * taps, grad + c, under)
-                 : scatter_eights<known, false>(taps, end - c, filters + c * taps, grad + c, under);
+    c += with_taps(taps, [&](auto constant) {
+      return all ? scatter_8_channels<constant, true>(taps, end - c, filters + c * taps, grad + c, under)
+                 : scatter_8_channels<constant, false>(taps, end - c, filters + c * taps, grad + c, under);
     });
   }
   while (c < end) {
@@ -254,7 +255,7 @@ struct Scratch {  // of one thread, for one pixel
   std::vector<T> filters;
 };
 
-// visit(pixel, under, scratch) for every output pixel; pixel counts them all.
+// Calls visit(pixel, under, scratch) for every output pixel; pixel counts them all.
 template <typename T, typename Visit>
 void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const Visit& visit) {
   const Sources rows(s.rows, s.padding), columns(s.columns, s.padding);
@@ -294,8 +295,8 @@ void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T
   });
 }
 
-// An item is a band of input rows and a block of channels. The output pixels that look at them are gone through in
-// order, so that the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
+// An item is a band of input rows and a block of channels. Goes in order through the output pixels that read them, so
+// that the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
 template <typename T>
 void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
   constexpr bool in_place = std::is_same_v<T, Sum<T>>;

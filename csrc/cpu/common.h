@@ -1,4 +1,4 @@
-// What the CPU sources share: fac_cpu.cpp chooses between row_major.cpp and channels_last.cpp.
+// Shared by the CPU sources: fac_cpu.cpp chooses between row_major.cpp and channels_last.cpp.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -9,7 +9,7 @@
 #include <emmintrin.h>
 #endif
 
-// The inner loops are compiled for three instruction sets and chosen when the library is loaded.
+// Compiles a function for three instruction sets; the library chooses one of them when it is loaded.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define FAC_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -27,15 +27,15 @@ inline int64_t grain(const Shape& s, int64_t items) {
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
-// Asks for the line that a stream will be read at so many bytes later, into the second-level cache: the processor's own
-// prefetcher begins anew at each page, does badly with many streams, and stays too close where much is computed.
+// Fetches the line kBytes further on in a stream into the second-level cache. The processor's own prefetcher begins
+// anew at each page, does badly with many streams, and stays too close where much is computed.
 template <int kBytes, typename T>
-inline void fetch_ahead(const T* stream) {
+inline void prefetch(const T* stream) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(stream) + kBytes), 0, 2);
 }
 
-// Copies to memory around the caches, which a result larger than they are would only empty: half the traffic, as
-// a line need not be read before it is overwritten. The caller ends with flush_stream() before others may look.
+// Copies to memory around the caches, which a result larger than they are would only empty. That is half the traffic,
+// as a line need not be read before it is overwritten. The caller ends with flush_stream() before others may read it.
 template <typename T>
 void stream(const T* from, T* to, int64_t count) {
 #if defined(__SSE2__)

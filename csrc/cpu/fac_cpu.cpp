@@ -1,4 +1,4 @@
-// The CPU kernels for every call: the choice between row_major.cpp and channels_last.cpp, by the tensors' layout.
+// Chooses the CPU kernels of a call by the layout of its tensors: row_major.cpp or channels_last.cpp.
 #include "common.h"
 
 namespace fac {
@@ -33,9 +33,9 @@ const char* cpu_simd() {
   return "baseline";
 }
 
-#define FAC_INSTANTIATE(T)                                                             \
-  template void forward_cpu(const Shape&, const T*, const T*, T*, Parallel);           \
-  template void grad_input_cpu(const Shape&, const T*, const T*, T*, Parallel);        \
+#define FAC_INSTANTIATE(T)                                                      \
+  template void forward_cpu(const Shape&, const T*, const T*, T*, Parallel);    \
+  template void grad_input_cpu(const Shape&, const T*, const T*, T*, Parallel); \
   template void grad_filters_cpu(const Shape&, const T*, const T*, T*, Parallel);
 FAC_INSTANTIATE(float)
 FAC_INSTANTIATE(double)

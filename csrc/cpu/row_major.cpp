@@ -1,7 +1,7 @@
 // The CPU kernels for row-major tensors. The filters are k^2 times the size of the input and every value is used
-// once, so memory decides: each pass reads (or writes) the taps of one filter row as sequential streams, while
+// once, so memory sets the time: each pass reads (or writes) the taps of one filter row as sequential streams, while
 // the sums and the padded band of the input stay in the second-level cache. Padding, stride and dilation cost
-// nothing in the inner loops: a band of rows is first copied as the taps will see it, 1 / k^2 of the filters'
+// nothing in the inner loops: a band of rows is first copied as the taps will read it, at 1 / k^2 of the filters'
 // traffic.
 #include <algorithm>
 #include <type_traits>
@@ -15,19 +15,19 @@ namespace {
 
 constexpr int64_t kBandElements = 16384;  // of one band of one plane
 
-// How one input row is laid out in scratch memory, so that tap j of output pixel x is at element at[j] + x:
-// the row with its border, or, where stride is not 1 or the border would be most of it, a row of its own for each tap.
+// The layout of one input row in scratch memory, in which tap j of output pixel x is at element at[j] + x: the row with
+// its border or, where stride is not 1 or the border would be most of it, a row of its own for each tap.
 struct Columns {
   std::vector<int64_t> source;  // the input column at each element, -1 for zero
   std::vector<int64_t> at;
   int64_t begin = 0, end = 0;  // elements that are the whole input row in its order
 
   Columns(const Axis& a, Padding padding) {
-    const bool plain = a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output;
-    const int64_t pitch = plain ? a.dilation : a.output;
+    const bool one_row = a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output;
+    const int64_t pitch = one_row ? a.dilation : a.output;
     for (int64_t j = 0; j < a.kernel; ++j) at.push_back(j * pitch);
     source.resize(at.back() + a.output);
-    if (plain) {
+    if (one_row) {
       for (int64_t m = 0; m < size(); ++m) source[m] = fac::source(m - a.before, a.input, padding);
       begin = a.before;
       end = a.before + a.input;
@@ -63,7 +63,7 @@ FAC_MULTIVERSION void narrow_row(const Sum<T>* __restrict row, T* __restrict out
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
 }
 
-// The positions that the output rows of a band look at, numbered: tap row i of output row y is number of(y, i).
+// Numbers the positions that the output rows of a band read: tap row i of output row y is number of(y, i).
 struct Rows {
   int64_t first, kernel;
   std::vector<int64_t> positions, numbers;
@@ -86,7 +86,7 @@ std::vector<Rows> all_rows(const Shape& s, int64_t band) {
   return rows;
 }
 
-// Those rows of one plane, each laid out as Columns says.
+// Holds those rows of one plane, each in the layout of Columns.
 template <typename T>
 class PaddedBand {
  public:
@@ -100,7 +100,7 @@ class PaddedBand {
       lay_out(plane, rows.positions[number], &values_[number * columns_.size()]);
   }
 
-  const Sum<T>* row(int64_t y, int64_t i) const {  // what tap row i of output row y looks at
+  const Sum<T>* row(int64_t y, int64_t i) const {  // the row that tap row i of output row y reads
     return &values_[rows_->of(y, i) * columns_.size()];
   }
 
@@ -124,22 +124,22 @@ class PaddedBand {
   std::vector<Sum<T>> values_;
 };
 
-// sums[x] += the products of R filter rows of K taps, under[i] being what row i looks at. About ten sequential streams
-// are what memory serves best: 25 of them defeat the prefetcher, five add up the sums too often.
+// Adds to sums[x] the products of R filter rows of K taps; row i reads under[i]. Memory serves about ten sequential
+// streams best: 25 of them defeat the prefetcher, five add up the sums too often.
 template <int R, int K, typename T>
 FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
                                         int64_t tap, Sum<T>* __restrict sums, int64_t width) {
-  const Sum<T>* seen[R * K];
-  for (int t = 0; t < R * K; ++t) seen[t] = under[t / K] + at[t % K];
+  const Sum<T>* pixels[R * K];
+  for (int t = 0; t < R * K; ++t) pixels[t] = under[t / K] + at[t % K];
   const auto add = [&](int64_t x) __attribute__((always_inline)) {
     Sum<T> sum = sums[x];
-    for (int t = 0; t < R * K; ++t) sum += seen[t][x] * widen(filters[t * tap + x]);
+    for (int t = 0; t < R * K; ++t) sum += pixels[t][x] * widen(filters[t * tap + x]);
     sums[x] = sum;
   };
   constexpr int64_t kStep = kLine / sizeof(T);
   int64_t x = 0;
   for (; x + kStep <= width; x += kStep) {
-    for (int t = 0; t < R * K; ++t) fetch_ahead<2048>(filters + t * tap + x);
+    for (int t = 0; t < R * K; ++t) prefetch<2048>(filters + t * tap + x);
     for (int64_t i = 0; i < kStep; ++i) add(x + i);
   }
   for (; x < width; ++x) add(x);
@@ -152,7 +152,7 @@ FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T
   for (int64_t j = 0; j < k; ++j) {
     const Sum<T>* __restrict under = padded + at[j];
     const T* __restrict taps = filters + j * tap;
-    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) prefetch<2048>(taps + x);
     for (int64_t x = 0; x < width; ++x) sums[x] += under[x] * widen(taps[x]);
   }
 }
@@ -183,7 +183,7 @@ FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* _
   for (int64_t j = 0; j < k; ++j) {
     Sum<T>* __restrict under = sums + at[j];
     const T* __restrict taps = filters + j * tap;
-    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) fetch_ahead<2048>(taps + x);
+    for (int64_t x = 0; x < width; x += kLine / sizeof(T)) prefetch<2048>(taps + x);
     for (int64_t x = 0; x < width; ++x) under[x] += widen(taps[x]) * widen(grad[x]);
   }
 }
@@ -231,7 +231,7 @@ void forward_row_major(const Shape& s, const T* input, const T* filters, T* outp
   const int64_t width = s.columns.output, k = s.columns.kernel;
   const int64_t rows = band_rows(s.rows.output, width, s.shared() == 1 ? kBandElements : kBandElements / 8);
   // channels of one group are neighbours, so that the filters that they share are still in the cache
-  const std::vector<Rows> seen = all_rows(s, rows);
+  const std::vector<Rows> rows_read = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.channels * count;
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
     PaddedBand<T> padded(s, columns);
@@ -241,7 +241,7 @@ void forward_row_major(const Shape& s, const T* input, const T* filters, T* outp
       const int64_t plane = group * s.shared() + item % s.shared();
       const Band band = band_of(band_index, s.rows.output, rows);
       const int64_t elements = (band.last - band.first) * width;
-      padded.fill(input + plane * s.inputs(), seen[band_index]);
+      padded.fill(input + plane * s.inputs(), rows_read[band_index]);
       T* out = output + plane * s.outputs() + band.first * width;
       Sum<T>* sums;
       if constexpr (std::is_same_v<T, Sum<T>>) {
@@ -283,9 +283,9 @@ void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* gr
       for (int64_t i = 0; i < s.rows.kernel; ++i) {
         const T* taps = filters + (group * s.taps() + i * k) * s.outputs();
         for (int64_t row = band.first; row < band.last; ++row)
-          for (int64_t m = 0; m < image_count(s.rows, row, s.padding); ++m) {
-            const Progression seen = viewers(s.rows, image_at(s.rows, row, m, s.padding), i, s.padding);
-            for (int64_t y = seen.first; y < seen.last; y += seen.step)
+          for (int64_t m = 0; m < preimage_count(s.rows, row, s.padding); ++m) {
+            const Progression outputs = outputs_reading(s.rows, preimage_at(s.rows, row, m, s.padding), i, s.padding);
+            for (int64_t y = outputs.first; y < outputs.last; y += outputs.step)
               add_scattered_row(k, columns.at.data(), taps + y * width, s.outputs(),
                                 grad + plane * s.outputs() + y * width, &sums[(row - band.first) * pitch], width);
           }
@@ -313,7 +313,7 @@ void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* gr
   const int64_t width = s.columns.output, k = s.columns.kernel, taps = s.taps(), shared = s.shared();
   // where channels share a filter, a band's sums of all taps are in the cache at once
   const int64_t rows = band_rows(s.rows.output, width, shared == 1 ? kBandElements : 4 * kBandElements / taps);
-  const std::vector<Rows> seen = all_rows(s, rows);
+  const std::vector<Rows> rows_read = all_rows(s, rows);
   const int64_t count = bands(s.rows.output, rows), items = s.batch * s.groups * count;
   const bool streaming = worth_streaming<T>(s.batch * s.groups * taps * s.outputs());
   parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
@@ -325,7 +325,7 @@ void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* gr
       T* out = grad_filters + group * taps * s.outputs();
       std::fill(sums.begin(), sums.end(), Sum<T>(0));
       for (int64_t plane = group * shared; plane < (group + 1) * shared; ++plane) {
-        padded.fill(input + plane * s.inputs(), seen[item % count]);
+        padded.fill(input + plane * s.inputs(), rows_read[item % count]);
         const T* g = grad + plane * s.outputs();
         for (int64_t tap = 0; tap < taps; ++tap)
           for (int64_t y = band.first; y < band.last; ++y) {
@@ -349,9 +349,9 @@ void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* gr
   });
 }
 
-#define FAC_INSTANTIATE(T)                                                             \
-  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);     \
-  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel);  \
+#define FAC_INSTANTIATE(T)                                                            \
+  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);    \
+  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel); \
   template void grad_filters_row_major(const Shape&, const T*, const T*, T*, Parallel);
 FAC_INSTANTIATE(float)
 FAC_INSTANTIATE(double)

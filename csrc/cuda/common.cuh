@@ -1,4 +1,4 @@
-// What the CUDA kernels share: sixteen bytes as the unit of the large tensors, and a launch.
+// Shared by the CUDA kernels: sixteen bytes as the unit of the large tensors, and a launch.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -26,7 +26,7 @@ template <typename T>
 __device__ inline void store_once(const Vector<T>& values, T* to) {
   __stcs(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, values));
 }
-// The same through the caches as usual, of sixteen bytes or four.
+// Load and store sixteen bytes, or four, through the caches as usual.
 template <int kCount, typename T>
 using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, unsigned>;
 template <int kCount, typename T>
@@ -38,7 +38,7 @@ __device__ inline void store(const Vector<T, kCount>& values, T* to) {
   *reinterpret_cast<Bits<kCount, T>*>(to) = __builtin_bit_cast(Bits<kCount, T>, values);
 }
 
-// narrow, in one instruction where there is one.
+// Narrows in one instruction where there is one.
 template <typename T>
 __device__ inline T rounded(Sum<T> value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -51,7 +51,7 @@ __device__ inline T rounded(Sum<T> value) {
   return narrow<T>(value);
 }
 
-// For geometry.h in kernels that are never launched for kInside: where taps look depends on no other padding.
+// For geometry.h in kernels that are never launched for kInside: no other padding changes the positions under taps.
 constexpr Padding kFixed = Padding::kZeros;
 
 template <typename T>
@@ -68,7 +68,7 @@ const char* launch(Kernel<T> kernel, dim3 blocks, int64_t threads, const Shape& 
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-// The kernel for a width of 3, 5 or 7 taps.
+// Picks the kernel for a width of 3, 5 or 7 taps.
 template <typename T, typename Pick>
 Kernel<T> by_odd_width(int64_t k, Pick pick) {
   if (k == 3) return pick(std::integral_constant<int, 3>());
@@ -78,10 +78,10 @@ Kernel<T> by_odd_width(int64_t k, Pick pick) {
 
 FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What all fast kernels ask for: one filter per channel, and tensors at multiples of sixteen bytes with fewer than
-// 2^30 pixels in a row or column.
+// Says whether a call meets what all fast kernels require: one filter per channel, and tensors at multiples of sixteen
+// bytes with fewer than 2^30 pixels in a row or column.
 template <typename T>
-bool plain(const Shape& s, const T* a, const T* b, const T* out) {
+bool fast_path_ok(const Shape& s, const T* a, const T* b, const T* out) {
   const auto aligned = [](const T* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   const auto small = [](const Axis& axis) { return axis.input < 1 << 30 && axis.output < 1 << 30; };
   return s.batch > 0 && s.channels > 0 && s.inputs() > 0 && s.outputs() > 0 && s.groups == s.channels &&
@@ -90,8 +90,8 @@ bool plain(const Shape& s, const T* a, const T* b, const T* out) {
 inline bool has_width(const Shape& s) {
   return s.columns.kernel == 3 || s.columns.kernel == 5 || s.columns.kernel == 7;
 }
-// What most ask for: a width that was compiled for, stride 1, and a window that is the same everywhere.
-inline bool dense(const Shape& s) {
+// Says whether the width is compiled for, the stride is 1, and the window is the same everywhere.
+inline bool uniform_window(const Shape& s) {
   return has_width(s) && s.rows.stride == 1 && s.columns.stride == 1 && s.padding != Padding::kInside;
 }
 

@@ -11,7 +11,7 @@ template <typename T>
 constexpr bool kFast = !std::is_same_v<T, double>;  // double is there for gradcheck
 
 constexpr unsigned kThreads = 256;
-constexpr int64_t kMaxGridY = 65535;  // what lies beyond it is reached by a stride
+constexpr int64_t kMaxGridY = 65535;  // a stride reaches what lies beyond it
 
 // Element (sample n, channel c, pixel p) of an image is at n * sample + c * channel + p * pixel.
 struct Strides {
@@ -21,7 +21,7 @@ FAC_HOST_DEVICE inline Strides image_strides(const Shape& s, int64_t pixels) {
   return s.channels_last ? Strides{pixels * s.channels, 1, s.channels} : Strides{pixels * s.channels, pixels, 1};
 }
 
-// The filters likewise, with a tap for a channel: (n, g, tap, p) is at n * sample + (g * taps + tap) * tap_stride ...
+// The filters likewise: (n, g, tap, p) is at n * sample + (g * taps + tap) * channel + p * pixel.
 FAC_HOST_DEVICE inline Strides filter_strides(const Shape& s) {
   const int64_t channels = s.groups * s.taps(), pixels = s.outputs();
   return s.channels_last ? Strides{pixels * channels, 1, channels} : Strides{pixels * channels, pixels, 1};
@@ -44,8 +44,8 @@ FAC_HOST_DEVICE inline Place place(const Shape& s, int64_t channels, int64_t inn
                          : Place{outer / channels, outer % channels, inner};
 }
 
-// K is the width of the kernel where it is known when compiling, else 0. Only a filter's columns are unrolled:
-// all of 7 x 7 at once would spill registers.
+// K is the width of the kernel if it is known when compiling, else 0. Unrolls only a filter's columns: all of 7 x 7 at
+// once would spill registers.
 template <int K, typename T>
 __global__ void forward_kernel(Shape s, const T* input, const T* filters, T* output) {
   const int64_t k = K > 0 ? K : s.columns.kernel, inner = inner_index();
@@ -81,24 +81,24 @@ __global__ void grad_input_kernel(Shape s, const T* filters, const T* grad, T* g
   for (int64_t outer = blockIdx.y; outer < outer_count(s, s.channels); outer += gridDim.y) {
     const Place at = place(s, s.channels, inner, outer);
     const int64_t row = at.pixel / s.columns.input, column = at.pixel % s.columns.input;
-    const int64_t row_images = image_count(s.rows, row, s.padding);
-    const int64_t column_images = image_count(s.columns, column, s.padding);
+    const int64_t row_preimages = preimage_count(s.rows, row, s.padding);
+    const int64_t column_preimages = preimage_count(s.columns, column, s.padding);
     const T* image = grad + at.n * out.sample + at.c * out.channel;
     const T* taps = filters + at.n * filter.sample + at.c / s.shared() * s.taps() * filter.channel;
     Sum<T> sum = 0;
 #pragma unroll 1
-    for (int64_t m = 0; m < row_images; ++m)
+    for (int64_t m = 0; m < row_preimages; ++m)
 #pragma unroll 1
       for (int64_t i = 0; i < s.rows.kernel; ++i) {
-        const Progression rows = viewers(s.rows, image_at(s.rows, row, m, s.padding), i, s.padding);
+        const Progression rows = outputs_reading(s.rows, preimage_at(s.rows, row, m, s.padding), i, s.padding);
 #pragma unroll 1
         for (int64_t y = rows.first; y < rows.last; y += rows.step)
 #pragma unroll 1
-          for (int64_t l = 0; l < column_images; ++l) {
-            const int64_t q = image_at(s.columns, column, l, s.padding);
+          for (int64_t l = 0; l < column_preimages; ++l) {
+            const int64_t q = preimage_at(s.columns, column, l, s.padding);
 #pragma unroll
             for (int64_t j = 0; j < k; ++j) {
-              const Progression columns = viewers(s.columns, q, j, s.padding);
+              const Progression columns = outputs_reading(s.columns, q, j, s.padding);
 #pragma unroll 1
               for (int64_t x = columns.first; x < columns.last; x += columns.step) {
                 const int64_t pixel = y * s.columns.output + x;
@@ -143,7 +143,7 @@ __global__ void grad_filters_kernel(Shape s, const T* input, const T* grad, T* g
   }
 }
 
-// Threads over `channels` images of `pixels` for each sample.
+// Launches threads over `channels` images of `pixels` for each sample.
 template <typename T>
 const char* launch_general(Kernel<T> kernel, const Shape& s, int64_t channels, int64_t pixels, const T* a, const T* b,
                            T* out, void* stream) {
@@ -154,7 +154,7 @@ const char* launch_general(Kernel<T> kernel, const Shape& s, int64_t channels, i
   return launch(kernel, blocks, kThreads, s, a, b, out, stream);
 }
 
-// The kernel for a width that was compiled for, else the one for any. double has that alone.
+// Picks the kernel for a width that was compiled for, else the one for any width, the only one for double.
 template <typename T, typename Pick>
 Kernel<T> by_width(int64_t k, Pick pick) {
   if constexpr (kFast<T>)

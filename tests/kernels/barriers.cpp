@@ -1,5 +1,5 @@
-// What the stand-in for CUDA does with barriers, for tests/kernels/test_kernels.py: a sum over a block that is right only if
-// all threads meet, and barriers that they miss.
+// Tries the barriers of the stand-in for CUDA, for tests/kernels/test_kernels.py: a sum over a block that is right only
+// if all threads meet, and barriers that they miss.
 #include <string>
 
 #include "cuda_runtime.h"
@@ -37,10 +37,11 @@ int main(int, char** arguments) {
   config.gridDim = dim3(3);
   config.blockDim = dim3(96);
   int out[3 * 96] = {};
-  cudaLaunchKernelEx(&config, which == "meets"        ? meets
-                              : which == "warps_meet" ? warps_meet
-                              : which == "some_leave" ? some_leave
-                                                      : part_of_a_warp,
+  cudaLaunchKernelEx(&config,
+                     which == "meets"        ? meets
+                     : which == "warps_meet" ? warps_meet
+                     : which == "some_leave" ? some_leave
+                                             : part_of_a_warp,
                      out);
   for (const int value : out) std::printf("%d ", value);
 }

@@ -1,4 +1,4 @@
-// Stands in for CUDA's header so that the CUDA sources compile as C++ and run on a CPU, one thread after another:
+// Stands in for CUDA's header so that the CUDA sources compile as C++ and run on a CPU, one thread after another. Has
 // enough of the launch API for kernels with static shared memory and barriers of a block or a warp.
 //
 // A fiber works through the threads of a block. When one of them waits at a barrier its fiber stops there, and a
@@ -54,7 +54,7 @@ struct Block {
   bool backwards = false;
   Fiber* running = nullptr;
   ucontext_t main;
-  void *main_fake_stack = nullptr;
+  void* main_fake_stack = nullptr;
   const void* main_stack = nullptr;
   size_t main_size = 0;
 };
@@ -117,9 +117,9 @@ inline void start_fiber() {
 
 // Lets threads [first, last) go on from a barrier of one kind, if all of them are there.
 inline bool release(unsigned first, unsigned last, Wait wait) {
-  unsigned there = 0;
-  for (unsigned t = first; t < last; ++t) there += block.waiting[t] && block.waiting[t]->wait == wait;
-  if (there < last - first) return false;
+  unsigned count = 0;
+  for (unsigned t = first; t < last; ++t) count += block.waiting[t] && block.waiting[t]->wait == wait;
+  if (count < last - first) return false;
   for (unsigned turn = 0; turn < last - first; ++turn) {
     const unsigned t = block.backwards ? last - 1 - turn : first + turn;
     Fiber* const fiber = block.waiting[t];
@@ -165,8 +165,7 @@ template <typename... P, typename... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
   const dim3 grid = config->gridDim, size = config->blockDim;
   const bool blocks = grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z == 1;
-  if (!blocks || !size.x || size.x > 1024 || size.y != 1)
-    return cudaErrorInvalidConfiguration;
+  if (!blocks || !size.x || size.x > 1024 || size.y != 1) return cudaErrorInvalidConfiguration;
   gridDim = grid;
   blockDim = size;
   standin::launched = reinterpret_cast<const void*>(kernel);

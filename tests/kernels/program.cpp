@@ -1,18 +1,18 @@
-// The kernels alone, for tests/kernels/test_kernels.py: csrc/cuda/fac_cuda.cu run on the CPU, thread after thread, and the CPU
-// kernels on one thread. Operands are copied into arrays of exactly their size, so that a sanitizer sees every
+// Runs the kernels alone, for tests/kernels/test_kernels.py: csrc/cuda/fac_cuda.cu on the CPU, thread after thread, and
+// the CPU kernels on one thread. Copies operands into arrays of exactly their size, so that a sanitizer sees every
 // access beyond an end; with `cuda` = 2 the last of them starts one value after a multiple of 16 bytes. Reads
 // numbers from standard input and writes results to standard output:
 //   run     {cuda, type, operator, fac::Shape in its order}, two operands    -> {fast}, the result, for each call,
 //           where fast says that another CUDA kernel than the general ones of fac_cuda.cu ran
-//   axis    {fac::Axis in its order, padding}                                -> what taps look at, and back
+//   axis    {fac::Axis in its order, padding}                                -> what taps read, and back
 //   widen | narrow   {type, count}, values                                   -> values of the other type
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/fac_cuda.cu"
 #include "../../csrc/cpu/simd.h"
+#include "../../csrc/cuda/fac_cuda.cu"
 
 namespace {
 
@@ -51,7 +51,8 @@ template <typename T>
 void run(int64_t cuda, int64_t which, const Shape& s) {
   const int64_t input = s.batch * s.channels * s.inputs(), output = s.batch * s.channels * s.outputs();
   const int64_t filters = s.batch * s.groups * s.taps() * s.outputs();
-  const std::vector<T> a = read_array<T>(which == 1 ? filters : input), b = read_array<T>(which == 0 ? filters : output);
+  const std::vector<T> a = read_array<T>(which == 1 ? filters : input),
+                       b = read_array<T>(which == 0 ? filters : output);
   const int64_t offset = cuda == 2, size = which == 0 ? output : which == 1 ? input : filters;
   std::vector<T> out(offset + size);
   T* const result = out.data() + offset;
@@ -86,7 +87,7 @@ void run_calls() {
   }
 }
 
-// For each axis: the source of tap t of output pixel o; then how often viewers finds (o, t) for its source.
+// Writes, for each axis, the source of tap t of output pixel o; then how often outputs_reading finds (o, t) for it.
 void map_axes() {
   for (int64_t n[8]; read(n, 8);) {
     const Axis a = axis_of(n);
@@ -96,10 +97,10 @@ void map_axes() {
       for (int64_t t = 0; t < a.kernel; ++t)
         sources[o * a.kernel + t] = fac::source(fac::position(a, o, t, padding), a.input, padding);
     for (int64_t i = 0; i < a.input; ++i)
-      for (int64_t m = 0; m < fac::image_count(a, i, padding); ++m)
+      for (int64_t m = 0; m < fac::preimage_count(a, i, padding); ++m)
         for (int64_t t = 0; t < a.kernel; ++t) {
-          const fac::Progression seen = fac::viewers(a, fac::image_at(a, i, m, padding), t, padding);
-          for (int64_t o = seen.first; o < seen.last; o += seen.step)
+          const fac::Progression outputs = fac::outputs_reading(a, fac::preimage_at(a, i, m, padding), t, padding);
+          for (int64_t o = outputs.first; o < outputs.last; o += outputs.step)
             found.at(o * a.kernel + t) += sources[o * a.kernel + t] == i ? 1 : 1000;
         }
     write(sources);
@@ -107,7 +108,7 @@ void map_axes() {
   }
 }
 
-// One by one, and eight at a time, which must be the same; count is a multiple of eight.
+// Converts one by one, and eight at a time, which must give the same; count is a multiple of eight.
 template <typename From, typename To, typename One, typename Eight>
 void convert_all(size_t count, One one, Eight eight) {
   const std::vector<From> values = read_array<From>(count);
@@ -119,19 +120,23 @@ void convert_all(size_t count, One one, Eight eight) {
 }
 template <typename T>
 void widen_all(size_t count) {
-  convert_all<T, float>(count, [](T value) { return fac::widen(value); }, [](const T* from, float* to) {
-    fac::Lanes<float> lanes;
-    fac::load(from, lanes);
-    fac::store(lanes, to);
-  });
+  convert_all<T, float>(
+      count, [](T value) { return fac::widen(value); },
+      [](const T* from, float* to) {
+        fac::Vec8<float> lanes;
+        fac::load(from, lanes);
+        fac::store(lanes, to);
+      });
 }
 template <typename T>
 void narrow_all(size_t count) {
-  convert_all<float, T>(count, [](float value) { return fac::narrow<T>(value); }, [](const float* from, T* to) {
-    fac::Lanes<float> lanes;
-    fac::load(from, lanes);
-    fac::store(lanes, to);
-  });
+  convert_all<float, T>(
+      count, [](float value) { return fac::narrow<T>(value); },
+      [](const float* from, T* to) {
+        fac::Vec8<float> lanes;
+        fac::load(from, lanes);
+        fac::store(lanes, to);
+      });
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
-"""The kernels without torch and without a GPU: geometry, conversions, and both devices' sources under AddressSanitizer
-and UndefinedBehaviorSanitizer, the CUDA source run on the CPU thread after thread (tests/kernels)."""
+"""Test the kernels without torch and without a GPU: geometry, conversions, and both devices' sources.
+
+They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread.
+"""
 
 import concurrent.futures
 import os
@@ -34,7 +36,7 @@ def test_cpu_kernels_compile_without_torch_and_warnings(source, tmp_path):
 
 @pytest.fixture(scope="module")
 def cuda_object(tmp_path_factory):
-    """The object of the CUDA kernels for every architecture, and what ptxas said of each kernel."""
+    """Compile the CUDA kernels for every architecture; return the object, and what ptxas reports of each kernel."""
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc on this machine")
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
@@ -56,17 +58,17 @@ def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
 
 # what moves the filters or their gradient in each fast kernel, sixteen bytes at a time
 WIDE = {
-    "rows_forward": "LDG.E.EF.128",
-    "rows_grad_input": "LDG.E.EF.128",
-    "rows_grad_filters": "STG.E.EF.128",
-    "pixels_forward": "LDGSTS.E.BYPASS.128",
-    "pixels_grad_input": "LDGSTS.E.BYPASS.128",
-    "pixels_grad_filters": "STG.E.EF.128",
+    "row_major_forward": "LDG.E.EF.128",
+    "row_major_grad_input": "LDG.E.EF.128",
+    "row_major_grad_filters": "STG.E.EF.128",
+    "channels_last_forward": "LDGSTS.E.BYPASS.128",
+    "channels_last_grad_input": "LDGSTS.E.BYPASS.128",
+    "channels_last_grad_filters": "STG.E.EF.128",
 }
 
 
 def test_fast_kernels_move_sixteen_bytes(cuda_object):
-    """In the machine code for sm_90; and no kernel there has local memory."""
+    """Look into the machine code for sm_90, where no kernel has local memory either."""
     path = os.pathsep.join([os.environ["PATH"], f"{sysconfig.get_path('platlib')}/nvidia/cu13/bin"])
     if (cuobjdump := shutil.which("cuobjdump", path=path)) is None:
         pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
@@ -79,7 +81,7 @@ def test_fast_kernels_move_sixteen_bytes(cuda_object):
 
 
 def test_barriers_of_the_stand_in(tmp_path):
-    """The CPU's stand-in for CUDA lets threads meet, and ends a program in which some do not come."""
+    """Let threads meet in the CPU's stand-in for CUDA, which ends a program in which some do not come."""
     flags = ("-std=c++20", "-g", "-Wall", "-Werror", "-fsanitize=address,undefined")
     run("g++", *flags, ROOT / "tests/kernels/barriers.cpp", "-o", tmp_path / "barriers")
 
@@ -126,16 +128,16 @@ def axis_numbers(size, output, kernel, stride, dilation, before):
 
 
 def test_taps_look_where_torch_pads_and_back(program):
-    """position, source, image_at, viewers of csrc/geometry.h, on every small axis."""
-    axes, wanted = [], []
+    """Run position, source, preimage_at and outputs_reading of csrc/geometry.h on every small axis."""
+    axes, expected = [], []
     for mode, name in enumerate(PADDING_MODES):
         for size in (1, 2, 3, 5, 8):
-            shown = torch.arange(1.0, size + 1)[None, None]
+            pixels = torch.arange(1.0, size + 1)[None, None]
             for before in range(5):
                 if (name == "reflect" and before >= size) or (name == "circular" and before > size):
                     continue
                 padded = (
-                    F.pad(shown, (before, before), "constant" if name == "zeros" else name)[0, 0].long() - 1
+                    F.pad(pixels, (before, before), "constant" if name == "zeros" else name)[0, 0].long() - 1
                 )
                 for kernel in (1, 2, 3, 4):
                     for stride in (1, 2, 3):
@@ -145,17 +147,17 @@ def test_taps_look_where_torch_pads_and_back(program):
                                 continue
                             output = room // stride + 1
                             axes.append([*axis_numbers(size, output, kernel, stride, dilation, before), mode])
-                            wanted.append(
+                            expected.append(
                                 padded.unfold(0, (kernel - 1) * dilation + 1, stride)[:, ::dilation]
                             )
     for kernel in (1, 3, 5, 7):
         for dilation in (1, 2, 3):
             for size in (*range(kernel * dilation, kernel * dilation + 8), 61):
                 axes.append([*axis_numbers(size, size, kernel, 1, dilation, kernel // 2 * dilation), INSIDE])
-                wanted.append(oracle.windows(size, kernel, dilation))
+                expected.append(oracle.windows(size, kernel, dilation))
     got = np.frombuffer(program("axis", np.array(axes, np.int64).tobytes()), np.int64)
     at = 0
-    for axis, right in zip(axes, wanted, strict=True):
+    for axis, right in zip(axes, expected, strict=True):
         sources, found = got[at : at + right.numel()], got[at + right.numel() : at + 2 * right.numel()]
         at += 2 * right.numel()
         assert (sources == right.flatten().numpy()).all(), axis
@@ -186,7 +188,7 @@ def test_conversions_are_torchs(program, dtype):
 
 
 def calls(seed, count):
-    """Random calls: (input, filters, grad, kernel_size, keywords, channels_last); every tenth is one of several bands."""
+    """Yield random (input, filters, grad, kernel_size, keywords, channels_last); every tenth has several bands."""
     random = np.random.default_rng(seed)
 
     def any_of(*values):
@@ -234,7 +236,7 @@ def from_memory(data, like, channels_last):
 
 
 def run_all(program, cuda, cases):
-    """[output, gradient of the input, gradient of the filters] of each case, and which of them fast kernels made."""
+    """Return each case's [output, gradient of the input, of the filters], and which of them fast kernels made."""
     data = []
     for input, filters, grad, kernel, keywords, channels_last in cases:
         inside = keywords["padding_mode"] == "inside"
@@ -286,7 +288,7 @@ def check_all(cases, made):
 
 
 def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=None, dilation=(1, 1)):
-    """A random call with stride 1 and a filter for each channel, in the form of `calls`; "same" padding by default."""
+    """Make a random call with stride 1 and a filter for each channel, as `calls` does; "same" padding by default."""
     padding = padding or tuple(kernel[i] // 2 * dilation[i] for i in range(2))
     keywords = {"stride": (1, 1), "dilation": dilation, "padding": padding, "padding_mode": mode}
     output = oracle.output_size(*size, kernel, **keywords)
@@ -297,13 +299,13 @@ def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=
 @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
 def test_fast_kernels_are_right(program, channels_last, dtype):
-    """Each width and padding mode, over several blocks, and each condition that sends a call elsewhere."""
+    """Run each width and padding mode over several blocks, and each condition that sends a call elsewhere."""
     v = 16 // torch.empty(0, dtype=dtype).element_size()  # values in 16 bytes
-    cases, wanted = [], []
+    cases, expected = [], []
 
     def add(fast, *arguments, **keywords):
         cases.append(call(dtype, *arguments, channels_last=channels_last, **keywords))
-        wanted.append(fast)
+        expected.append(fast)
 
     for k in (3, 5, 7):
         for mode in PADDING_MODES:
@@ -335,7 +337,7 @@ def test_fast_kernels_are_right(program, channels_last, dtype):
         add([True] * 3, 1, 2, (3, 300 * v), (5, 5), mode="reflect")
         add([True, False, True], 1, 1, (3, 513 * v), (3, 3))
     made, fast = run_all(program, 1, cases)
-    assert fast == wanted
+    assert fast == expected
     check_all(cases, made)
     made, fast = run_all(program, 2, cases[:8])  # results at odd addresses
     assert fast == [[False] * 3] * 8
@@ -344,7 +346,7 @@ def test_fast_kernels_are_right(program, channels_last, dtype):
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_not_a_number_passes_through_the_kernels(program, cuda):
-    """Under a zero of the padding too: zero times NaN is NaN, zero times infinity as well."""
+    """Put NaN under a zero of the padding too: zero times NaN is NaN, and so is zero times infinity."""
     keywords = {"stride": (1, 1), "dilation": (1, 1), "padding": (1, 1), "padding_mode": "zeros"}
     for channels_last in (False, True):
         for groups in (16, 2):
@@ -357,16 +359,16 @@ def test_not_a_number_passes_through_the_kernels(program, cuda):
             case = input, filters, grad, (3, 3), keywords, channels_last
             (results,), fast = run_all(program, cuda, [case])
             assert fast == [[cuda and groups == 16] * 3]
-            wanted = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
+            expected = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
             assert results[0].isnan().any() and results[2].isnan().any()
-            for got, right in zip(results, wanted, strict=True):
+            for got, right in zip(results, expected, strict=True):
                 torch.testing.assert_close(got.double(), right, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("width", [2, 4])
 def test_more_planes_than_a_grid_holds(program, width, channels_last):
-    """A kernel of one tap on one row: each operator is a product. No planes at all are a grid of none."""
+    """Use a kernel of one tap on one row: each operator is a product. No planes at all make no grid."""
     for n in (70000, 0):
         a, b = torch.randn(n, 1, 1, width), torch.randn(n, 1, 1, width)
         axes = [1, 1, 1, 1, 1, 0, 0], [width, width, 1, 1, 1, 0, 0]

@@ -1,6 +1,6 @@
-"""The adapters of fac_ext.compat, each against its peer's definition in loops and indexing.
+"""Compare each adapter of fac_ext.compat with its peer's definition, written in loops and indexing.
 
-One file, though long: seven definitions, each beside the test that it serves, and one list of errors.
+This is one file, though long: seven definitions, each beside the test that it serves, and one list of errors.
 """
 
 import itertools
@@ -16,27 +16,27 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 def run(function, tensors, grad):
-    """The value of function and the gradients of all its tensors."""
+    """Return the value of function and the gradients of all its tensors."""
     tensors = [tensor.detach().requires_grad_() for tensor in tensors]
     output = function(*tensors)
     return output.detach(), *torch.autograd.grad(output, tensors, grad)
 
 
 def check(function, statement, tensors):
-    """function computes what statement says, up to the rounding of its dtype."""
+    """Check that function computes what statement does, up to the rounding of its dtype."""
     grad = torch.randn_like(function(*tensors))
     got = run(function, tensors, grad)
     exact, magnitude, terms = (
         run(statement, [change(tensor.cpu().double()) for tensor in tensors], change(grad.cpu().double()))
         for change in (torch.clone, torch.abs, torch.ones_like)  # products of ones count themselves
     )
-    for mine, *wanted in zip(got, exact, magnitude, terms, strict=True):
+    for mine, *expected in zip(got, exact, magnitude, terms, strict=True):
         assert mine.dtype == tensors[0].dtype and mine.device == tensors[0].device
-        oracle.check(mine, *wanted)
+        oracle.check(mine, *expected)
 
 
 def look(image, rows, columns, mode="zeros"):
-    """image at the given rows and columns, which may lie outside."""
+    """Return image at the given rows and columns, which may lie outside."""
     h, w = image.shape[2:]
     seen = image[:, :, rows.clamp(0, h - 1)][..., columns.clamp(0, w - 1)]
     if mode == "replicate":
@@ -145,7 +145,7 @@ def test_adaptive_conv(input, filters, dtype, device):
 
 
 def neighbours(at, length, k, dilation):
-    """The k nearest of the pixels that are whole dilations away."""
+    """Return the k nearest of the pixels that are whole dilations away."""
     same = range(at % dilation, length, dilation)
     return sorted(sorted(same, key=lambda other: abs(other - at))[:k])
 
@@ -173,7 +173,7 @@ ATTENTIONS = [  # value, kernel_size, dilation
 
 
 def attention(size, kernel_size, like_convolution=False, **options):
-    """attn and value, attn in NATTEN's order in memory or in that of a convolution's output."""
+    """Return attn and value; attn has NATTEN's order in memory or that of a convolution's output."""
     b, heads, h, w, _ = size
     attn = torch.randn(b, heads, h, w, kernel_size[0] * kernel_size[1], **options)
     if like_convolution:
@@ -255,7 +255,7 @@ def test_na2d_av_of_nothing():
 
 
 def copied(function, tensors, grad):
-    """The sizes of the tensors that were copied on the way, within the operators too."""
+    """Return the sizes of the tensors that were copied on the way, within the operators too."""
     with torch.profiler.profile(record_shapes=True) as profile:
         run(function, tensors, grad)
     return [

@@ -1,4 +1,4 @@
-"""torch.compile, torch.export, ONNX, AOTInductor, and the operators as torch's tools see them."""
+"""Compile and export the operators (torch.compile, torch.export, ONNX, AOTInductor), and inspect them as torch does."""
 
 import sys
 
@@ -29,7 +29,7 @@ from support.operands import CASES, Seen, all_three, tensors
 
 @pytest.fixture(autouse=True)
 def in_ci(monkeypatch):
-    """Inductor refuses more where it believes that it runs in CI."""
+    """Hide CI from Inductor, which refuses more where it believes that it runs there."""
     monkeypatch.setenv("CI", "1")
 
 
@@ -51,22 +51,22 @@ def test_compiles_whole(dtype, layout, backend, device):
         return fac(input, filters, 3, **keywords) * 2
 
     compiled = torch.compile(function, fullgraph=True, backend=backend)
-    mine, wanted = (all_three(f, input, filters, gradient) for f in (compiled, function))
-    same(mine, wanted, exact=True)
+    mine, expected = (all_three(f, input, filters, gradient) for f in (compiled, function))
+    same(mine, expected, exact=True)
     with torch.no_grad():
-        same(compiled(input, filters), wanted[0].detach(), exact=True)
-    same(compiled(input.detach(), filters)[0], wanted[0][0], exact=True)
+        same(compiled(input, filters), expected[0].detach(), exact=True)
+    same(compiled(input.detach(), filters)[0], expected[0][0], exact=True)
 
 
 def check_sizes(compiled, function, counter, sizes, compilations, mark=False, **options):
-    """As compiled is called with one (N, H, W) after the other, it is right, and made anew no more than that."""
+    """Call compiled with one (N, H, W) after the other: it is right each time, and compiles no more often than that."""
     for (n, h, w), count in zip(sizes, compilations, strict=True):
         input, filters, gradient = tensors((n, 6, h, w), 2, 3, dtype=torch.float32, **options)
         for tensor in (input, filters) if mark else ():
             for axis in (0, 2, 3):
                 torch._dynamo.mark_dynamic(tensor, axis)  # raises where one size alone would do
-        mine, wanted = (all_three(f, input, filters, gradient) for f in (compiled, function))
-        same(mine, wanted, exact=True)
+        mine, expected = (all_three(f, input, filters, gradient) for f in (compiled, function))
+        same(mine, expected, exact=True)
         assert counter.frame_count == count
 
 
@@ -86,7 +86,7 @@ def test_compiles_once_for_all_sizes(mark, layout, backend):
 @both_backends
 @every_layout
 def test_compiles_once_for_what_the_stride_leaves_over(layout, backend):
-    """The kernels' numbers are constants of compiled code, the remainders of size / stride among them."""
+    """Compiled code holds the kernels' numbers as constants, the remainders of size / stride among them."""
     keywords = {"stride": (2, 1), "padding": 1, "padding_mode": "reflect"}
 
     def function(input, filters):
@@ -110,10 +110,10 @@ def test_compiles_under_autocast(backend, device):
             return function(input, filters)
 
     with torch.autocast(device, torch.bfloat16):
-        wanted = function(input, filters)
+        expected = function(input, filters)
         around = torch.compile(function, fullgraph=True, backend=backend)(input, filters)
-    gradient = torch.randn_like(wanted)
-    results = [(y, *torch.autograd.grad(y, (input, filters), gradient)) for y in (wanted, around)]
+    gradient = torch.randn_like(expected)
+    results = [(y, *torch.autograd.grad(y, (input, filters), gradient)) for y in (expected, around)]
     results.append(
         all_three(torch.compile(inside, fullgraph=True, backend=backend), input, filters, gradient)
     )
@@ -141,7 +141,7 @@ BAD = {
 @pytest.mark.parametrize("fullgraph", [True, False])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_compiled_errors_have_the_same_words(bad, fullgraph):
-    """The same error; or, of a whole graph, Dynamo's own with its words."""
+    """Expect the same error or, of a whole graph, Dynamo's own with its words."""
     input, filters = torch.zeros(1, 2, 5, 6), torch.zeros(1, 18, 5, 6)
     with pytest.raises((TypeError, ValueError), match="fac: ") as eager:
         bad(input, filters)
@@ -155,7 +155,7 @@ def test_compiled_errors_have_the_same_words(bad, fullgraph):
 
 
 class Model(torch.nn.Module):
-    """fac between operators of torch's own."""
+    """Put fac between operators of torch's own."""
 
     def __init__(self, *args, **keywords):
         super().__init__()
@@ -193,7 +193,7 @@ def test_exports_to_one_node(strict, layout, tmp_path):
 
 
 def test_exports_with_a_stride():
-    """Sizes may change by whole strides: a program has one remainder."""
+    """Change sizes by whole strides: a program has one remainder."""
     model = Model(3, stride=2, padding=1)
     n, h, w = (Dim(name) for name in ("n", "h", "w"))
     shapes = ({0: n, 2: 2 * h, 3: 2 * w + 1}, {0: n, 2: h, 3: w + 1})
@@ -238,7 +238,7 @@ ONNX = {
 @pytest.mark.parametrize("sizes", ["fixed", "any"])
 @pytest.mark.parametrize("case", ONNX)
 def test_onnx_has_standard_nodes(case, sizes):
-    """With nothing said to torch.onnx.export."""
+    """Export without telling torch.onnx.export anything about fac."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     shape, groups, kernel_size, keywords = ONNX[case]
@@ -257,8 +257,8 @@ def test_onnx_has_standard_nodes(case, sizes):
         input, filters, gradient = tensors(other, groups, kernel_size, dtype=torch.float32, **keywords)
         feed = dict(zip(names, (t.detach().numpy() for t in (input, filters)), strict=True))
         got = torch.from_numpy(session.run(None, feed)[0]) / 2
-        wanted = oracle.bounds(input.detach().relu(), filters, gradient, kernel_size, **keywords)
-        oracle.check(got, *(one[0] for one in wanted))
+        expected = oracle.bounds(input.detach().relu(), filters, gradient, kernel_size, **keywords)
+        oracle.check(got, *(one[0] for one in expected))
 
 
 def test_import_loads_no_exporter():
@@ -314,7 +314,7 @@ def test_opcheck(layout, requires_grad, device):
 @every_layout
 @pytest.mark.parametrize("kind", ["meta", "fake", "unknown sizes"])
 def test_tensors_without_data(kind, layout):
-    """Shapes, strides and dtypes of all three operators' results, as with data."""
+    """Compare shapes, strides and dtypes of all three operators' results with those of real tensors."""
     for shape, groups, kernel_size, keywords in CASES:
         operands = tensors(shape, groups, kernel_size, dtype=torch.bfloat16, layout=layout, **keywords)
         real = all_three(fac, *operands, kernel_size, **keywords)
@@ -323,9 +323,9 @@ def test_tensors_without_data(kind, layout):
         else:
             mode = FakeTensorMode(shape_env=ShapeEnv() if kind == "unknown sizes" else None)
             hollow = [mode.from_tensor(t.detach()).requires_grad_() for t in operands]
-        for mine, wanted in zip(all_three(fac, *hollow, kernel_size, **keywords), real, strict=True):
-            assert mine.shape == wanted.shape and mine.stride() == wanted.stride()
-            assert mine.dtype == wanted.dtype and mine.device == hollow[0].device
+        for mine, expected in zip(all_three(fac, *hollow, kernel_size, **keywords), real, strict=True):
+            assert mine.shape == expected.shape and mine.stride() == expected.stride()
+            assert mine.dtype == expected.dtype and mine.device == hollow[0].device
 
 
 @every_geometry

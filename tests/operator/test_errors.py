@@ -1,4 +1,4 @@
-"""What is refused, and the words: the argument, the rule, what was given."""
+"""Refuse bad calls, with the argument, the rule and the given value in the message."""
 
 import re
 
@@ -70,7 +70,7 @@ def test_errors_name_argument_rule_and_value(error, words, change, function):
 
 
 def test_the_documented_errors_are_the_ones_raised():
-    """docs/operator.md lists what these calls print."""
+    """Compare with docs/operator.md, which lists what these calls print."""
     x, f = z(1, 2, 4, 5), z(1, 18, 4, 5)
     said = []
     for arguments, keywords in (
@@ -123,7 +123,7 @@ nonsense = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_nothing_else_comes_out_of_bad_arguments(data):
-    """One argument of a good call is spoiled: ValueError or TypeError in our words, never a crash or another error."""
+    """Spoil one argument of a good call: that raises ValueError or TypeError in our words, and never crashes."""
     shape = data.draw(
         st.tuples(st.integers(1, 2), st.sampled_from([2, 4, 6]), st.integers(1, 6), st.integers(1, 6))
     )

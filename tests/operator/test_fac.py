@@ -1,4 +1,4 @@
-"""The operator's values and gradients: every shape, type and layout, against the oracle, within rounding."""
+"""Compare the operator's values and gradients with the oracle, for every shape, type and layout, within rounding."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_value_and_both_gradients(shape, groups, kernel_size, keywords, dtype, l
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("kernel_size", [3, 5, (3, 4)])
 def test_results_larger_than_the_caches(kernel_size, dtype, layout, device):
-    """Those go past them, in pieces of sixteen bytes; the rows here begin at any byte, and channels are left over."""
+    """Store results past the caches, in pieces of sixteen bytes: these rows begin at any byte and leave channels over."""
     shape = (8, 43, 47 if dtype.itemsize == 2 else 29, 33)
     operands = tensors(shape, 43, kernel_size, dtype=dtype, device=device, layout=layout)
     taps = oracle.two(kernel_size)[0] * oracle.two(kernel_size)[1]
@@ -44,7 +44,7 @@ def test_the_pytorch_forms_are_the_same_operator(function):
 
 @st.composite
 def any_call(draw):
-    """The whole space of arguments: (operands' description, kernel_size, keywords) that torch's own pad accepts."""
+    """Draw (operands' description, kernel_size, keywords) from the whole space of arguments that torch's own pad accepts."""
     small = st.integers(1, 3)
     groups, shared = draw(small), draw(small)
     size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
@@ -89,7 +89,7 @@ def test_any_call(call, data):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 @pytest.mark.parametrize("mode", PADDING_MODES)
 def test_planes_of_several_bands(mode, layout, device):
-    """More rows than the CPU kernels take at once, and more pixels than a CUDA block has threads."""
+    """Take more rows than the CPU kernels do at once, and more pixels than a CUDA block has threads."""
     operands = tensors((1, 2, 150, 260), 2, 5, device=device, layout=layout)
     mine, theirs = (all_three(function, *operands, 5, padding_mode=mode) for function in (fac, fac_reference))
     for a, b in zip(mine, theirs, strict=True):
@@ -99,7 +99,7 @@ def test_planes_of_several_bands(mode, layout, device):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 @pytest.mark.parametrize(("channels", "groups"), [(4, 2), (4, 1), (140, 140), (140, 2)])
 def test_several_bands_and_blocks_of_channels(channels, groups, layout, device):
-    """Bands are smaller where channels share a filter; 140 channels are two blocks of the channels_last kernels."""
+    """Share filters, for which bands are smaller; 140 channels are two blocks of the channels_last kernels."""
     shape = (1, channels, 100, 60) if channels == 4 else (1, channels, 100, 5)
     check_all(fac, *tensors(shape, groups, 3, device=device, layout=layout), 3, padding_mode="replicate")
 
@@ -115,7 +115,7 @@ def test_results_have_the_filters_layout(layout, device):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 def test_no_copy_of_the_filters(layout):
-    """Nothing of the filters' size is made in the forward pass, and only their gradient in the backward pass."""
+    """Allocate nothing of the filters' size in the forward pass, and only their gradient in the backward pass."""
     operands = tensors((1, 8, 64, 64), 8, 5, dtype=torch.float32, layout=layout)
     size = operands[1].numel() * operands[1].element_size()
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -131,12 +131,12 @@ def test_no_copy_of_the_filters(layout):
 def test_only_the_gradient_that_is_asked_for(device):
     input, filters, grad = tensors((1, 2, 4, 5), 2, 3, device=device)
     _, *both = all_three(fac, input, filters, grad, 3)
-    for a, b, wanted, right, op in (
+    for a, b, expected, right, op in (
         (input, filters.detach(), input, both[0], "fac_grad_input"),
         (input.detach(), filters, filters, both[1], "fac_grad_filters"),
     ):
         with Seen() as seen:
-            (alone,) = torch.autograd.grad(fac(a, b, 3), wanted, grad)
+            (alone,) = torch.autograd.grad(fac(a, b, 3), expected, grad)
         assert seen.ours == ["fac", op]
         assert torch.equal(alone, right)
     geometry = ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 0, 1)
@@ -174,7 +174,7 @@ def test_any_number_of_threads_gives_the_same_bits(groups, layout):
 
 
 def test_operators_guard_memory():
-    """What would read out of bounds is refused below the public function too."""
+    """Refuse calls that would read out of bounds below the public function too."""
     image, filters = torch.zeros(1, 2, 4, 4), torch.zeros(1, 18, 4, 4)
     ops = torch.ops.fac_ext
     good = {"kernel_size": [3, 3], "stride": [1, 1], "dilation": [1, 1], "padding": [1, 1, 1, 1]}
@@ -206,7 +206,7 @@ def test_operators_guard_memory():
             ops.fac(image, filters, **good | change)
     inside = {"padding_mode": 4, "padding": [0] * 4}
     one, tap = torch.ones(1, 1, 40, 40), {"kernel_size": [1, 1]}
-    for bad in (  # windows that are said to be moved inside, with settings that no such window has
+    for bad in (  # kInside, with settings that no window moved inside has
         lambda: ops.fac_grad_input(torch.ones(1, 9, 4, 4), torch.ones(1, 1, 4, 4), **good | inside),
         lambda: ops.fac_grad_input(one, one, **good | inside | tap | {"stride": [200, 200]}),
         lambda: ops.fac_grad_input(
@@ -237,7 +237,7 @@ def test_operators_guard_memory():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_a_convolutions(dtype, device):
-    """float32 and half tensors are cast, float64 stays; gradients come back in each tensor's own dtype."""
+    """Autocast casts float32 and half tensors and leaves float64; gradients have each tensor's own dtype."""
     input, filters, _ = tensors((1, 2, 4, 5), 2, 3, dtype=torch.float32, device=device)
     mixed = filters.detach().to(dtype).requires_grad_()
     weight = torch.randn(2, 2, 3, 3, device=device)
@@ -259,14 +259,14 @@ def test_module_is_the_function():
 
 
 def test_not_a_number_passes_through(device):
-    """A NaN spoils the pixels that see it, under a zero of the padding too, and no others."""
+    """Let a NaN spoil the pixels that read it, under a zero of the padding too, and no others."""
     for layout in LAYOUTS:
         input, filters, grad = tensors((1, 2, 6, 7), 2, 3, device=device, layout=layout)
         with torch.no_grad():
             filters[0, 0, 0, 0] = filters[0, 13, 3, 4] = torch.nan  # the first looks beyond the corner
             input[0, 1, 5, 6] = torch.inf
         results = all_three(fac, input, filters, grad, 3)
-        wanted = oracle.all_three(oracle.output, input, filters, grad, 3)
+        expected = oracle.all_three(oracle.output, input, filters, grad, 3)
         assert results[0].isnan()[0, 0, 0, 0] and results[0].isnan()[0, 1, 3, 4]
-        for mine, right in zip(results, wanted, strict=True):
+        for mine, right in zip(results, expected, strict=True):
             torch.testing.assert_close(mine.cpu(), right, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Large results on the CPU take over the memory of results that have died (csrc/cpu/block_cache.h)."""
+"""Reuse the memory of large CPU results that have died for the next ones (csrc/cpu/block_cache.h)."""
 
 import gc
 import multiprocessing
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nothing_waits():
-    """What other tests left goes."""
+    """Release what other tests left."""
     gc.collect()
     release_memory()
 
@@ -31,18 +31,18 @@ def nothing_waits():
 def test_a_dead_results_memory_is_the_next_ones(layout):
     input, filters = (one.contiguous(memory_format=layout) for one in operands())
     first = fac(input, filters, 3)
-    where, wanted = first.data_ptr(), first.clone()
+    where, expected = first.data_ptr(), first.clone()
     second = fac(input, filters, 3)
-    assert second.data_ptr() != where and torch.equal(second, wanted)
-    kept = first[0, 3]  # a view keeps it alive
+    assert second.data_ptr() != where and torch.equal(second, expected)
+    view = first[0, 3]  # keeps the memory alive
     del first
     gc.collect()
     third = fac(input + 1, filters, 3)
-    assert third.data_ptr() != where and torch.equal(kept, wanted[0, 3])
-    del kept, third, second
+    assert third.data_ptr() != where and torch.equal(view, expected[0, 3])
+    del view, third, second
     others = [fac(input, filters, 3) for _ in range(3)]
     assert where in {one.data_ptr() for one in others}
-    assert all(torch.equal(one, wanted) for one in others)
+    assert all(torch.equal(one, expected) for one in others)
     assert others[0].is_contiguous(memory_format=layout)
 
 
@@ -72,12 +72,12 @@ def test_gradients_behave_as_any_tensor():
 
 def test_threads_that_make_and_drop_results():
     input, filters = operands()
-    wanted = [fac_reference(input + i, filters, 3) for i in range(3)]
+    expected = [fac_reference(input + i, filters, 3) for i in range(3)]
     wrong = []
 
     def work(i):
         for _ in range(6):
-            if not torch.allclose(fac(input + i, filters, 3), wanted[i], atol=1e-4):
+            if not torch.allclose(fac(input + i, filters, 3), expected[i], atol=1e-4):
                 wrong.append(i)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
@@ -115,7 +115,7 @@ def test_results_that_outlive_the_interpreter():
 
 
 def test_released_memory_is_the_systems():
-    """In a process of its own: one that has lived has room in its heap, which counts already."""
+    """Measure in a process of its own: an older one has room in its heap, which counts already."""
     code = """
 import torch, fac_ext
 from support.memory import operands, resident
@@ -130,7 +130,7 @@ assert resident() < before + 10
 
 
 def test_what_waits_makes_room():
-    """Under a limit on address space, which what waits counts against too."""
+    """Limit the address space: blocks that wait count against it too."""
     code = """
 import resource, torch, fac_ext
 torch.set_num_threads(1)
@@ -145,7 +145,7 @@ assert fac_ext.fac(x, f, 1).sum() == x.numel()  # 66 MB
 
 
 def test_what_waits_is_bounded():
-    """Results of forty sizes, none of which suits the next: at most eight wait."""
+    """Make results of forty sizes, none of which suits the next: at most eight blocks wait."""
     before = resident()
     for i in range(40):
         height = int(64 * 1.3 ** (i % 8)) + 5 * i

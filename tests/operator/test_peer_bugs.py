@@ -1,4 +1,4 @@
-"""Bugs that published operators of this kind have, or had: each would have been caught by the test named after it."""
+"""Catch the bugs that published operators of this kind have, or had: one test for each, named after it."""
 
 import os
 import sys
@@ -14,13 +14,13 @@ from support.operands import LAYOUTS, all_three, check_all, tensors
 
 @pytest.mark.parametrize(("k", "n"), [(3, 10), (5, 26)])
 def test_batch_larger_than_the_number_of_taps(k, n, device):
-    """The filters' gradient of samples beyond k * k was another sample's."""
+    """The bug: samples beyond k * k got another sample's gradient of the filters."""
     check_all(fac, *tensors((n, 1, 3, 4), 1, k, device=device), k, padding_mode="replicate")
 
 
 @pytest.mark.parametrize("stride", [1, (1, 2), (3, 1)])
 def test_height_not_width_and_stride_not_square(stride, device):
-    """The input's gradient divided rows by the stride of columns, and rows that were no rows."""
+    """The bug: the input's gradient divided rows by the stride of columns, and rows that were no rows."""
     keywords = {"stride": stride, "padding": (1, 2)}
     for shape in ((2, 4, 5, 11), (2, 4, 12, 4)):
         check_all(fac, *tensors(shape, 2, 3, device=device, **keywords), 3, **keywords)
@@ -28,7 +28,7 @@ def test_height_not_width_and_stride_not_square(stride, device):
 
 @pytest.mark.parametrize("kernel_size", [5, (2, 3), (3, 5), (1, 7)])
 def test_every_tap_has_its_gradient(kernel_size, device):
-    """Only taps 0, 1, 4, 9, 16 had one; a number of taps that is no square was not thought of."""
+    """The bug: only taps 0, 1, 4, 9, 16 had a gradient, as if every number of taps were a square."""
     input, filters, grad = tensors((2, 2, 9, 8), 2, kernel_size, device=device)
     (gradient,) = torch.autograd.grad(fac(input, filters, kernel_size, padding_mode="reflect"), filters, grad)
     exact = oracle.all_three(oracle.output, input, filters, grad, kernel_size, padding_mode="reflect")[2]
@@ -40,13 +40,13 @@ def test_every_tap_has_its_gradient(kernel_size, device):
     ("k", "keywords"), [(15, {}), (15, {"padding_mode": "circular"}), (3, {"dilation": 8}), (31, {})]
 )
 def test_kernel_15_and_dilation_8(k, keywords, device):
-    """An illegal access, and a core dump."""
+    """The bug: an illegal access, and a core dump."""
     check_all(fac, *tensors((1, 2, 17, 20), 2, k, device=device, **keywords), k, **keywords)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 def test_more_than_48_kilobytes_of_taps(layout, device):
-    """One pixel's taps were held in shared memory of that size, unchecked."""
+    """The bug: shared memory of that size held one pixel's taps, unchecked."""
     operands = tensors((1, 64, 3, 4), 64, 15, dtype=torch.float32, device=device, layout=layout)
     assert operands[1].shape[1] * 4 > 48 * 1024
     check_all(fac, *operands, 15, padding_mode="replicate")
@@ -58,19 +58,19 @@ def stridden(tensor):
 
 def test_operands_that_are_not_contiguous(device):
     input, filters, grad = tensors((2, 3, 6, 8), 3, 3, device=device)
-    wanted = all_three(fac, input, filters, grad, 3)
+    expected = all_three(fac, input, filters, grad, 3)
     a, b = stridden(input).requires_grad_(), stridden(filters).requires_grad_()
     for tensor in (a, b):
         assert not any(tensor.is_contiguous(memory_format=layout) for layout in LAYOUTS)
     got = all_three(fac, a, b, stridden(grad), 3)
-    assert all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
     expanded = filters.detach()[:1, :9].expand(2, 9, 6, 8).requires_grad_()  # one filter for the whole batch
     check_all(fac, input, expanded, grad, 3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 def test_gradient_that_is_expanded(layout, device):
-    """sum() sends back a gradient of stride 0."""
+    """Call backward with the gradient of stride 0 that sum() sends back."""
     operands = tensors((2, 4, 6, 8), 2, 3, device=device, layout=layout)[:2]
     expanded = torch.autograd.grad(fac(*operands, 3).sum(), operands)
     dense = torch.autograd.grad(fac(*operands, 3), operands, torch.ones_like(operands[0]))
@@ -80,18 +80,18 @@ def test_gradient_that_is_expanded(layout, device):
 
 @pytest.mark.parametrize("one", [0, 1])
 def test_gradient_of_one_operand_alone(one, device):
-    """Both were computed, or the call failed, when one did not require it."""
+    """The bug: the peer computed both, or failed, when one did not require a gradient."""
     operands = tensors((1, 2, 4, 5), 2, 3, device=device)
-    wanted = all_three(fac, *operands, 3)[1 + one]
+    expected = all_three(fac, *operands, 3)[1 + one]
     pair = [t.detach().requires_grad_(i == one) for i, t in enumerate(operands[:2])]
     fac(*pair, 3).backward(operands[2])
-    assert torch.equal(pair[one].grad, wanted) and pair[1 - one].grad is None
+    assert torch.equal(pair[one].grad, expected) and pair[1 - one].grad is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_sums_of_ten_thousand_terms(dtype, layout, device):
-    """In half, 2048 + 1 is 2048, and a sum of ones ends there."""
+    """Sum ones in half, where 2048 + 1 is 2048 and a half sum would end."""
     one = torch.ones(1, 1, 101, 101, dtype=dtype, device=device)
     taps = torch.ones(1, 101 * 101, 1, 1, dtype=dtype, device=device).contiguous(memory_format=layout)
     assert fac(one, taps, 101, padding="valid").item() == torch.tensor(101.0**2).to(dtype).item()
@@ -105,7 +105,7 @@ def test_half_sums_of_ten_thousand_terms(dtype, layout, device):
 
 @pytest.mark.parametrize("mode", ["reflect", "circular"])
 def test_padding_larger_than_the_image(mode):
-    """torch's pad raises, and so must a kernel that pads by itself."""
+    """Raise where torch's pad raises: a kernel that pads by itself must do so too."""
     input, k = torch.zeros(1, 1, 4, 20), 11 if mode == "circular" else 9
     with pytest.raises((RuntimeError, ValueError)):
         torch.nn.functional.pad(input, (k // 2,) * 4, mode)
@@ -132,7 +132,7 @@ print(fac_ext.fac(torch.ones(1, 1, 2, 2), torch.ones(1, 9, 2, 2), 3).sum().item(
 
 
 def test_more_elements_than_32_bits_count(device):
-    """2^31 filter values and more."""
+    """Take 2^31 filter values and more."""
     k, size = 15, 3096
     memory = torch.zeros(k * k * size * size, dtype=torch.bfloat16, device=device)
     assert memory.numel() > 2**31
@@ -165,7 +165,7 @@ needs_gpu = pytest.mark.skipif(not (torch.cuda.is_available() and build_info()["
 @needs_gpu
 def test_a_stream_that_is_not_the_default():
     input, filters, _ = tensors((1, 64, 128, 128), 64, 5, dtype=torch.float32, device="cuda")
-    wanted = fac(input, filters, 5)
+    expected = fac(input, filters, 5)
     late = torch.empty_like(filters)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
@@ -174,7 +174,7 @@ def test_a_stream_that_is_not_the_default():
         late.copy_(filters)
         output = fac(input, late, 5)
     stream.synchronize()
-    assert torch.equal(output, wanted)
+    assert torch.equal(output, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -1,4 +1,4 @@
-"""Every kind of derivative, and torch.func, eager and compiled."""
+"""Take every kind of derivative, and use torch.func, eager and compiled."""
 
 import pytest
 import torch
@@ -129,18 +129,18 @@ def test_functions_of_autograd_functional():
     for vectorize in (False, True):
         for strategy in ("reverse-mode", "forward-mode") if vectorize else ("reverse-mode",):
             options = {"vectorize": vectorize, "strategy": strategy}
-            mine, wanted = (
+            mine, expected = (
                 torch.autograd.functional.jacobian(lambda x, f=f: f(x, filters, 3), input, **options)
                 for f in (fac, oracle.output)
             )
-            same(mine, wanted)
+            same(mine, expected)
 
 
 @pytest.mark.xfail(
     strict=True, reason="torch.func lets no autograd.Function hear of no_grad inside a transform"
 )
 def test_no_grad_is_heard_inside_transforms():
-    """A constant is one to the transforms around it too, as it is of torch's own operators."""
+    """Treat a constant as one in the transforms around it too, as torch's own operators do."""
     function, right, input, filters, _ = made(PLAIN)
 
     def value(f):
@@ -162,9 +162,9 @@ def test_no_grad_is_heard():
 
 
 def test_only_what_gradients_need_is_kept():
-    """A network that predicts filters for a picture need not keep them, only the picture."""
+    """Save the picture alone: a network that predicts filters for it need not keep them."""
     input, filters, _ = tensors(*PLAIN[:3])
-    for x, f, kept in (
+    for x, f, saved in (
         (input, filters, [input, filters]),
         (input.detach(), filters, [input]),
         (input, filters.detach(), [filters]),
@@ -173,7 +173,7 @@ def test_only_what_gradients_need_is_kept():
         packed = []
         with saved_tensors_hooks(lambda t, packed=packed: packed.append(t) or t, lambda t: t):
             fac(x, f, 3)
-        assert [t.data_ptr() for t in packed] == [t.data_ptr() for t in kept]
+        assert [t.data_ptr() for t in packed] == [t.data_ptr() for t in saved]
 
 
 def test_tangents_of_one_operand_cost_one_call():
@@ -185,7 +185,7 @@ def test_tangents_of_one_operand_cost_one_call():
 
 def test_compiled_autograd():
     input, filters, gradient = tensors(*PLAIN[:3])
-    wanted = all_three(fac, input, filters, gradient, 3)[1:]
+    expected = all_three(fac, input, filters, gradient, 3)[1:]
     output = fac(input, filters, 3)
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
-        same(torch.autograd.grad(output, (input, filters), gradient), wanted)
+        same(torch.autograd.grad(output, (input, filters), gradient), expected)

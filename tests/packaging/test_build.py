@@ -1,4 +1,4 @@
-"""How the package is compiled and installed."""
+"""Compile and install the package."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def test_build_info_says_what_was_built():
 
 @pytest.mark.network
 def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
-    """As a user does it, in pip's isolated environment, without nvcc."""
+    """Install as a user does, in pip's isolated environment, without nvcc."""
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "demo", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignore)
@@ -44,7 +44,7 @@ def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
 
 
 def fake_toolkit(folder, version, architectures):
-    """An nvcc that answers as one of that version would."""
+    """Write an nvcc that answers as one of that version would."""
     (folder / "bin").mkdir()
     (folder / "lib64").mkdir()
     (folder / "lib64" / "libcudart_static.a").touch()
@@ -78,7 +78,7 @@ def test_an_older_nvcc_builds_what_it_can(tmp_path, version, architectures, word
 
 
 def test_without_torch_the_build_asks_for_it():
-    """The hooks answer before torch is there to be imported."""
+    """Ask the build hooks before torch can be imported."""
     code = (
         "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_sdist())"
     )
@@ -91,7 +91,7 @@ def test_without_torch_the_build_asks_for_it():
 
 
 def test_cuda_can_be_demanded(tmp_path):
-    """FAC_EXT_CUDA=1 without an nvcc is an error in words."""
+    """Report FAC_EXT_CUDA=1 without an nvcc as an error in words."""
     environment = os.environ | {"FAC_EXT_CUDA": "1", "CUDA_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "setup.py", "--name"], cwd=ROOT, env=environment, capture_output=True, text=True
