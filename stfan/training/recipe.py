@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from stfan.files import whole
+from stfan.files import atomic_write
 
 NOT_NEGATIVE = (
     *(
@@ -180,7 +180,7 @@ def read(path):
 def write(recipe, path):
     """All of a recipe as TOML."""
     lines = [f"{key} = {_toml(value)}" for key, value in asdict(recipe).items() if value is not None]
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 
