@@ -1,6 +1,6 @@
 # make demo    set up, then deblur a real clip (make demo VIDEO=any.mp4 for your own)
 # make test    set up, then run all tests
-# make check   the linters
+# make check   the linters and the type checker
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac and of the network beside their peers (half an hour)
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
@@ -45,6 +45,7 @@ test: .venv/ready
 check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 wheels: .venv/ready
 	$(PY) -m pytest -m wheels
