@@ -1,11 +1,12 @@
-"""`stfan` and `python -m stfan`: the command line, or one line that says which packages it lacks."""
+"""`stfan` and `python -m stfan`: run the command line, or say in one line which package it lacks."""
 
 import os
 import sys
 
 
-def main():
-    # The network's largest tensors are made anew for every frame: on Linux, huge pages make that cheap.
+def main() -> None:
+    """Run the command line."""
+    # The network's largest tensors are allocated anew for every frame; on Linux, huge pages make that cheap.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         from stfan.cli import app

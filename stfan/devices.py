@@ -1,28 +1,27 @@
-"""What there is to compute on."""
+"""The devices that torch can compute on."""
 
 import torch
 
 
-def devices():
-    """{device: what it is}"""
+def devices() -> dict[str, str]:
+    """Describe the devices of this machine: {device: what it is}."""
     found = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        found[f"cuda:{i}"] = (
-            f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"
-        )
+        memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+        found[f"cuda:{i}"] = f"{gpu.name}, {memory}, compute {gpu.major}.{gpu.minor}"
     if len(found) == 1:
-        reason = (
-            f"none that torch sees, for CUDA {torch.version.cuda}"
-            if torch.version.cuda
-            else "torch is without it"
-        )
-        found["cuda"] = reason
+        built = torch.version.cuda
+        found["cuda"] = f"none that torch sees, for CUDA {built}" if built else "torch is built without it"
     return found
 
 
-def check_device(device):
-    """The device that is meant; one that is not here is refused, in words."""
+def resolve_device(device: str) -> str:
+    """Return the device that --device names; "auto" is CUDA if there is a GPU, else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -36,13 +35,13 @@ def check_device(device):
     return device
 
 
-def fast_bfloat16(device):
+def fast_bfloat16(device: str) -> bool:
     """Whether a device multiplies matrices of bfloat16 at least as fast as those of float32.
 
     A CPU does with AVX512-BF16 or AMX; without them bfloat16 is emulated, and ten times slower than float32.
 
     Args:
-        device: of :func:`check_device`.
+        device: of :func:`resolve_device`.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8

@@ -1,16 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files and folders: atomic writes, checks before the work begins, JSON that every reader takes."""
 
 import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def whole(path):
-    """A temporary name beside path, of a file or a folder, which becomes path when the block ends, and goes if it fails."""
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
+
+    The block may make a file or a folder of that name.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -20,36 +25,54 @@ def whole(path):
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # it must not hide the error that is on its way
+                partial.unlink(missing_ok=True)
 
 
-def check_writable(option, path, suffix, overwrite):
-    """Refuse, before any work is done, a file that can not be written or must not be replaced; None is no file.
+def refuse_existing(path: Path, advice: str = "--overwrite replaces it") -> None:
+    """Raise FileExistsError, with the advice, if `path` exists."""
+    if path.exists():
+        raise FileExistsError(f"{path}: exists already; {advice}")
+
+
+def check_parent(path: Path) -> None:
+    """Raise FileNotFoundError if the folder that `path` is to be in does not exist."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+
+
+def check_writable(option: str, path: Path | None, suffixes: str | tuple[str, ...], overwrite: bool) -> None:
+    """Check, before any work is done, that a file can be written; None stands for no file.
 
     Raises:
-        ValueError: the name has another ending than suffix.
-        OSError: the folder is missing, the path is a folder, or it exists and overwrite is not set.
+        ValueError: the name has none of the suffixes.
+        OSError: the folder is missing, the path is a folder, or it exists and `overwrite` is not set.
     """
     if path is None:
         return
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"{path}: {option} must be the name of a file that ends in {suffix}")
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: {option} must be the name of a file that ends in {', '.join(suffixes)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists already; --overwrite replaces it")
+    check_parent(path)
+    if not overwrite:
+        refuse_existing(path)
 
 
-def to_json(value, **options):
-    """JSON that every reader takes: numbers that are not finite become the strings inf, -inf and nan."""
-    return json.dumps(_plain(value), **options)
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder, without hidden files and folders (.DS_Store, ._00030.jpg)."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _plain(value):
+def to_json(value: Any, **options: Any) -> str:
+    """Dump JSON without NaN and Infinity: they become the strings nan, inf and -inf."""
+    return json.dumps(_finite(value), **options)
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

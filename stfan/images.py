@@ -1,78 +1,115 @@
-"""Frames as image files, and clips of them: <clip>/{input,GT}/<frame>.png, as the paper's own release has them."""
+"""Image files: find them, open them, write them; and clips of them, <clip>/{input,GT}/<frame>.png, as the
+authors' own release has them."""
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from stfan.files import visible_files
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def read_image(path, box=None, size=None):
-    """An image file, or the box (left, top, right, bottom) of it, as a (3, H, W) uint8 RGB tensor.
-
-    Raises:
-        OSError: it can not be read, has more than 8 bits a colour, or is not of the size (width, height).
-    """
-    with _readable(path), Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise OSError(f"8 bits a colour are read, this has more ({image.mode})")
-        if size is not None and image.size != size:
-            raise OSError("is {}x{}, not {}x{}".format(*image.size, *size))
-        image = image if box is None else image.crop(box)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def image_files(folder: Path) -> list[Path]:
+    """List the image files of a folder, in no particular order; hidden ones are left out."""
+    return [path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES]
 
 
-def read_cutout(file):
-    """A picture with an alpha channel as a (4, H, W) uint8 RGBA tensor, without transparent margins."""
-    try:
-        with Image.open(file) as image:
-            image = image.convert("RGBA")
-            return torch.from_numpy(np.array(image.crop(image.getchannel("A").getbbox()))).permute(2, 0, 1)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise OSError(f"{file}: can not be read: {error}") from error
-
-
-def image_size(path):
-    """(width, height) in pixels, from an image file's header.
-
-    Raises:
-        OSError: it can not be read.
-    """
-    with _readable(path), Image.open(path) as image:
-        return image.size
+def natural_sort_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort by the numbers in the names: frame9 before frame10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
 
 
 @contextmanager
-def _readable(path):
-    """Whatever Pillow says of a file that it can not read, as an OSError with the file's name."""
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file with Pillow, and close it when the block ends.
+
+    Raises:
+        OSError: the file cannot be read. Whatever Pillow raises within the block becomes one that names the file.
+    """
     try:
-        yield
+        with Image.open(path) as image:
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: can not be read: {error}") from error
+        raise OSError(f"{path}: cannot be read: {error}") from error
 
 
-def write_image(path, image):
-    """A (3, H, W) uint8 RGB tensor as an image file."""
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+def check_depth(image: Image.Image) -> None:
+    """Raise ValueError if an image, just opened, has more than 8 bits per channel."""
+    if image.mode.startswith(("I", "F")) or ";16" in str(getattr(image, "tile", "")):
+        raise ValueError(f"more than 8 bits per channel ({image.mode})")
 
 
-def write_clip(folder, blurry, sharp):
-    """Two (T, 3, H, W) uint8 tensors as folder/input and folder/GT."""
+def open_rgb(
+    path: str | Path, box: tuple[int, int, int, int] | None = None, size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Read an image file, or a box of it, as a (3, H, W) uint8 RGB tensor.
+
+    Args:
+        path: the file.
+        box: (left, top, right, bottom) of the part to read; all of it if None.
+        size: the (width, height) that the file must have, if given.
+
+    Raises:
+        OSError: it cannot be read, has more than 8 bits per channel, or is of another size.
+    """
+    with open_image(path) as image:
+        check_depth(image)
+        if size is not None and image.size != size:
+            raise ValueError("is {}x{}, not {}x{}".format(*image.size, *size))
+        return to_tensor((image if box is None else image.crop(box)).convert("RGB"))
+
+
+def open_rgba(path: str | Path) -> torch.Tensor:
+    """Read a cut-out as a (4, H, W) uint8 RGBA tensor, without its transparent margins.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_image(path) as image:
+        rgba = image.convert("RGBA")
+        return to_tensor(rgba.crop(rgba.getchannel("A").getbbox()))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read (width, height) in pixels from an image file's header.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_image(path) as image:
+        return image.size
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Convert a Pillow image with several channels to a (C, H, W) uint8 tensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    """Convert a (3, H, W) uint8 tensor to a Pillow image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def to_8bit(frames: torch.Tensor) -> torch.Tensor:
+    """Clamp float frames to [0, 1] and round them to uint8, as they would be stored."""
+    return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def write_image(path: str | Path, image: torch.Tensor) -> None:
+    """Write a (3, H, W) uint8 RGB tensor as an image file."""
+    to_pillow(image).save(path)
+
+
+def write_clip(folder: Path, blurry: Iterable[torch.Tensor], sharp: Iterable[torch.Tensor]) -> None:
+    """Write two (T, 3, H, W) uint8 tensors as folder/input and folder/GT."""
     for name, frames in (("input", blurry), ("GT", sharp)):
         (folder / name).mkdir(parents=True)
         for t, frame in enumerate(frames):
             write_image(folder / name / f"{t:05d}.png", frame)
-
-
-def to_8bit(frames):
-    """Float frames in [0, 1] as they would be stored: clamped and rounded to uint8."""
-    return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def in_order(file):
-    """For sorting: names by the numbers in them, frame9 before frame10."""
-    parts = re.split(r"(\d+)", file.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name

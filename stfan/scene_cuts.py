@@ -1,23 +1,27 @@
-"""Scene cuts: does a frame begin a new shot?"""
+"""Scene cuts: find where a video changes from one shot to another."""
 
 import torch
 from torch.nn import functional as F
 
-SIDE = 32  # of the small grey pictures that are compared
-SHIFT = 8  # how far the one is moved against the other: a quarter of the frame
-BINS = 16
-CHANGED = 0.15  # the least part of the pixels that change their bin at a cut
-ALIKE = 0.6  # the least correlation within a shot
-FLAT = 1 / 255  # the standard deviation of a picture with nothing in it
+SIDE = 32  # pixels; frames are compared as small grey images of this width and height
+SHIFT = 8  # pixels; the furthest that one image is shifted against the other: a quarter of its side
+BINS = 16  # of the histograms
+CHANGED = 0.15  # least part of the pixels that change their bin at a cut
+ALIKE = 0.6  # least correlation of two frames of one shot
+FLAT = 1 / 255  # standard deviation below which an image shows nothing
 
 
-def find_cuts(before, after):
-    """Where a new shot begins: a list of B bools, for frames (B, 3, H, W) in [0, 1] and those that follow them.
+def find_cuts(before: torch.Tensor, after: torch.Tensor) -> list[bool]:
+    """Say for each of B frames whether a new shot begins with it.
 
-    Two things come together at a cut, seen in small grey pictures. Their histograms differ, which motion within the
-    frame changes little. And they do not correlate, however the one is moved against the other: so pans by up to a
-    quarter of the frame are no cuts, nor are flashes, as a correlation does not see brightness and contrast.
-    To or from a picture of one grey there is no cut: there is nothing in it to hand on.
+    A cut shows in small grey images by two things together. The histograms differ, which motion within the frame
+    changes little. And the images do not correlate, however one is shifted against the other. So a pan by up to a
+    quarter of the frame is no cut, and a flash is none either, since correlation ignores brightness and contrast.
+    To or from an image of one grey there is no cut: it holds nothing that could be carried over.
+
+    Args:
+        before: frames (B, 3, H, W) in [0, 1].
+        after: the frames that follow them.
     """
     before, after = (
         F.interpolate(frame.float().mean(1, keepdim=True), (SIDE, SIDE), mode="area").double().cpu()
@@ -29,16 +33,18 @@ def find_cuts(before, after):
     ]
 
 
-def _difference(a, b):
-    """The part of the pixels by which two histograms differ, in [0, 1]."""
-    counts = [torch.histc(picture, BINS, 0, 1) for picture in (a, b)]
-    return (counts[0] - counts[1]).abs().sum() / (2 * SIDE**2)
+def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Compare two histograms: the part of the pixels by which they differ, in [0, 1]."""
+    first, second = (torch.histc(image, BINS, 0, 1) for image in (a, b))
+    return (first - second).abs().sum() / (2 * SIDE**2)
 
 
-def _correlation(a, b):
-    """The greatest correlation coefficient of the common part of two pictures (1, SIDE, SIDE), over all shifts."""
-    powers = [torch.stack([picture, picture.square(), torch.ones_like(picture)]) for picture in (a, b)]
-    (ab, _, a1), (_, _, a2), (b1, b2, n) = F.conv2d(*powers, padding=SHIFT)  # each: a sum for every shift
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Find the greatest correlation coefficient of two images (1, SIDE, SIDE) where they overlap, over all shifts."""
+    first, second = (torch.stack([image, image.square(), torch.ones_like(image)]) for image in (a, b))
+    (ab, _, a1), (_, _, a2), (b1, b2, n) = F.conv2d(
+        first, second, padding=SHIFT
+    )  # each: a sum for every shift
     covariance = ab - a1 * b1 / n
     variances = (a2 - a1.square() / n) * (b2 - b1.square() / n)
     return (covariance / variances.clamp(min=1e-12).sqrt()).max()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stfan.cli.options import choose_dtype
+from stfan.cli.options import resolve_dtype
 from stfan.devices import fast_bfloat16
 
 
@@ -19,8 +19,8 @@ from stfan.devices import fast_bfloat16
 def test_a_cpu_is_asked_for_its_instructions(monkeypatch, features, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     assert fast_bfloat16("cpu") is fast
-    assert choose_dtype("auto", "cpu") == ("bf16" if fast else "fp32")
-    assert choose_dtype("fp16", "cpu") == "fp16"
+    assert resolve_dtype("auto", "cpu") == ("bf16" if fast else "fp32")
+    assert resolve_dtype("fp16", "cpu") == "fp16"
 
 
 def test_a_torch_that_does_not_tell(monkeypatch):
@@ -31,4 +31,4 @@ def test_a_torch_that_does_not_tell(monkeypatch):
 @pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_a_gpu_is_asked_for_its_generation(monkeypatch, capability, fast):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert fast_bfloat16("cuda:1") is fast and choose_dtype("auto", "cuda") == "fp16"
+    assert fast_bfloat16("cuda:1") is fast and resolve_dtype("auto", "cuda") == "fp16"

@@ -1,4 +1,4 @@
-"""The command line: its commands, one file each, and what becomes of errors."""
+"""The command line: its commands, one file each, and how errors are printed."""
 
 import sys
 
@@ -23,8 +23,8 @@ app.command("eval")(evaluate)
 app.command()(info)
 
 
-def main():
-    """Run the command line; what went wrong is one line, and exit code 1."""
+def main() -> None:
+    """Run the command line; an error is printed in one line and gives exit code 1."""
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:

@@ -1,91 +1,122 @@
-"""What a run shows and hears: a bar that moves, warnings as they come, and Ctrl+C."""
+"""The terminal: consoles, log lines, progress bars, and Ctrl+C."""
 
 import logging
 import signal
+import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-screen = Console(stderr=True)
+stderr_console = Console(stderr=True)
 
 
-def say(console, words):
-    """A line of ours, even while a bar moves."""
+def stdout_console() -> Console:
+    """Return a console for results: as wide as the terminal, or 120 columns in a file or pipe."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def print_line(console: Console, words: str) -> None:
+    """Print a line that begins with "stfan:", above a progress bar if one is shown."""
     console.print(f"stfan: {words}", markup=False, highlight=False, soft_wrap=True)
 
 
-class Lines(logging.Handler):
-    """Prints the log on a console, if not quiet, and keeps its warnings."""
+class LogHandler(logging.Handler):
+    """Prints log records on a console, unless quiet, and keeps the warnings.
 
-    def __init__(self, console, quiet, verbose):
+    Attributes:
+        warnings: the messages of all warnings.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False, verbose: bool = False):
         super().__init__(logging.INFO if verbose else logging.WARNING)
-        self.console, self.quiet, self.warnings = console, quiet, []
+        self.console, self.quiet = console, quiet
+        self.warnings: list[str] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Handle one log record."""
         if record.levelno >= logging.WARNING:
             self.warnings.append(record.getMessage())
         if not self.quiet:
-            say(self.console, record.getMessage())
+            print_line(self.console, record.getMessage())
 
     @contextmanager
-    def listening(self):
-        """Hears what stfan has to say within the block."""
-        log = logging.getLogger("stfan")
-        before = log.level
-        log.setLevel(self.level)
-        log.addHandler(self)
+    def attached(self) -> Iterator[Self]:
+        """Handle the records of the logger "stfan" within the block."""
+        logger = logging.getLogger("stfan")
+        level = logger.level
+        logger.setLevel(self.level)
+        logger.addHandler(self)
         try:
             yield self
         finally:
-            log.removeHandler(self)
-            log.setLevel(before)
+            logger.removeHandler(self)
+            logger.setLevel(level)
 
 
-class Bar:
-    """Frames done, or other units, how many a second of this run, and the time that is left."""
+class ProgressBar:
+    """Shows the frames that are done (or other units), how many a second, and the time left.
 
-    def __init__(self, console, name, total, shown, unit="frames"):
-        columns = TextColumn("{task.fields[speed]}"), TextColumn("left:"), TimeRemainingColumn()
-        name_column = TextColumn("{task.description}", markup=False)
+    Args:
+        console: where to show it; nothing is shown if that is no terminal.
+        name: what stands before the bar.
+        total: number of frames, None if it is not known.
+        visible: whether to show it at all.
+        unit: what is counted.
+
+    Attributes:
+        progress: the rich Progress; the bar is shown within ``with bar.progress:``.
+    """
+
+    def __init__(
+        self, console: Console, name: str, total: int | None, visible: bool = True, unit: str = "frames"
+    ):
         self.progress = Progress(
-            *(name_column, BarColumn(), MofNCompleteColumn(), *columns),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not (shown and console.is_terminal),
+            disable=not (visible and console.is_terminal),
         )
         self._task = self.progress.add_task(name, total=total, speed="")
-        self._done, self._began, self._unit = 0, None, unit
+        self._count, self._started, self._unit = 0, 0.0, unit
 
-    def start(self, resumed):
-        """So many are there already."""
-        self.progress.update(self._task, completed=resumed)
-        self._began = time.monotonic()
+    def start(self, done: int) -> None:
+        """Start the clock; `done` is the number of frames that an earlier run made."""
+        self.progress.update(self._task, completed=done)
+        self._started = time.monotonic()
 
-    def step(self, words=""):
-        """One more, and what there is to say of it."""
-        self._done += 1
-        speed = self._done / max(time.monotonic() - self._began, 1e-9)
-        self.progress.update(self._task, advance=1, speed=f"{speed:.2f} {self._unit}/s{words}")
+    def advance(self, note: str = "") -> None:
+        """Count one more frame, and show a note behind the speed."""
+        self._count += 1
+        speed = self._count / max(time.monotonic() - self._started, 1e-9)
+        self.progress.update(self._task, advance=1, speed=f"{speed:.2f} {self._unit}/s{note}")
 
 
 @contextmanager
-def stoppable(console, unit="frame"):
-    """Within the block the first Ctrl+C is a wish, and the second one is Python's.
+def graceful_interrupt(console: Console, unit: str = "frame") -> Iterator[Callable[[], bool]]:
+    """Within the block, let the first Ctrl+C only ask for an end; the second one raises KeyboardInterrupt.
 
     Yields:
-        a function that says whether it was pressed.
+        a function that says whether Ctrl+C was pressed.
     """
-    wishes = []
+    pressed = False
 
-    def wish(*_):
-        wishes.append(True)
+    def handle(*_: Any) -> None:
+        nonlocal pressed
+        pressed = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        say(console, f"ending after this {unit}; Ctrl+C again: at once")
+        print_line(console, f"stopping after this {unit}; press Ctrl+C again to stop at once")
 
-    before = signal.signal(signal.SIGINT, wish)
+    handler = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: bool(wishes)
+        yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)

@@ -1,226 +1,294 @@
-"""stfan deblur."""
+"""The command stfan deblur."""
 
 import hashlib
 import logging
-import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import typer
 
-from stfan.cli.console import Bar, Lines, screen, stoppable
-from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, choose_dtype
-from stfan.devices import check_device
-from stfan.files import check_writable, to_json, whole
+from stfan.cli import options
+from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, stderr_console
+from stfan.devices import resolve_device
+from stfan.files import atomic_write, check_writable, to_json
+from stfan.images import SUFFIXES, to_8bit, write_image
+
+if TYPE_CHECKING:  # they need PyAV, which other commands do without
+    from stfan.video.encoder import Encoding
+    from stfan.video.pipeline import DeblurResult, FrameReader, FrameWriter
 
 log = logging.getLogger("stfan")
-PICTURES = (".png", ".jpg", ".jpeg")
-
-
-def seconds(text):
-    """A time as people write it, 90.5 or 1:30.5 or 0:01:30.5, in seconds."""
-    parts = text.split(":")
-    if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts):
-        raise ValueError("neither seconds nor h:mm:ss")
-    return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
 
 
 def deblur(
-    source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A video, or a folder with a picture for each frame.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="The video or folder to write, INPUT_deblurred if not given."),
-    ] = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    tile: Tile = None,
-    start: Annotated[
-        float | None,
-        typer.Option(parser=seconds, metavar="TIME", help="Seconds or h:mm:ss; of pictures, which, from 0."),
-    ] = None,
-    end: Annotated[
-        float | None, typer.Option(parser=seconds, metavar="TIME", help="The first that is left out.")
-    ] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
-    codec: Annotated[str | None, typer.Option(help="FFmpeg's encoder, libx264 if not given.")] = None,
-    crf: Annotated[int | None, typer.Option(min=0, help="Quality: less is better and larger.")] = None,
-    preset: Annotated[str | None, typer.Option(help="The encoder's: slower is smaller.")] = None,
-    pix_fmt: Annotated[str | None, typer.Option(help="FFmpeg's name of the pixels' format.")] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="RGB as computed, with ffv1.")] = False,
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the sound.")] = False,
-    compare: Annotated[
-        Literal["side", "split"] | None, typer.Option(help="Write before and after: both, or half of each.")
-    ] = None,
-    reset_on_cut: Annotated[bool, typer.Option("--reset-on-cut", help="Start afresh at scene cuts.")] = False,
-    picture: Annotated[
-        Path | None, typer.Option(help="Also write a picture: the frame that changed most, before and after.")
-    ] = None,
-    report: Page = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the same command was interrupted.")
-    ] = False,
-    overwrite: Overwrite = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what is chosen.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-):
-    """Deblur a video or a folder of pictures: as many frames out as in; times, colours, sound, subtitles kept."""
-    from stfan.evaluation.report import Report
+    source: options.Input,
+    out: options.Out = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    tile: options.Tile = None,
+    start: options.Start = None,
+    end: options.End = None,
+    max_frames: options.MaxFrames = None,
+    codec: options.Codec = None,
+    crf: options.Crf = None,
+    preset: options.Preset = None,
+    pix_fmt: options.PixFmt = None,
+    lossless: options.Lossless = False,
+    no_audio: options.NoAudio = False,
+    compare: options.Compare = None,
+    reset_on_cut: options.ResetOnCut = False,
+    picture: options.Picture = None,
+    report: options.Page = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
+) -> None:
+    """Deblur a video or a folder of images: as many frames out as in; times, colours, sound, subtitles are kept."""
     from stfan.model.deblurrer import Deblurrer
-    from stfan.model.weights import count, load, locate
-    from stfan.video import pipeline
     from stfan.video.encoder import Encoding
-    from stfan.video.image_folder import Pictures, PictureTarget
-    from stfan.video.reader import Source
-    from stfan.video.writer import VideoTarget
 
-    folder, encoding = source.is_dir(), Encoding(codec, crf, preset, pix_fmt, lossless)
-    if out is None:
-        ending = (
-            ".mkv" if lossless else source.suffix if source.suffix.lower() in (".mkv", ".mov") else ".mp4"
-        )
-        out = (
-            Path(f"{source.resolve()}_deblurred")
-            if folder
-            else source.with_name(f"{source.stem}_deblurred{ending}")
-        )
-    if folder and (encoding != Encoding() or no_audio):
-        raise typer.BadParameter("how to encode and --no-audio are for videos; pictures keep their kind")
-    if folder and any(at is not None and at % 1 for at in (start, end)):
-        raise typer.BadParameter("--start and --end of pictures are whole numbers")
-    if end is not None and end <= (start or 0):
-        raise typer.BadParameter("--end must be later than --start")
+    encoding = Encoding(codec, crf, preset, pix_fmt, lossless)
+    out = out or default_output(source, lossless)
+    check_options(source, encoding, no_audio, start, end)
     if quiet and verbose:
-        raise typer.BadParameter("either --quiet or --verbose")
+        raise typer.BadParameter("give either --quiet or --verbose")
     check_picture(picture, source, overwrite or resume)
     check_writable("--report", report, ".html", overwrite or resume)
-    device = check_device(device)
-    dtype = choose_dtype(dtype, device)
-    with Lines(screen, quiet, verbose).listening() as lines:
-        if folder:
-            frames = Pictures(source, int(start or 0), None if end is None else int(end), max_frames)
-            target = PictureTarget(out)
-        else:
-            frames = Source(source, start or 0.0, end, max_frames)
-            target = VideoTarget(out, frames, encoding, not no_audio, 2 if compare == "side" else 1)
-        model = load(weights, device, DTYPES[dtype])
-        with open(locate(weights), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        settings = {"weights": digest, "dtype": dtype, "compare": compare, "reset-on-cut": reset_on_cut}
-        for name, value in {"device": device, **settings, **target.job}.items():
+    device = resolve_device(device)
+    precision = options.resolve_dtype(dtype, device)
+    with LogHandler(stderr_console, quiet, verbose).attached() as handler:
+        reader, writer = open_both(source, out, (start, end, max_frames), encoding, not no_audio, compare)
+        model, settings = load_network(weights, device, precision)
+        settings |= {"compare": compare, "reset-on-cut": reset_on_cut}
+        for name, value in {"device": device, **settings, **writer.settings}.items():
             log.info("%s: %s", name, value)
-        facts = {"weights": str(weights or "bundled"), "parameters": count(model)}
-        facts |= {"device": device, "dtype": dtype}
-        page = report and Report(model, source.resolve().name, facts)
-        best, bar = Most(), Bar(screen, source.name, frames.expected_frames, not quiet)
-
-        def on_start(resumed):
-            best.seen = resumed
-            if page:
-                page.first = resumed
-            bar.start(resumed)
-
-        def on_frame(before, after):
-            best.see(before, after)
-            if page:
-                page.see(before, after)
-            bar.step()
-
-        try:
-            with frames, bar.progress, stoppable(screen) as stop:
-                outcome = pipeline.deblur(
-                    frames,
-                    target,
-                    out,
-                    Deblurrer(model, tile, reset_on_cut),
-                    settings=settings,
-                    resume=resume,
-                    overwrite=overwrite,
-                    on_start=on_start,
-                    on_frame=on_frame,
-                    shown=pipeline.SHOWN[compare],
-                    stop=stop,
-                )
-        except KeyboardInterrupt as error:
-            notes = getattr(error, "__notes__", ())
-            say_interrupted("at once", *notes, *([f"to go on: {resuming()}"] if notes else []))
-            raise typer.Exit(130) from error
-        if not best.pair and (picture or page):
-            log.warning("nothing for --picture or --report to show: an earlier run made all frames")
-            picture = page = None
-        if picture:
-            best.save(picture)
-        if page:
-            page.write(report)
-    speed = (outcome.frames - outcome.resumed) / outcome.seconds
+        watcher = Watcher(reader, not quiet)
+        if report:
+            watcher.sample(model, weights, device, precision)
+        job = {"settings": settings, "resume": resume, "overwrite": overwrite}
+        result = run(reader, writer, out, Deblurrer(model, tile, reset_on_cut), watcher, compare, job)
+        files = watcher.save(picture, report)
     if as_json:
-        result = {**vars(outcome), "path": str(outcome.path), "frames_per_second": speed, "device": device}
-        print(to_json(result | {"warnings": lines.warnings, "resume": None if outcome.whole else resuming()}))
-    elif outcome.whole and not quiet:
-        print(f"{out}: {outcome.frames} frames, {speed:.2f} frames/s")
-        if picture:
-            print(f"{picture}: frame {best.frame}, before (left) and after (right)")
-        if page:
-            print(report)
-    if not outcome.whole:
-        say_interrupted(
-            f"after {outcome.frames} frames; what there is: {outcome.path}",
-            f"to go on from frame {outcome.saved}: {resuming()}",
-        )
-        raise typer.Exit(130)
+        print_json(result, device, handler.warnings)
+    elif result.complete and not quiet:
+        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s", *files]))
+    if not result.complete:
+        exit_interrupted(result)
 
 
-def say_interrupted(*lines):
-    """Say so, and how to go on."""
-    print(f"stfan: interrupted {'; '.join(lines)}", file=sys.stderr)
+def default_output(source: Path, lossless: bool) -> Path:
+    """Name the output after the input: INPUT_deblurred, with a suffix that a video can be written to."""
+    if source.is_dir():
+        return Path(f"{source.resolve()}_deblurred")
+    suffix = source.suffix if source.suffix.lower() in (".mkv", ".mov") else ".mp4"
+    return source.with_name(f"{source.stem}_deblurred{'.mkv' if lossless else suffix}")
 
 
-def resuming():
-    """The command that goes on where this one was interrupted."""
-    name = Path(sys.argv[0]).name
-    started = [name if shutil.which(name) == sys.argv[0] else sys.argv[0]]
-    if name == "__main__.py":
-        started = [sys.executable, "-m", "stfan"]
-    return shlex.join([*started, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
+def check_options(
+    source: Path, encoding: "Encoding", no_audio: bool, start: float | None, end: float | None
+) -> None:
+    """Raise BadParameter for options that the input does not allow, and for an end before the start."""
+    from stfan.video.encoder import Encoding
+
+    if source.is_dir():
+        if encoding != Encoding() or no_audio:
+            raise typer.BadParameter(
+                "--codec, --crf, --preset, --pix-fmt, --lossless and --no-audio are for videos; "
+                "images keep their format"
+            )
+        for option, time in (("--start", start), ("--end", end)):
+            if time is not None and time % 1:
+                raise typer.BadParameter(f"{option} of a folder must be a whole number, got {time:g}")
+    if end is not None and end <= (start or 0):
+        raise typer.BadParameter(f"--end must be later than --start, got {end:g} and {start or 0:g}")
 
 
-def check_picture(picture, source, overwrite):
-    """Refuse, before any work is done, a picture that can not be written or must not be."""
+def check_picture(picture: Path | None, source: Path, overwrite: bool) -> None:
+    """Check, before any work is done, that --picture can be written and is no part of the input."""
     if picture is None:
         return
-    if picture.suffix.lower() not in PICTURES or not picture.parent.is_dir():
-        raise ValueError(
-            f"{picture}: --picture must be a file in a folder that exists, {' or '.join(PICTURES)}"
-        )
-    if source.exists() and (
-        (picture.exists() and picture.samefile(source)) or picture.parent.samefile(source)
-    ):
-        raise ValueError(f"{picture}: --picture would replace its own input, or be part of it")
-    if picture.exists() and not overwrite:
-        raise FileExistsError(f"{picture}: exists already; --overwrite replaces it")
+    if picture.parent.is_dir() and source.exists():
+        is_source = picture.exists() and picture.samefile(source)
+        if is_source or picture.parent.samefile(source):
+            raise ValueError(f"{picture}: --picture would replace its own input, or be part of it")
+    check_writable("--picture", picture, SUFFIXES, overwrite)
 
 
-class Most:
-    """Of all frames the one that changed most, and what became of it."""
+def open_both(
+    source: Path,
+    out: Path,
+    part: tuple[float | None, float | None, int | None],
+    encoding: "Encoding",
+    sound: bool,
+    compare: str | None,
+) -> "tuple[FrameReader[Any], FrameWriter[Any]]":
+    """Open the input, or the part (start, end, max_frames) of it, and the output."""
+    from stfan.video.image_folder import ImageFolderReader, ImageFolderWriter
+    from stfan.video.reader import VideoReader
+    from stfan.video.writer import VideoWriter
 
-    def __init__(self):
-        self.seen, self.change, self.frame, self.pair = 0, -1.0, None, None
+    start, end, max_frames = part
+    if source.is_dir():
+        images = ImageFolderReader(source, int(start or 0), None if end is None else int(end), max_frames)
+        return images, ImageFolderWriter(out)
+    video = VideoReader(source, start or 0.0, end, max_frames)
+    return video, VideoWriter(out, video, encoding, sound, 2 if compare == "side" else 1)
 
-    def see(self, before, after):
+
+def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any, dict[str, Any]]:
+    """Load the network; return it and the settings that the result depends on."""
+    from stfan.model.weights import load, locate
+
+    model = load(weights, device, options.DTYPES[precision])
+    with open(locate(weights), "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return model, {"weights": digest, "dtype": precision}
+
+
+class Watcher:
+    """Shows progress, and remembers what --picture and --report need."""
+
+    def __init__(self, reader: "FrameReader[Any]", visible: bool):
+        self.name = reader.path.resolve().name
+        self.bar = ProgressBar(stderr_console, reader.path.name, reader.expected_frames, visible)
+        self.most_changed = MostChangedFrame()
+        self.report: Any = None
+
+    def sample(self, model: Any, weights: Path | None, device: str, precision: str) -> None:
+        """Collect for a report, from now on."""
+        from stfan.evaluation.report import Report
+        from stfan.model.weights import count
+
+        facts = {"weights": str(weights or "bundled"), "parameters": count(model)}
+        self.report = Report(model, self.name, facts | {"device": device, "dtype": precision})
+
+    def start(self, resumed: int) -> None:
+        """Begin after so many frames that an earlier run made."""
+        self.most_changed.count = resumed
+        if self.report:
+            self.report.first = resumed
+        self.bar.start(resumed)
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Take note of the next frame."""
+        self.most_changed.add(before, after)
+        if self.report:
+            self.report.add_frame(before, after)
+        self.bar.advance()
+
+    def save(self, picture: Path | None, report: Path | None) -> list[str]:
+        """Write what was asked for, and return a line about each file."""
+        if not self.most_changed.pair and (picture or report):
+            log.warning("nothing for --picture or --report to show: an earlier run made all frames")
+            return []
+        lines = []
+        if picture:
+            self.most_changed.save(picture)
+            lines.append(f"{picture}: frame {self.most_changed.frame}, before (left) and after (right)")
+        if report:
+            self.report.write(report)
+            lines.append(str(report))
+        return lines
+
+
+class MostChangedFrame:
+    """Finds the frame that changed most.
+
+    Attributes:
+        count: number of frames so far.
+        frame: the number of that frame.
+        pair: it before and after, (3, H, W) in [0, 1]; None before the first frame.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.frame, self.change = 0, 0, -1.0
+        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Compare the next frame with the one that changed most so far."""
         change = float((after - before).abs().mean())
         if change > self.change:
-            self.change, self.frame, self.pair = change, self.seen, (before, after)
-        self.seen += 1
+            self.change, self.frame, self.pair = change, self.count, (before, after)
+        self.count += 1
 
-    def save(self, path):
-        from stfan.images import to_8bit, write_image
-
-        with whole(path) as partial:
+    def save(self, path: Path) -> None:
+        """Write the frame before and after, side by side, as an image file."""
+        assert self.pair is not None
+        with atomic_write(path) as partial:
             write_image(partial, to_8bit(torch.cat(self.pair, 2)))
+
+
+def run(
+    reader: "FrameReader[Any]",
+    writer: "FrameWriter[Any]",
+    out: Path,
+    deblurrer: Any,
+    watcher: Watcher,
+    compare: str | None,
+    job: dict[str, Any],
+) -> "DeblurResult":
+    """Deblur with a progress bar until the end or Ctrl+C; `job` holds further options of deblur_video."""
+    from stfan.video.pipeline import COMPARISONS, deblur_video
+
+    try:
+        with reader, watcher.bar.progress, graceful_interrupt(stderr_console) as stop:
+            return deblur_video(
+                reader,
+                writer,
+                out,
+                deblurrer,
+                on_start=watcher.start,
+                on_frame=watcher.add,
+                compose=COMPARISONS[compare],
+                stop=stop,
+                **job,
+            )
+    except KeyboardInterrupt as error:
+        notes = getattr(error, "__notes__", ())
+        print_interrupted("at once", *notes, *([f"to resume: {resume_command()}"] if notes else []))
+        raise typer.Exit(130) from error
+
+
+def speed(result: "DeblurResult") -> float:
+    """Return the frames per second of this run."""
+    return (result.frames - result.resumed) / result.seconds
+
+
+def print_json(result: "DeblurResult", device: str, warnings: list[str]) -> None:
+    """Print what the run made, and how to resume it if it is not complete."""
+    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), "device": device}
+    command = None if result.complete else resume_command()
+    print(to_json(facts | {"warnings": warnings, "resume": command}))
+
+
+def exit_interrupted(result: "DeblurResult") -> NoReturn:
+    """Print what there is and how to resume, and exit with code 130."""
+    print_interrupted(
+        f"after {result.frames} frames",
+        f"the frames so far: {result.path}",
+        f"to resume from frame {result.saved}: {resume_command()}",
+    )
+    raise typer.Exit(130)
+
+
+def print_interrupted(when: str, *notes: str) -> None:
+    """Print when the run was interrupted, and how to resume it."""
+    print(f"stfan: interrupted {'; '.join((when, *notes))}", file=sys.stderr)
+
+
+def resume_command() -> str:
+    """Return the command that goes on where this one was interrupted."""
+    program = sys.argv[0]
+    name = Path(program).name
+    if name == "__main__.py":
+        start = [sys.executable, "-m", "stfan"]
+    else:
+        start = [name if shutil.which(name) == program else program]
+    return shlex.join([*start, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])

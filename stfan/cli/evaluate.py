@@ -1,39 +1,45 @@
-"""stfan eval."""
+"""The command stfan eval."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from stfan.cli.console import Bar, Lines, screen
-from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, choose_dtype
-from stfan.devices import check_device
+from stfan.cli.console import LogHandler, ProgressBar, stderr_console, stdout_console
+from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, resolve_dtype
+from stfan.devices import resolve_device
 from stfan.evaluation.metrics import PROTOCOLS
 from stfan.files import check_writable
 
+Root = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="A data set with known truth: its test videos, or all videos if it has no test part.",
+    ),
+]
+ProtocolName = Annotated[
+    Literal["rgb8", "stfan", "tsp", "koehler", "dvd30"], typer.Option(help="The rule for scoring.")
+]
+Csv = Annotated[Path | None, typer.Option(help="Also write the table as CSV.")]
+Json = Annotated[Path | None, typer.Option(help="Also write all scores, each frame's too, as JSON.")]
+
 
 def evaluate(
-    root: Annotated[
-        Path,
-        typer.Option(
-            "--data", help="A data set with known truth: its test videos, or all where it has no such thing."
-        ),
-    ],
+    root: Root,
     weights: Weights = None,
-    protocol: Annotated[Literal[*PROTOCOLS], typer.Option(help="How to judge.")] = "rgb8",
+    protocol: ProtocolName = "rgb8",
     device: Device = "auto",
     dtype: Dtype = "fp32",
     tile: Tile = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write each frame's scores too, as JSON.")] = None,
+    csv: Csv = None,
+    json: Json = None,
     report: Page = None,
     overwrite: Overwrite = False,
-):
+) -> None:
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
-    from stfan.data.paired_videos import find_videos, phases
-    from stfan.evaluation import evaluate
+    from stfan.data.paired_videos import find_videos
+    from stfan.evaluation import evaluate as evaluation
     from stfan.evaluation.buckets import bucket_scores, bucket_table
     from stfan.evaluation.report import Report
     from stfan.model.deblurrer import Deblurrer
@@ -42,38 +48,44 @@ def evaluate(
     check_writable("--csv", csv, ".csv", overwrite)
     check_writable("--json", json, ".json", overwrite)
     check_writable("--report", report, ".html", overwrite)
-    device = check_device(device)
-    dtype = choose_dtype(dtype, device)
-    found, judge = find_videos(root, "test" if "test" in phases(root) else None), PROTOCOLS[protocol]
-    clips = found.clips
-    evaluate.check_clips(clips, judge)
-    model = load(weights, device, DTYPES[dtype])
-    facts = {
+    device = resolve_device(device)
+    precision, rule = resolve_dtype(dtype, device), PROTOCOLS[protocol]
+    dataset = find_videos(root, strict=False)
+    dataset = (dataset.only("test") if "test" in dataset.phases else dataset).raise_problems()
+    clips = dataset.clips
+    evaluation.check_clips(clips, rule)
+    model = load(weights, device, DTYPES[precision])
+    facts: dict[str, Any] = {
         "data": str(root),
-        "layout": found.layout,
+        "layout": dataset.layout,
         "weights": str(weights or "bundled"),
-        "parameters": count(model),
     }
-    facts |= {"device": device, "dtype": dtype}
-    page = report and Report(model, root.resolve().name, facts, {"name": "PSNR", "rule": str(judge)})
-    bar = Bar(screen, root.resolve().name, sum(len(blurry) for blurry, _ in clips.values()), True)
+    facts |= {"parameters": count(model), "device": device, "dtype": precision}
+    name = root.resolve().name
+    page = Report(model, name, facts, {"name": "PSNR", "rule": str(rule)}) if report else None
+    bar = ProgressBar(stderr_console, name, sum(len(blurry) for blurry, _ in clips.values()))
 
-    def on_frame(judged):
-        bar.step()
+    def on_frame(score: evaluation.FrameScore) -> None:
+        bar.advance()
         if page:
-            page.see_judged(judged)
+            page.add_score(score)
 
-    with Lines(screen, False, False).listening(), bar.progress:
+    with LogHandler(stderr_console).attached(), bar.progress:
         bar.start(0)
-        result = facts | evaluate.evaluate(Deblurrer(model, tile), clips, judge, on_frame)
-    shown = Console(width=None if sys.stdout.isatty() else 120)
-    shown.print(evaluate.table(result))
+        result = facts | evaluation.evaluate(Deblurrer(model, tile), clips, rule, on_frame)
+    console = stdout_console()
+    console.print(evaluation.table(result))
     if buckets := bucket_scores(result):
         result["buckets"] = buckets
-        shown.print(bucket_table(buckets))
+        console.print(bucket_table(buckets))
     seconds = result["overall"]["seconds_per_frame"]
-    print(f"{facts['parameters']:,} parameters, {seconds:.3f} s per frame on {device} in {dtype}")
-    writers = {csv: evaluate.write_csv, json: evaluate.write_json, report: page and page.write}
-    for path in filter(None, writers):
-        writers[path](path, result)
-        print(path)
+    print(f"{facts['parameters']:,} parameters, {seconds:.3f} s per frame on {device} in {precision}")
+    if csv:
+        evaluation.write_csv(csv, result)
+        print(csv)
+    if json:
+        evaluation.write_json(json, result)
+        print(json)
+    if report and page:
+        page.write(report, result)
+        print(report)

@@ -1,30 +1,31 @@
-"""stfan info: what there is to work with: devices, the operator's build, versions, the weights and their card."""
+"""The command stfan info: devices, the operator's build, versions, the weights and their card."""
 
 import json
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import fac_ext
-from stfan.cli.options import Weights
+from stfan.cli import options
+from stfan.cli.console import stdout_console
 from stfan.devices import devices
 from stfan.model import weights
 
 PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "rich", "typer")
 
 
-def info(weights: Weights = None):
-    """Devices, the operator's build, versions, the weights and their card."""
-    Console(width=None if sys.stdout.isatty() else 120).print(table(weights))
+def info(weights: options.Weights = None) -> None:
+    """Print the devices, the operator's build, versions, the weights and their card."""
+    stdout_console().print(table(weights))
 
 
-def table(path=None):
-    """All of it as a rich Table without lines; path is a weight file, the bundled one if not given."""
-    sections = {
+def table(path: Path | None = None) -> Table:
+    """Make a table without lines of all facts; `path` is a weight file, the bundled one if not given."""
+    sections: dict[str, dict[str, Any]] = {
         "Devices": devices(),
         "Operator": operator(),
         "Versions": versions(),
@@ -40,15 +41,15 @@ def table(path=None):
     return grid
 
 
-def operator():
-    """{part of the compiled operator: how it was built}"""
+def operator() -> dict[str, str]:
+    """Say how each part of the compiled operator was built: {part: build}."""
     build = fac_ext.build_info()
     cuda = f"{build['cuda']}, for {build['cuda_architectures']}" if build["cuda"] else "not built in"
     return {"fac_ext": build["version"], "CPU kernels": build["cpu_simd"], "CUDA kernels": cuda}
 
 
-def versions():
-    """{package: version}"""
+def versions() -> dict[str, str]:
+    """List the versions of packages: {package: version}."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -58,15 +59,15 @@ def versions():
     return found
 
 
-def weight_file(path):
-    """{fact: value} about a weight file and from its card, the .json of the same name beside it.
+def weight_file(path: Path) -> dict[str, Any]:
+    """Describe a weight file by what is in it and by its card, the .json of the same name beside it: {fact: value}.
 
     Raises:
-        FileNotFoundError: no such weight file.
-        ValueError: no weight file of this network, or a card that is not one.
+        FileNotFoundError: there is no such weight file.
+        ValueError: it holds no weights of this network, or its card is none.
     """
     model = weights.load(path)
-    found = {
+    facts = {
         "file": path,
         "size": f"{path.stat().st_size / 2**20:.1f} MiB",
         "preset": model.preset,
@@ -75,25 +76,30 @@ def weight_file(path):
     }
     card = path.with_suffix(".json")
     if not card.exists():
-        return found | {"card": "none beside it"}
+        return facts | {"card": "none beside it"}
     try:
-        facts = json.loads(card.read_text())
-        left_out = (*found, "scores", "curve", "begun_from")
-        told = {name: _told(value) for name, value in facts.items() if name not in left_out}
-        scores = facts.get("scores", {"protocol": None, "overall": {}})
-        judged = {
-            f"{key.upper()} of {side} ({scores['protocol']})": f"{scores['overall'][side][key]:.{digits}f}"
-            for key, digits in (("psnr", 2), ("ssim", 4))
-            for side in ("input", "output")
-            if side in scores["overall"]
-        }
+        content = json.loads(card.read_text())
+        left_out = (*facts, "scores", "curve", "begun_from")
+        rest = {name: _summary(value) for name, value in content.items() if name not in left_out}
+        scores = _scores(content.get("scores", {"protocol": None, "overall": {}}))
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{card}: not the card of a weight file: {error}") from error
-    return found | {"card": card} | told | judged
+    return facts | {"card": card} | rest | scores
 
 
-def _told(value):
-    """A card's value in a line: of what is in it more than one level deep, only the number."""
+def _scores(scores: dict[str, Any]) -> dict[str, str]:
+    """List the overall scores of a card: {measure, side and protocol: value}."""
+    overall, protocol = scores["overall"], scores["protocol"]
+    return {
+        f"{key.upper()} of {side} ({protocol})": f"{overall[side][key]:.{digits}f}"
+        for key, digits in (("psnr", 2), ("ssim", 4))
+        for side in ("input", "output")
+        if side in overall
+    }
+
+
+def _summary(value: Any) -> Any:
+    """Put a card's value into one line; of what is more than one level deep only the number is given."""
     if not isinstance(value, dict):
         return value
     return ", ".join(

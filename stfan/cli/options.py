@@ -1,5 +1,6 @@
-"""Options of more than one command."""
+"""Options of the commands, and how their values are parsed."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,20 +12,8 @@ from stfan.devices import fast_bfloat16
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose_dtype(name, device):
-    """The dtype to compute in, by its name in DTYPES; "auto" asks the device.
-
-    On CUDA that is float16; on a CPU bfloat16 where it multiplies that fast (AVX512-BF16, AMX), else float32.
-    """
-    if name != "auto":
-        return name
-    if torch.device(device).type == "cuda":
-        return "fp16"
-    return "bf16" if fast_bfloat16(device) else "fp32"
-
-
-def side(text):
-    """A side of tiles as a Deblurrer takes it: None for auto, 0 for whole frames, or a multiple of 4."""
+def parse_tile(text: str) -> int | None:
+    """Parse --tile as a Deblurrer takes it: None for auto, 0 for whole frames, or a multiple of 4."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) % 4:
@@ -32,23 +21,90 @@ def side(text):
     return int(text)
 
 
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return the dtype that --dtype names; "auto" asks the device.
+
+    On CUDA that is fp16; on a CPU bf16 where it multiplies that fast (AVX512-BF16, AMX), else fp32.
+    """
+    if dtype != "auto":
+        return dtype
+    if torch.device(device).type == "cuda":
+        return "fp16"
+    return "bf16" if fast_bfloat16(device) else "fp32"
+
+
+def parse_time(text: str) -> float:
+    """Convert a time as people write it, 90.5 or 1:30.5 or 0:01:30.5, to seconds."""
+    parts = text.split(":")
+    if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts):
+        raise ValueError("neither seconds nor h:mm:ss")
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+
+
+# Of several commands.
 Weights = Annotated[
     Path | None,
-    typer.Option(help="A weight file, or one of the bundled ones: compact (default), article."),
+    typer.Option(help="Weight file, or the name of bundled weights: compact (default) or article."),
 ]
-Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA if there is a GPU), cpu, cuda or cuda:N.")]
 Dtype = Annotated[
-    Literal["auto", *DTYPES],
-    typer.Option(help="Precision; auto: fp16 on CUDA, bf16 on a CPU that is fast in it, else fp32."),
+    Literal["auto", "fp32", "fp16", "bf16"],
+    typer.Option(
+        help="Precision of the network; auto: fp16 on CUDA, bf16 on a CPU that is fast in it, else fp32."
+    ),
 ]
 Tile = Annotated[
     int | None,
     typer.Option(
-        parser=side,
+        parser=parse_tile,
         metavar="[auto|0|N]",
         show_default="auto",
-        help="auto: whole frames while they fit; 0: whole frames; N: tiles of N pixels a side, for less memory.",
+        help="auto: whole frames while they fit in memory, then tiles; 0: whole frames; "
+        "N: tiles of N pixels a side, which need less memory.",
     ),
 ]
-Page = Annotated[Path | None, typer.Option(help="Also write an HTML page to look at.")]
+Page = Annotated[Path | None, typer.Option(help="Also write an HTML report.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+# Of stfan deblur.
+Input = Annotated[
+    Path, typer.Argument(metavar="INPUT", help="A video, or a folder with an image for each frame.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Video or folder to write; INPUT_deblurred if not given."),
+]
+Start = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_time,
+        metavar="TIME",
+        help="Where to begin: seconds or h:mm:ss; for an image folder, the number of an image, from 0.",
+    ),
+]
+End = Annotated[
+    float | None,
+    typer.Option(parser=parse_time, metavar="TIME", help="Where to end; a frame at this time is left out."),
+]
+MaxFrames = Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")]
+Codec = Annotated[str | None, typer.Option(help="Encoder of FFmpeg's; libx264 if not given.")]
+Crf = Annotated[
+    int | None, typer.Option(min=0, help="Constant rate factor: lower gives better quality, larger files.")
+]
+Preset = Annotated[str | None, typer.Option(help="Preset of the encoder: slower ones give smaller files.")]
+PixFmt = Annotated[str | None, typer.Option(help="Pixel format, by FFmpeg's name.")]
+Lossless = Annotated[bool, typer.Option("--lossless", help="Write RGB as it is computed, with ffv1.")]
+NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave out the sound.")]
+Compare = Annotated[
+    Literal["side", "split"] | None,
+    typer.Option(help="Write before and after: side by side, or the left half and the right half."),
+]
+ResetOnCut = Annotated[bool, typer.Option("--reset-on-cut", help="Reset the network's state at scene cuts.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="Also write an image of the frame that changed most, before and after."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what is chosen.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

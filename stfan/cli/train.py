@@ -1,34 +1,45 @@
-"""stfan train."""
+"""The command stfan train."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from stfan.cli.console import Bar, Lines, say, screen, stoppable
-from stfan.files import to_json, whole
+from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
+from stfan.files import atomic_write, to_json
 from stfan.training import recipe as recipes
+
+# Settings that do not alter the result of a run, and that a resumed one may change.
+FREE = ("workers", "log_every", "checkpoint_every", "validate_every", "skip_corrupt")
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of this run.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="Settings of the recipe: data=DVD batch=4 ..."),
+]
+Config = Annotated[
+    Path | None, typer.Option("-c", "--config", help="A recipe (TOML); the article's if not given.")
+]
+Resume = Annotated[
+    Literal["never", "auto"],
+    typer.Option(help="auto: go on from the newest checkpoint, if there is one."),
+]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Stop after this many minutes, ready to be resumed.")
+]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU, even if there is a GPU.")]
 
 
 def train(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of this run.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="Of the recipe: data=DVD batch=4 ..."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="A recipe (TOML); the article's if not given.")
-    ] = None,
-    resume: Annotated[
-        Literal["never", "auto"],
-        typer.Option(help="auto goes on from the newest checkpoint, if there is one."),
-    ] = "never",
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop after so long, ready to be resumed.")
-    ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU, whatever else there is.")] = False,
-):
+    folder: Folder,
+    settings: Settings = None,
+    config: Config = None,
+    resume: Resume = "never",
+    minutes: Minutes = None,
+    cpu: Cpu = False,
+) -> None:
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
     try:
         from stfan.training.trainer import Run
@@ -36,59 +47,91 @@ def train(
         raise ModuleNotFoundError(
             f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
         ) from error
-    from stfan.training.card import card
     from stfan.training.checkpoint import latest
 
-    place, kept = latest(folder), folder / "recipe.toml"
-    if place and resume == "never":
-        raise FileExistsError(
-            f"{folder}: holds a run with {int(place.name)} iterations; --resume auto goes on from them"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: must be the folder of a run, is a file")
-    before = recipes.read(kept) if resume == "auto" and kept.exists() else None
-    wanted = (recipes.read(config) if config else before or recipes.Recipe()).changed(settings or [])
-    if place and before:
-        check_same(folder, before, wanted)
-    if not wanted.data:
-        raise ValueError("recipe: data must be a folder; on the command line: data=FOLDER")
+    newest = latest(folder)
+    check_folder(folder, newest, resume)
+    recipe = choose_recipe(folder, newest, settings or [], config, resume)
     folder.mkdir(parents=True, exist_ok=True)
-    with Lines(screen, False, False).listening():
-        run = Run(wanted, folder, cpu)
+    with LogHandler(stderr_console).attached():
+        run = Run(recipe, folder, cpu)
     if run.main:
-        recipes.write(wanted, kept)
-    if place:
-        run.load(place)
-    bar = Bar(screen, folder.name, wanted.iterations, run.main, "iterations")
-    shown = not bar.progress.disable
-    with Lines(screen, not run.main, False).listening(), bar.progress, stoppable(screen, "sequence") as stop:
-        bar.start(run.iteration)
-        done = run.train(
-            minutes,
-            on_step=lambda run, loss: bar.step(f", loss {float(loss):.5f}") if shown else None,
-            report=lambda line: say(screen, line) if run.main else None,
-            stop=stop,
-        )
+        recipes.write(recipe, folder / "recipe.toml")
+    if newest:
+        run.load(newest)
+    done, stop = run_training(run, minutes)
     if run.main:
-        facts = card(run, judge=done)
-        with whole(folder / "weights.json") as partial:
-            partial.write_text(to_json(facts, indent=1) + "\n")
+        write_card(run, done)
         print(folder / "weights.safetensors")
         if not done:
-            ended = f"{run.iteration} of {wanted.iterations} iterations; --resume auto goes on"
-            print(f"stfan: {ended}", file=sys.stderr)
+            progress = f"{run.iteration} of {recipe.iterations} iterations"
+            print(f"stfan: {progress}; --resume auto goes on", file=sys.stderr)
     run.accelerator.end_training()
     if stop():
         raise typer.Exit(130)
 
 
-def check_same(folder, before, wanted):
-    """What alters the result of a run that goes on must be as it was."""
-    free = ("workers", "log_every", "checkpoint_every", "validate_every", "skip_corrupt")
-    other = [
-        f"{name} was {value} and is {getattr(wanted, name)}"
-        for name, value in vars(before).items()
-        if name not in free and value != getattr(wanted, name)
+def check_folder(folder: Path, newest: Path | None, resume: str) -> None:
+    """Raise an OSError if the folder is a file, or holds a run that is not to be resumed."""
+    if newest and resume == "never":
+        raise FileExistsError(
+            f"{folder}: holds a run with {int(newest.name)} iterations; --resume auto goes on from them"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: must be the folder of a run, is a file")
+
+
+def choose_recipe(
+    folder: Path, newest: Path | None, settings: list[str], config: Path | None, resume: str
+) -> recipes.Recipe:
+    """Return the recipe of --config, else of the run that is resumed, else the article's, with the settings changed.
+
+    Raises:
+        ValueError: a setting is wrong, data is missing, or the resumed run would have another result.
+    """
+    path = folder / "recipe.toml"
+    earlier = recipes.read(path) if resume == "auto" and path.exists() else None
+    recipe = (recipes.read(config) if config else earlier or recipes.Recipe()).changed(settings)
+    if newest and earlier:
+        check_same(folder, earlier, recipe)
+    if not recipe.data:
+        raise ValueError("recipe: data must be a folder; on the command line: data=FOLDER")
+    return recipe
+
+
+def check_same(folder: Path, earlier: recipes.Recipe, recipe: recipes.Recipe) -> None:
+    """Raise ValueError, naming each difference, if a resumed run would have another result."""
+    changes = [
+        f"{name} was {value} and is {getattr(recipe, name)}"
+        for name, value in vars(earlier).items()
+        if name not in FREE and value != getattr(recipe, name)
     ]
-    if other:
-        raise ValueError(f"{folder}: was begun otherwise ({'; '.join(other)}); take another folder")
+    if changes:
+        raise ValueError(f"{folder}: was begun otherwise ({'; '.join(changes)}); take another folder")
+
+
+def run_training(run: Any, minutes: float | None) -> tuple[bool, Callable[[], bool]]:
+    """Train with a progress bar; return whether all iterations are done, and whether Ctrl+C was pressed."""
+    bar = ProgressBar(stderr_console, run.folder.name, run.recipe.iterations, run.main, "iterations")
+    handler = LogHandler(stderr_console, quiet=not run.main)
+
+    def on_step(run: Any, loss: Any) -> None:
+        if not bar.progress.disable:  # else no GPU has to wait for its loss
+            bar.advance(f", loss {float(loss):.5f}")
+
+    def report(line: str) -> None:
+        if run.main:
+            print_line(stderr_console, line)
+
+    with handler.attached(), bar.progress, graceful_interrupt(stderr_console, "sequence") as stop:
+        bar.start(run.iteration)
+        done = run.train(minutes, on_step=on_step, report=report, stop=stop)
+    return done, stop
+
+
+def write_card(run: Any, judge: bool) -> None:
+    """Write the card of the weights, with their scores if `judge` is set."""
+    from stfan.training.card import card
+
+    with atomic_write(run.folder / "weights.json") as partial:
+        partial.write_text(to_json(card(run, judge=judge), indent=1) + "\n")

@@ -1,12 +1,15 @@
-"""Videos with known truth, in data sets as people download them: which frame belongs to which."""
+"""Videos with known truth in data sets as people download them: which blurry frame belongs to which sharp one."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
-from stfan.data.layouts import LAYOUTS, few, pictures, recognise
-from stfan.data.splits import PHASES, read_split, split_beside
-from stfan.images import in_order, read_image
+from stfan.data.layouts import LAYOUTS, VideoFolders, recognise_layout, shorten
+from stfan.data.splits import PHASES, find_split, read_split
+from stfan.images import image_files, natural_sort_key, open_rgb
+
+Root = str | Path | Iterable[str | Path]  # a folder, or two: blurry and sharp
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Video:
     Attributes:
         name: of its folder.
         blurry, sharp: the files of its frames, in the order of the numbers in their names, paired by stem.
-        phase: "train", "valid" or "test"; None where the layout has no such thing.
+        phase: "train", "valid" or "test"; None where the layout has no phases.
     """
 
     name: str
@@ -26,21 +29,30 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What :func:`find_videos` found.
+class PairedDataset:
+    """The videos of a data set, as :func:`find_videos` returns them.
 
     Attributes:
+        root: the folder or folders, in words.
         layout: in words.
-        videos: in the order of phases and of their names; only frames that have a partner.
-        problems: a line each, naming the file or folder.
+        phases: the phases that it has, of "train", "valid", "test"; none where its layout does not tell them apart.
+        videos: in the order of phases and of their names, with only those frames that have a partner.
+        phase_problems: (phase, line) of what is wrong with it; a line names the file or folder.
     """
 
+    root: str
     layout: str
+    phases: tuple[str, ...]
     videos: tuple[Video, ...]
-    problems: tuple[str, ...] = ()
+    phase_problems: tuple[tuple[str | None, str], ...] = ()
 
     @property
-    def clips(self):
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with it, a line each, naming the file or folder."""
+        return tuple(line for _, line in self.phase_problems)
+
+    @property
+    def clips(self) -> dict[str, tuple[tuple[Path, ...], tuple[Path, ...]]]:
         """{name: (blurry paths, sharp paths)}; the name is phase/name where there are several phases."""
         several = len({video.phase for video in self.videos}) > 1
         return {
@@ -49,167 +61,205 @@ class Found:
         }
 
     @property
-    def split(self):
-        """The videos as :func:`write_split` takes them."""
+    def split(self) -> list[dict[str, Any]]:
+        """The videos as :func:`stfan.data.splits.write_split` takes them."""
         return [
             {"name": video.name, "phase": video.phase, "sample": [path.stem for path in video.blurry]}
             for video in self.videos
         ]
 
+    def only(self, phase: str) -> Self:
+        """Return the videos and the problems of one phase.
 
-def find_videos(root, phase=None, layout="auto", gopro_blur="blur_gamma", strict=True):
-    """The videos of a data set, with each blurry frame and its sharp partner; no picture is opened.
+        Raises:
+            ValueError: it has no such phase.
+        """
+        if phase not in self.phases:
+            raise ValueError(
+                f"{self.root}: {self.layout} has no videos for {phase}; "
+                + (
+                    f"it has {', '.join(self.phases)}"
+                    if self.phases
+                    else "it does not tell phases apart: a JSON split could"
+                )
+            )
+        videos = tuple(video for video in self.videos if video.phase == phase)
+        problems = tuple(problem for problem in self.phase_problems if problem[0] == phase)
+        return replace(self, phases=(phase,), videos=videos, phase_problems=problems)
+
+    def raise_problems(self) -> Self:
+        """Return the same, or raise ValueError if it has problems."""
+        if self.problems:
+            others = len(self.problems) - 1
+            more = f" (and {others} such lines more)" if others else ""
+            raise ValueError(self.problems[0] + more)
+        return self
+
+
+def find_videos(
+    root: Root,
+    phase: str | None = None,
+    layout: str | Path = "auto",
+    gopro_blur: str = "blur_gamma",
+    strict: bool = True,
+) -> PairedDataset:
+    """Find the videos of a data set, and pair each blurry frame with its sharp one; no image is opened.
+
+    To use several phases, take all of them with ``strict=False``, and of the result ``.only(phase).raise_problems()``.
 
     Args:
         root: the folder of a data set, or two folders, (blurry, sharp), with the frames of one video each or with
             a folder of frames for each video.
         phase: "train", "valid" or "test"; None for all that there is.
-        layout: one of LAYOUTS; or a JSON file in the form of the authors (see :func:`read_split`), which says
-            which frames of which videos belong to which phase, wherever they are in root; or "auto": the one that
-            root has, and the split by the JSON file that lies in root, if there is one.
+        layout: one of LAYOUTS. Or a JSON file in the form of the authors (see :func:`stfan.data.splits.read_split`),
+            which says which frames of which videos belong to which phase, wherever they are in root. Or "auto": the
+            layout that root has, and the split by the JSON file that lies in root, if there is one.
         gopro_blur: which of GoPro's two kinds of blurry frames: "blur_gamma", where the sharp ones were averaged
             after a gamma of 2.2 was undone, or "blur", where they were averaged as they are.
-        strict: whether problems (frames without a partner, listed ones that are not there, two of one name) are an
-            error, or only in the result.
+        strict: raise problems (frames without a partner, listed ones that do not exist, two of one name), instead of
+            returning them.
 
     Raises:
-        ValueError: no layout that is known, or two; no videos of that phase; if strict, any problem.
-        OSError: root is not there.
+        ValueError: no known layout fits, or two do; no videos of that phase; with `strict`, any problem.
+        OSError: root does not exist.
     """
     if phase not in (None, *PHASES):
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, or None, got {phase!r}")
-    words, folders, missing = _look(root, layout, gopro_blur)
-    there = _phases(folders)
-    if phase is not None and phase not in there:
-        raise ValueError(
-            f"{_said(root)}: {words} has no videos for {phase}; "
-            + (f"it has {', '.join(there)}" if there else "it does not tell phases apart: a JSON split could")
-        )
-    videos, problems = [], [line for of, line in missing if phase in (None, of)]
-    for each in folders:
-        if phase in (None, each.phase):
-            video, lines = _pair(each)
-            problems += lines
-            if video.blurry:
-                videos.append(video)
-    if strict and problems:
-        more = f" (and {len(problems) - 1} such lines more)" if problems[1:] else ""
-        raise ValueError(problems[0] + more)
-    return Found(words, tuple(videos), tuple(problems))
+    folders = _roots(root)
+    words, videos, missing = _look_up(folders, str(layout), gopro_blur)
+    found, problems = [], list(missing)
+    for each in videos:
+        video, lines = _pair_frames(each)
+        problems += [(each.phase, line) for line in lines]
+        if video.blurry:
+            found.append(video)
+    phases = tuple(known for known in PHASES if any(each.phase == known for each in videos))
+    dataset = PairedDataset(_describe(folders), words, phases, tuple(found), tuple(problems))
+    if phase is not None:
+        dataset = dataset.only(phase)
+    return dataset.raise_problems() if strict else dataset
 
 
-def phases(root, layout="auto", gopro_blur="blur_gamma"):
-    """The phases that a data set has, of "train", "valid", "test"; none where its layout does not tell them apart.
-
-    Raises:
-        ValueError, OSError: as :func:`find_videos` does, but for problems of frames.
-    """
-    return _phases(_look(root, layout, gopro_blur)[1])
-
-
-def check(found, progress=iter):
-    """Open and decode every frame: the problems of found and, behind them, all frames that can not be used.
+def check_frames(
+    dataset: PairedDataset, progress: Callable[[tuple[Video, ...]], Iterable[Video]] = iter
+) -> tuple[str, ...]:
+    """Decode every frame, and list what is wrong: the data set's problems, then all frames that cannot be used.
 
     Args:
-        found: what :func:`find_videos` gave, strict or not.
-        progress: wraps what the videos are taken from, for a bar.
+        dataset: what :func:`find_videos` returned, strict or not.
+        progress: wraps the videos, for a progress bar.
 
     Returns:
         Lines, each naming a file: not paired, not readable, or of another size than the first of its video.
     """
-    problems = list(found.problems)
-    for video in progress(found.videos):
+    problems = list(dataset.problems)
+    for video in progress(dataset.videos):
         first = size = None
         for path in (*video.blurry, *video.sharp):
             try:
-                height, width = read_image(path).shape[1:]
+                height, width = open_rgb(path).shape[1:]
             except OSError as error:
                 problems.append(str(error))
                 continue
-            if first is None:
+            if size is None:
                 first, size = path, (width, height)
             elif (width, height) != size:
                 problems.append(f"{path}: is {width}x{height}, but {first} is {size[0]}x{size[1]}")
     return tuple(problems)
 
 
-def _look(root, layout, gopro_blur):
-    """The layout in words, the _Folders of all videos, and [(phase, line)] of those that are listed but not there."""
+def _look_up(
+    roots: tuple[Path, Path], layout: str, gopro_blur: str
+) -> tuple[str, list[VideoFolders], list[tuple[str | None, str]]]:
+    """Return the layout in words, the folders of all videos, and the problems of a split."""
     if gopro_blur not in ("blur_gamma", "blur"):
         raise ValueError(f"gopro_blur must be blur_gamma or blur, got {gopro_blur!r}")
-    roots = _roots(root)
-    split = layout if str(layout).endswith(".json") else None
+    split = Path(layout) if layout.endswith(".json") else None
     if split is None and layout != "auto" and layout not in LAYOUTS:
-        raise ValueError(
-            f"layout must be auto, one of {', '.join(LAYOUTS)}, or a JSON file, got {str(layout)!r}"
-        )
-    words, folders = recognise(roots, "auto" if split else layout, gopro_blur)
+        raise ValueError(f"layout must be auto, one of {', '.join(LAYOUTS)}, or a JSON file, got {layout!r}")
+    words, folders = recognise_layout(roots, "auto" if split else layout, gopro_blur)
     if split is None and layout == "auto" and roots[0] == roots[1]:
-        split = split_beside(roots[0])
+        split = find_split(roots[0])
     if split is None:
         return words, folders, []
-    chosen, missing = [], []
+    chosen, missing = _apply_split(split, folders, roots[0])
+    if not chosen:
+        raise ValueError(f"{split}: lists none of the videos in {_describe(roots)}")
+    return f"{words}, split by {split.name}", chosen, missing
+
+
+def _apply_split(
+    split: Path, folders: list[VideoFolders], root: Path
+) -> tuple[list[VideoFolders], list[tuple[str | None, str]]]:
+    """Return the folders that a split lists, with its phases and frames, and a line for each video that is not there."""
+    chosen: list[VideoFolders] = []
+    missing: list[tuple[str | None, str]] = []
     for entry in read_split(split):
-        named = [folder for folder in folders if folder.name == entry["name"]]
-        named = [folder for folder in named if folder.phase == entry["phase"]] or named
+        name, phase = entry["name"], entry["phase"]
+        named = [folder for folder in folders if folder.name == name]
+        named = [folder for folder in named if folder.phase == phase] or named
         if len(named) == 1:
-            listed = {"phase": entry["phase"], "stems": tuple(entry["sample"]), "listed_by": str(split)}
-            chosen.append(named[0]._replace(**listed))
+            stems = tuple(entry["sample"])
+            chosen.append(named[0]._replace(phase=phase, stems=stems, listed_by=str(split)))
         else:
             times = "more than once" if named else "not"
-            missing.append(
-                (entry["phase"], f"{split}: lists {entry['name']}, which is {times} in {roots[0]}")
-            )
-    if not chosen:
-        raise ValueError(f"{split}: lists none of the videos in {_said(root)}")
-    return f"{words}, split by {Path(split).name}", chosen, missing
+            missing.append((phase, f"{split}: lists {name}, which is {times} in {root}"))
+    return chosen, missing
 
 
-def _roots(root):
-    """The folders with the blurry and with the sharp side; the same one, but where two are given."""
-    pair = isinstance(root, Iterable) and not isinstance(root, str)
-    roots = tuple(map(Path, root)) if pair else (Path(root),) * 2
+def _roots(root: Root) -> tuple[Path, Path]:
+    """Return the folders of the blurry and of the sharp side; they are the same unless two are given."""
+    single = isinstance(root, str | Path)
+    roots = (Path(root),) * 2 if isinstance(root, str | Path) else tuple(map(Path, root))
     if len(roots) != 2:
         raise ValueError(f"root must be a folder, or two: blurry and sharp, got {len(roots)}")
+    blurry, sharp = roots
     for folder in roots:
         if not folder.is_dir():
             if folder.exists():
                 raise NotADirectoryError(f"{folder}: is no folder")
             raise FileNotFoundError(f"{folder}: no such folder")
-    if pair and roots[0].samefile(roots[1]):
-        raise ValueError(f"{roots[0]}: is given both for the blurry and for the sharp frames")
-    return roots
+    if not single and blurry.samefile(sharp):
+        raise ValueError(f"{blurry}: is given both for the blurry and for the sharp frames")
+    return blurry, sharp
 
 
-def _said(root):
-    return root if isinstance(root, str | Path) else " and ".join(map(str, root))
+def _describe(roots: tuple[Path, Path]) -> str:
+    return " and ".join(map(str, dict.fromkeys(roots)))
 
 
-def _pair(folders):
-    """The Video of two folders, of the frames that both have, and lines on what is wrong with the others."""
-    sides, problems = [], []
-    for folder in folders[2:4]:
-        frames = {}
-        for path in sorted(pictures(folder), key=in_order) if folder.is_dir() else ():
-            if path.stem in frames:
-                problems.append(f"{path}: {frames[path.stem].name} is there too; a frame must be one file")
-            frames.setdefault(path.stem, path)
-        sides.append(frames)
-    wanted = folders.stems
-    if wanted is None:
-        wanted = [path.stem for path in sorted((sides[1] | sides[0]).values(), key=in_order)]
-    for frames, folder, other in zip(sides, folders[2:4], folders[3:1:-1], strict=True):
-        lacking = [stem for stem in wanted if stem not in frames]
-        if lacking:
+def _pair_frames(folders: VideoFolders) -> tuple[Video, list[str]]:
+    """Return the Video of two folders, with the frames that both have, and lines on what is wrong with the others."""
+    blurry, problems = _frames_by_stem(folders.blurry)
+    sharp, lines = _frames_by_stem(folders.sharp)
+    problems += lines
+    if folders.stems is not None:
+        stems = list(folders.stems)
+    else:
+        stems = [path.stem for path in sorted((sharp | blurry).values(), key=natural_sort_key)]
+    for frames, folder, other in (
+        (blurry, folders.blurry, folders.sharp),
+        (sharp, folders.sharp, folders.blurry),
+    ):
+        missing = [stem for stem in stems if stem not in frames]
+        if missing:
             problems.append(
-                f"{folder}: {'lacks' if folder.is_dir() else 'is not there and lacks'} {len(lacking)} of "
-                f"{len(wanted)} frames, {few(lacking)}, which {folders.listed_by or other} has"
+                f"{folder}: {'lacks' if folder.is_dir() else 'is not there and lacks'} {len(missing)} of "
+                f"{len(stems)} frames, {shorten(missing)}, which {folders.listed_by or other} has"
             )
-    if not wanted:
+    if not stems:
         problems.append(f"{folders.blurry}: holds no frames, nor does {folders.sharp}")
-    both = [stem for stem in wanted if all(stem in frames for frames in sides)]
-    return Video(folders.name, *(tuple(s[stem] for stem in both) for s in sides), folders.phase), problems
+    both = [stem for stem in stems if stem in blurry and stem in sharp]
+    video = Video(folders.name, tuple(blurry[s] for s in both), tuple(sharp[s] for s in both), folders.phase)
+    return video, problems
 
 
-def _phases(folders):
-    return tuple(phase for phase in PHASES if any(folder.phase == phase for folder in folders))
+def _frames_by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return {stem: file} of a folder's images, and a line for each further file of a stem."""
+    frames: dict[str, Path] = {}
+    problems = []
+    for path in sorted(image_files(folder), key=natural_sort_key) if folder.is_dir() else ():
+        if path.stem in frames:
+            problems.append(f"{path}: {frames[path.stem].name} is there too; a frame must be one file")
+        frames.setdefault(path.stem, path)
+    return frames, problems

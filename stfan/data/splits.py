@@ -1,10 +1,12 @@
-"""Which videos are for training and which for testing: the JSON of STFAN's authors, and names known for test."""
+"""Splits into training, validation and test videos: the JSON of STFAN's authors, and names known to be for testing."""
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from stfan.files import whole
+from stfan.files import atomic_write
 
 PHASES = ("train", "valid", "test")
 # The test videos of DVD (Su et al. 2017), which come in one folder with the others ...
@@ -17,13 +19,13 @@ GOPRO_TEST = {
 }
 
 
-def read_split(path):
-    """Which frames of which videos are for what: [{"name", "phase", "sample": [stem, ...]}, ...].
+def read_split(path: str | Path) -> list[dict[str, Any]]:
+    """Read which frames of which videos are for what: [{"name", "phase", "sample": [stem, ...]}, ...].
 
     This is the form of the JSON files that come with the authors' code of STFAN.
 
     Raises:
-        ValueError: another form, or a video or a frame that is listed twice.
+        ValueError: the file has another form, or lists a video or a frame twice.
     """
     try:
         entries = json.loads(Path(path).read_text())
@@ -32,19 +34,19 @@ def read_split(path):
     return _checked(path, entries)
 
 
-def write_split(path, entries):
+def write_split(path: str | Path, entries: Iterable[dict[str, Any]]) -> None:
     """Write what :func:`read_split` reads.
 
     Raises:
         ValueError: as there.
     """
     entries = _checked(path, entries)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(entries, indent=4) + "\n")
 
 
-def split_beside(root):
-    """The JSON file in a folder that is a split; None if there is none.
+def find_split(root: Path) -> Path | None:
+    """Find the JSON file in a folder that is a split; None if there is none.
 
     Raises:
         ValueError: there are several.
@@ -63,7 +65,7 @@ def split_beside(root):
     return splits[0] if splits else None
 
 
-def _is_split(value):
+def _is_split(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
@@ -71,13 +73,14 @@ def _is_split(value):
     )
 
 
-def _checked(path, entries):
-    """The entries with nothing else in them, if they make sense."""
+def _checked(path: str | Path, entries: Any) -> list[dict[str, Any]]:
+    """Return the entries, without other keys; raise ValueError if they make no sense."""
     if not _is_split(entries):
         raise ValueError(
             f'{path}: must be a list of {{"name", "phase", "sample": [stem, ...]}}, one at least'
         )
-    checked, seen = [], set()
+    checked: list[dict[str, Any]] = []
+    seen = set()
     for entry in entries:
         name, phase, sample = (entry[key] for key in ("name", "phase", "sample"))
         if not isinstance(name, str):

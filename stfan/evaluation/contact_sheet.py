@@ -1,28 +1,35 @@
-"""A contact sheet of clips: what there is to learn from, on one picture."""
+"""A contact sheet: a few frames of each clip on one image."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from stfan.evaluation.metrics import psnr
-from stfan.files import whole
-from stfan.images import to_8bit
+from stfan.files import atomic_write
+from stfan.images import to_8bit, to_pillow
 
-GAP, LINE = 4, 18  # pixels between pictures, and of a line of text
+GAP, LINE = 4, 18  # pixels between frames, and height of a line of text
 COLUMNS = 5  # frames of a clip
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
-def contact_sheet(items, path, columns=COLUMNS, side=256):
+def contact_sheet(
+    items: Iterable[Mapping[str, Any]], path: str | Path, columns: int = COLUMNS, side: int = 256
+) -> None:
     """Write a PNG with a row for each clip: frames spread over it, blurry above and sharp below, under a label.
 
-    The label is the clip's name and the PSNR (protocol rgb8) of its blurry frames, the mean and the range.
+    The label is the clip's name and the PSNR (protocol rgb8) of its blurry frames, mean and range.
 
     Args:
-        items: of "name", "blurry" and "sharp", (T, 3, h, w) in [0, 1] or uint8, as :class:`stfan.synthesis.dataset.Synthetic`
-            gives them.
-        path: of the file, whole or not at all; it is replaced if it exists.
-        columns: frames of a clip, at most.
-        side: of a frame that is larger, its longer side in pixels; it is reduced to that.
+        items: mappings with "name", "blurry" and "sharp", (T, 3, h, w) in [0, 1] or uint8, as
+            :class:`stfan.synthesis.dataset.Synthetic` gives them.
+        path: the file, written atomically; it is replaced if it exists.
+        columns: the most frames of a clip.
+        side: the most pixels of a frame's longer side; larger frames are reduced.
 
     Raises:
         ValueError: path does not end in .png, there are no items, or blurry and sharp of one do not match.
@@ -37,15 +44,13 @@ def contact_sheet(items, path, columns=COLUMNS, side=256):
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial)
 
 
-def _row(item, columns, side):
-    """The picture of one clip."""
-    blurry, sharp = (
-        frames / 255 if frames.dtype.itemsize == 1 else frames for frames in (item["blurry"], item["sharp"])
-    )
+def _row(item: Mapping[str, Any], columns: int, side: int) -> Image.Image:
+    """Draw one clip."""
+    blurry, sharp = (_as_float(item[key]) for key in ("blurry", "sharp"))
     if blurry.shape != sharp.shape or blurry.dim() != 4 or not len(blurry):
         raise ValueError(
             f"{item['name']}: blurry and sharp must be (T, 3, h, w) alike, "
@@ -54,15 +59,19 @@ def _row(item, columns, side):
     height, width = blurry.shape[2:]
     reduction = max(1, max(height, width) / side)
     width, height = round(width / reduction), round(height / reduction)
-    shown = np.linspace(0, len(blurry) - 1, min(columns, len(blurry))).round().astype(int)
-    row = Image.new("RGB", (GAP + len(shown) * (width + GAP), LINE + 2 * (height + GAP)), PAPER)
-    for column, t in enumerate(shown):
+    times = np.linspace(0, len(blurry) - 1, min(columns, len(blurry))).round().astype(int)
+    row = Image.new("RGB", (GAP + len(times) * (width + GAP), LINE + 2 * (height + GAP)), PAPER)
+    for column, t in enumerate(times):
         for line, frames in enumerate((blurry, sharp)):
-            picture = Image.fromarray(to_8bit(frames[t]).permute(1, 2, 0).numpy())
+            frame = to_pillow(to_8bit(frames[t]))
             if reduction > 1:
-                picture = picture.resize((width, height))
-            row.paste(picture, (GAP + column * (width + GAP), LINE + line * (height + GAP)))
+                frame = frame.resize((width, height))
+            row.paste(frame, (GAP + column * (width + GAP), LINE + line * (height + GAP)))
     scores = psnr(blurry, sharp)
     label = f"{item['name']}   {scores.mean():.1f} dB ({scores.min():.1f} to {scores.max():.1f})"
     ImageDraw.Draw(row).text((GAP, 3), label, INK, ImageFont.load_default())
     return row
+
+
+def _as_float(frames: torch.Tensor) -> torch.Tensor:
+    return frames if frames.is_floating_point() else frames / 255

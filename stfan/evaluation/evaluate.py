@@ -1,28 +1,46 @@
-"""How good are the weights? Clips with known truth, deblurred frame by frame and judged by a named protocol."""
+"""Evaluation of a network: clips with known truth, deblurred frame by frame and scored by a named protocol."""
 
 import csv
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from typing import Protocol as Interface
 
 import torch
 from rich.table import Table
 from rich.text import Text
 
-from stfan.files import to_json, whole
-from stfan.images import image_size, read_image
+from stfan.evaluation.metrics import Protocol
+from stfan.files import atomic_write, to_json
+from stfan.images import image_size, open_rgb
 
 COLUMNS = ("protocol", "clip", "frames", "input_psnr", "output_psnr", "input_ssim", "output_ssim")
+SIDES, MEASURES = ("input", "output"), ("psnr", "ssim")
+Paths = tuple[Sequence[Path], Sequence[Path]]  # of a clip: blurry and sharp
+Result = dict[str, Any]
+
+
+class ClipDeblurrer(Interface):
+    """Maps a frame (3, H, W) in [0, 1] to the like; a Deblurrer, for example."""
+
+    def __call__(self, frame: torch.Tensor) -> torch.Tensor:
+        """Deblur the next frame."""
+
+    def reset(self) -> None:
+        """Begin a new clip."""
 
 
 @dataclass
-class Judged:
-    """A frame of a clip, deblurred.
+class FrameScore:
+    """A frame of a clip, deblurred and scored.
 
     Attributes:
         clip, frame: their names.
         before, after, target: the blurry frame, the deblurred and the true one, (3, H, W) in [0, 1].
         input, output: (PSNR in dB, SSIM) of before and of after, None where the protocol leaves the frame out.
-        seconds: that the network took.
+        seconds: time that the network took.
     """
 
     clip: str
@@ -35,11 +53,19 @@ class Judged:
     seconds: float
 
 
-def check_clips(clips, protocol):
-    """Refuse, before any work is done, clips that a protocol can not judge; only the files' headers are read.
+class _Frame(NamedTuple):
+    """What is kept of a frame: the scores of both sides, none where the protocol leaves it out."""
+
+    name: str
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+def check_clips(clips: Mapping[str, Paths], protocol: Protocol) -> None:
+    """Check, before any work is done, that a protocol can score the clips; only the files' headers are read.
 
     Raises:
-        ValueError: unequal sizes, or a clip that is too short or too small; names it.
+        ValueError: frames of unequal sizes, or a clip that is too short or too small; names it.
     """
     for name, (blurry, sharp) in clips.items():
         first = image_size(blurry[0])
@@ -55,96 +81,111 @@ def check_clips(clips, protocol):
                 f"its frames are {'x'.join(map(str, first))}"
             )
         if not len(protocol.scored(len(blurry))):
-            raise ValueError(f"clip {name}: protocol {protocol.name} judges none of its {len(blurry)} frames")
+            raise ValueError(f"clip {name}: protocol {protocol.name} scores none of its {len(blurry)} frames")
 
 
-def evaluate(deblurrer, clips, protocol, on_frame=lambda judged: None):
-    """Deblur clips and judge them; one frame at a time is in memory.
+def evaluate(
+    deblurrer: ClipDeblurrer,
+    clips: Mapping[str, Paths],
+    protocol: Protocol,
+    on_frame: Callable[[FrameScore], object] = lambda score: None,
+) -> Result:
+    """Deblur clips and score them; one frame at a time is in memory.
 
     Args:
-        deblurrer: maps a frame (3, H, W) in [0, 1] to the like; reset() before each clip.
-        clips: {name: (input paths, GT paths)}, as :class:`stfan.data.paired_videos.Found` has them.
+        deblurrer: maps a frame (3, H, W) in [0, 1] to the like; reset() is called before each clip.
+        clips: {name: (input paths, GT paths)}, as :class:`stfan.data.paired_videos.PairedDataset` has them.
         protocol: a :class:`stfan.evaluation.metrics.Protocol`.
-        on_frame: called with every frame as a :class:`Judged`, in order.
+        on_frame: called with every frame as a :class:`FrameScore`, in order.
 
     Returns:
-        {"protocol": its name, "rule": in words, "overall": scores, "clips": {name: scores}}, where scores are {"frames": how many
-        were judged, "input" and "output": {"psnr": dB, "ssim"}, "seconds_per_frame"}, each clip's also with
+        {"protocol": its name, "rule": in words, "overall": scores, "clips": {name: scores}}. The scores are {"frames": how
+        many were scored, "input" and "output": {"psnr": dB, "ssim"}, "seconds_per_frame"}; each clip's have also
         "per_frame": {frame: {"input" and "output": {"psnr", "ssim"}}}.
     """
     check_clips(clips, protocol)
-    scores, taken = {}, []
+    scores: dict[str, dict[str, Any]] = {}
+    seconds: list[float] = []
     for name, paths in clips.items():
-        frames = list(_judge(deblurrer, name, paths, protocol, on_frame))
-        scores[name] = _mean([sides for _, sides, _ in frames if sides])
-        scores[name]["seconds_per_frame"] = sum(seconds for *_, seconds in frames) / len(frames)
-        taken.extend(seconds for *_, seconds in frames)
-        scores[name]["per_frame"] = {frame: sides for frame, sides, _ in frames if sides}
+        frames = list(_score_clip(deblurrer, name, paths, protocol, on_frame))
+        times = [frame.seconds for frame in frames]
+        seconds.extend(times)
+        scores[name] = _mean([frame.scores for frame in frames if frame.scores])
+        scores[name]["seconds_per_frame"] = sum(times) / len(times)
+        scores[name]["per_frame"] = {frame.name: frame.scores for frame in frames if frame.scores}
     if protocol.mean_over == "clips":
         parts = list(scores.values())
     else:
-        parts = [sides for clip in scores.values() for sides in clip["per_frame"].values()]
+        parts = [frame for clip in scores.values() for frame in clip["per_frame"].values()]
     overall = _mean(parts)
     overall["frames"] = sum(clip["frames"] for clip in scores.values())
-    overall["seconds_per_frame"] = sum(taken) / len(taken)
+    overall["seconds_per_frame"] = sum(seconds) / len(seconds)
     return {"protocol": protocol.name, "rule": str(protocol), "overall": overall, "clips": scores}
 
 
-def _judge(deblurrer, name, paths, protocol, on_frame):
-    """(frame, {"input": ..., "output": ...} or None, seconds) of each frame of a clip."""
-    scored = set(protocol.scored(len(paths[0])))
-    for t, pair in enumerate(zip(*paths, strict=True)):
-        before, target = (read_image(path).float() / 255 for path in pair)
-        if t % (protocol.restart or len(paths[0])) == 0:
+def _score_clip(
+    deblurrer: ClipDeblurrer,
+    clip: str,
+    paths: Paths,
+    protocol: Protocol,
+    on_frame: Callable[[FrameScore], object],
+) -> Iterator[_Frame]:
+    count = len(paths[0])
+    scored = set(protocol.scored(count))
+    for t, (blurry, sharp) in enumerate(zip(*paths, strict=True)):
+        before, target = (open_rgb(path).float() / 255 for path in (blurry, sharp))
+        if t % (protocol.restart or count) == 0:
             deblurrer.reset()
         started = time.perf_counter()
-        after = deblurrer(before)  # back where before is, so on a GPU too it is done
+        after = deblurrer(before)  # it comes back to where before is, so on a GPU too it is done
         seconds = time.perf_counter() - started
-        sides = [protocol.score(frame, target) if t in scored else None for frame in (before, after)]
-        on_frame(Judged(name, pair[0].stem, before, after, target, *sides, seconds))
-        named = {
-            side: dict(zip(("psnr", "ssim"), values, strict=True))
-            for side, values in zip(("input", "output"), sides, strict=True)
-            if values
+        score_in, score_out = (
+            protocol.score(frame, target) if t in scored else None for frame in (before, after)
+        )
+        on_frame(FrameScore(clip, blurry.stem, before, after, target, score_in, score_out, seconds))
+        scores = {
+            side: dict(zip(MEASURES, pair, strict=True))
+            for side, pair in zip(SIDES, (score_in, score_out), strict=True)
+            if pair is not None
         }
-        yield pair[0].stem, named, seconds
+        yield _Frame(blurry.stem, scores, seconds)
 
 
-def _mean(parts):
-    """The mean of scores, each {"input" and "output": {"psnr", "ssim"}}, and how many they were."""
-    return {"frames": len(parts)} | {
-        side: {key: sum(part[side][key] for part in parts) / len(parts) for key in ("psnr", "ssim")}
-        for side in ("input", "output")
+def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Average scores, each {"input" and "output": {"psnr", "ssim"}}, and count them."""
+    means = {
+        side: {key: sum(part[side][key] for part in parts) / len(parts) for key in MEASURES} for side in SIDES
     }
+    return {"frames": len(parts), **means}
 
 
-def rows(result):
-    """The clips' scores and the overall ones, in the order of COLUMNS, with the seconds per frame behind."""
+def rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    """Yield the clips' scores and the overall ones, in the order of COLUMNS, with the seconds per frame at the end."""
     for name, score in (*result["clips"].items(), ("overall", result["overall"])):
-        sides = (score[side][key] for key in ("psnr", "ssim") for side in ("input", "output"))
-        yield result["protocol"], name, score["frames"], *sides, score["seconds_per_frame"]
+        values = (score[side][key] for key in MEASURES for side in SIDES)
+        yield result["protocol"], name, score["frames"], *values, score["seconds_per_frame"]
 
 
-def write_csv(path, result):
-    """A line for each clip and one for all; every line names the protocol."""
-    with whole(path) as partial, open(partial, "w", newline="") as file:
+def write_csv(path: Path, result: Result) -> None:
+    """Write a line for each clip and one for all; every line names the protocol."""
+    with atomic_write(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, "seconds_per_frame"))
         writer.writerows(rows(result))
 
 
-def write_json(path, result):
-    """All that :func:`evaluate` gave; an infinite PSNR is the string inf."""
-    with whole(path) as partial:
+def write_json(path: Path, result: Result) -> None:
+    """Write all that :func:`evaluate` returned; an infinite PSNR becomes the string inf."""
+    with atomic_write(path) as partial:
         partial.write_text(to_json(result, indent=1) + "\n")
 
 
-def table(result):
-    """The clips' scores and the overall ones, for the screen; every heading names the protocol."""
+def table(result: Result) -> Table:
+    """Make a table for the terminal: the clips' scores and the overall ones; every heading names the protocol."""
     by = f"\n({result['protocol']})"
-    shown = Table(caption=result["rule"], caption_justify="left")
-    shown.add_column("clip", overflow="fold")
-    for heading in (
+    scores = Table(caption=result["rule"], caption_justify="left")
+    scores.add_column("clip", overflow="fold")
+    headings = (
         "frames",
         f"PSNR in{by}",
         f"PSNR out{by}",
@@ -152,16 +193,19 @@ def table(result):
         f"SSIM in{by}",
         f"SSIM out{by}",
         "s/frame",
-    ):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for _, clip, frames, blurry, deblurred, *similarity, seconds in rows(result):
-        shown.add_row(
+    )
+    for heading in headings:
+        scores.add_column(heading, justify="right", no_wrap=True)
+    for _, clip, frames, psnr_in, psnr_out, ssim_in, ssim_out, seconds in rows(result):
+        scores.add_row(
             Text(clip),
             str(frames),
-            *(f"{value:.2f}" for value in (blurry, deblurred)),
-            f"{deblurred - blurry:+.2f}",
-            *(f"{value:.4f}" for value in similarity),
+            f"{psnr_in:.2f}",
+            f"{psnr_out:.2f}",
+            f"{psnr_out - psnr_in:+.2f}",
+            f"{ssim_in:.4f}",
+            f"{ssim_out:.4f}",
             f"{seconds:.3f}",
-            end_section=len(result["clips"]) == shown.row_count + 1,
+            end_section=len(result["clips"]) == scores.row_count + 1,
         )
-    return shown
+    return scores

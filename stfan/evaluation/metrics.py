@@ -1,6 +1,6 @@
-"""Quality measures: PSNR and SSIM by the protocols that published figures follow, and sharpness without a truth."""
+"""Quality measures: PSNR and SSIM by the protocols of published figures, and sharpness, which needs no truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +12,18 @@ SIGMA = 1.5  # of its Gaussian
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B in ITU-R BT.601
 
 
-def psnr(output, target):
-    """Peak signal-to-noise ratio in dB, each frame of (..., 3, H, W) in [0, 1] alone, by protocol rgb8.
+def psnr(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Measure the peak signal-to-noise ratio in dB of each frame of (..., 3, H, W) in [0, 1], by protocol rgb8.
 
     10 log10(255^2 / MSE); inf where the frames are the same.
     """
     return _decibels(to_8bit(output).double(), to_8bit(target).double())
 
 
-def sharpness(frame):
-    """The variance of the Laplacian of a frame (3, H, W) in [0, 1]: of its luma on a scale of 255, edges left out.
+def sharpness(frame: torch.Tensor) -> float:
+    """Measure the variance of the Laplacian of a frame (3, H, W) in [0, 1].
+
+    The Laplacian is that of the luma on a scale of 255, without the outermost pixels.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000. Noise raises it too.
     """
@@ -33,22 +35,22 @@ def sharpness(frame):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to judge a video. Figures of different protocols can not be compared, so name it with every figure.
+    """A rule for scoring a video. Scores of different protocols cannot be compared, so name it with every score.
 
     Attributes:
-        name: what to print beside the figures.
+        name: what to print beside the scores.
         rule: what it does, in words.
-        scored: maps a clip's number of frames to the indices of those that count.
-        mean_over: "clips" (the mean of the clips' means) or "frames" (of all of them alike).
-        crop: so many pixels at each side do not count.
-        rounded: frames are taken as they would be stored, in 8 bits.
-        aligned: brightness and position are fitted first, and the luma is what is judged; see :func:`fit`.
-        restart: the network begins afresh after so many frames, never if None.
+        scored: maps a clip's number of frames to the indices of the frames that count.
+        mean_over: "clips" (the mean of the clips' means) or "frames" (of all frames alike).
+        crop: number of pixels at each side that do not count.
+        rounded: whether frames are rounded to 8 bits, as they would be stored.
+        aligned: whether brightness and position are fitted first and the luma is scored; see :func:`align`.
+        restart: the number of frames after which the network is reset; None for never.
     """
 
     name: str
     rule: str
-    scored: Callable[[int], range | list[int]] = range
+    scored: Callable[[int], Sequence[int]] = range
     mean_over: str = "frames"
     crop: int = 0
     rounded: bool = True
@@ -56,18 +58,18 @@ class Protocol:
     restart: int | None = None
 
     @property
-    def smallest(self):
-        """The fewest pixels of height and of width that can be judged."""
+    def smallest(self) -> int:
+        """The least height and width of a frame, in pixels."""
         return WINDOW + 2 * self.crop
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"Protocol {self.name}: {self.rule}."
 
-    def score(self, output, target):
-        """(PSNR in dB, SSIM) of a frame (3, H, W) in [0, 1] against the true one.
+    def score(self, output: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+        """Return (PSNR in dB, SSIM) of a frame (3, H, W) in [0, 1] against the true one.
 
         PSNR is 10 log10(255^2 / MSE), inf where both are the same. SSIM is the mean over the channels, with a
-        Gaussian window of 11 x 11, sigma 1.5, wherever all of it fits.
+        Gaussian window of 11 x 11, sigma 1.5, wherever the whole window fits.
 
         Raises:
             ValueError: unequal sizes, or fewer pixels than :attr:`smallest`.
@@ -84,16 +86,16 @@ class Protocol:
             for frame in (output, target)
         )
         if self.aligned:
-            x, y = fit(x, y)
+            x, y = align(x, y)
         return float(_decibels(x, y)), float(_ssim(x, y))
 
 
-def fit(output, target):
-    """Fit a frame's brightness and position to the true one's, and take the luma of both, (1, H, W) each.
+def align(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit a frame's brightness and position to the true one's, and return the luma of both, (1, H, W) each.
 
-    The output (3, H, W) is multiplied by <target, output> / <output, output>, then shifted by the whole pixels
-    where the circular cross-correlation of the two grey images (means of the channels) is highest. Where
-    nothing is shifted in both are zero, and these pixels count.
+    The output (3, H, W) is multiplied by <target, output> / <output, output>. Then it is shifted by the whole pixels
+    where the circular cross-correlation of the two grey images (means of the channels) is highest. Pixels that the shift
+    leaves empty are zero in both, and they count.
 
     Source: Koehler et al., "Recording and playback of camera shake", ECCV 2012, their evaluation code, with
     MeTriX MuX's luma.
@@ -102,44 +104,45 @@ def fit(output, target):
     spectrum = torch.fft.fft2(target.mean(0)) * torch.fft.fft2(output.mean(0)).conj()
     peak = int(torch.fft.ifft2(spectrum).real.argmax())
     rows, columns = (
-        at - n if at >= n // 2 else at
-        for at, n in zip(divmod(peak, output.shape[2]), output.shape[1:], strict=True)
+        offset - n if offset >= n // 2 else offset
+        for offset, n in zip(divmod(peak, output.shape[2]), output.shape[1:], strict=True)
     )
-    shifted, seen = (
+    shifted, mask = (
         _shift(_shift(frame, rows, -2), columns, -1) for frame in (output, torch.ones_like(output))
     )
-    return _luma(shifted)[None], _luma(target * seen)[None]
+    return _luma(shifted)[None], _luma(target * mask)[None]
 
 
-def _shift(x, steps, dim):
-    """Moved towards higher indices, with zeros behind."""
+def _shift(x: torch.Tensor, steps: int, dim: int) -> torch.Tensor:
+    """Move values towards higher indices, and put zeros where they were."""
     n = x.shape[dim] - abs(steps)
     moved = torch.zeros_like(x)
     moved.narrow(dim, max(steps, 0), n).copy_(x.narrow(dim, max(-steps, 0), n))
     return moved
 
 
-def _luma(frame):
-    """(3, H, W) -> (H, W)"""
-    return sum(weight * channel for weight, channel in zip(LUMA, frame, strict=True))
+def _luma(frame: torch.Tensor) -> torch.Tensor:
+    """Weight the channels: (3, H, W) -> (H, W)."""
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, frame, strict=True))
+    return red + green + blue
 
 
-def _decibels(x, y):
-    """PSNR of (..., C, H, W) on a scale of 255, over the last three dimensions."""
+def _decibels(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Measure the PSNR of (..., C, H, W) on a scale of 255, over the last three dimensions."""
     return 10 * torch.log10(255**2 / (x - y).square().mean((-3, -2, -1)))
 
 
-def _ssim(x, y):
-    """Structural similarity of (C, H, W) on a scale of 255.
+def _ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Measure the structural similarity of (C, H, W) on a scale of 255.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
     """
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    weights = (weights / weights.sum()).tolist()
+    gaussian = torch.exp(-offsets.square() / (2 * SIGMA**2))
+    weights: list[float] = (gaussian / gaussian.sum()).tolist()
 
-    def local(z):
-        """The weighted mean around each pixel, (C, H - 10, W - 10)."""
+    def local(z: torch.Tensor) -> torch.Tensor:
+        """Average around each pixel, (C, H - 10, W - 10)."""
         for dim in (-2, -1):
             n = z.shape[dim] - WINDOW + 1
             total = z.narrow(dim, 0, n) * weights[0]

@@ -1,21 +1,25 @@
-"""A page to look at: the frames that changed most, curves over time, and the filters that the network predicted."""
+"""An HTML report: the frames that changed most, curves over time, and the filters that the network predicted."""
 
 import base64
 import io
 import time
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
+from stfan.evaluation.evaluate import FrameScore
 from stfan.evaluation.metrics import sharpness
-from stfan.files import to_json, whole
-from stfan.images import to_8bit
+from stfan.files import atomic_write, to_json
+from stfan.images import to_8bit, to_pillow
 
-FRAMES = 4  # shown, and so many in memory
-GRID = 16  # candidate pixels along each side of a frame; one of each quarter is shown
-CHANNELS = 4  # whose filters are shown, of each kind
+FRAMES = 4  # frames that the page shows; no more are kept in memory
+GRID = 16  # candidate pixels along each side of a frame; the page shows one in each quarter
+CHANNELS = 4  # channels whose filters the page shows, for each kind of filter
 LOSSLESS = 1280 * 720  # pixels; larger frames go into the page as JPEG, so that it can still be mailed
 SHARPNESS = {
     "name": "sharpness",
@@ -24,63 +28,75 @@ SHARPNESS = {
 
 
 class Report:
-    """Watches a model deblur, and writes what it saw as one HTML page that needs nothing else.
+    """Collects the frames that a model deblurs, and writes one HTML page that needs no other file.
 
     Memory stays flat: a few frames are kept, and of all others three numbers.
 
     Args:
         model: an STFAN; from now until :meth:`write` its filters are sampled at a few pixels.
         title: the page's heading.
-        facts: {what: value} for its head.
+        facts: {name: value} for its head.
         measure: {"name", "rule"} of the curve.
 
     Attributes:
-        first: the number of the first frame that it saw; set it where a run goes on from another.
+        first: the number of the first frame; set it where a run goes on from another.
     """
 
-    def __init__(self, model, title, facts, measure=SHARPNESS):
+    def __init__(
+        self, model: Any, title: str, facts: Mapping[str, Any], measure: Mapping[str, str] = SHARPNESS
+    ):
         self.title, self.facts, self.measure = title, facts, measure
         self.kernel_size, self.first = model.kernel_size, 0
         self._probes = {"align": _Probe(model.align[-1]), "deblur": _Probe(model.deblur[-1])}
-        self._kept = []
-        self._names, self._seconds, self._curves = [], [], {"input": [], "output": []}
+        self._best: list[dict[str, Any]] = []
+        self._names: list[list[str]] = []
+        self._seconds: list[float] = []
+        self._curves: dict[str, list[float | None]] = {"input": [], "output": []}
         self._last = time.perf_counter()
 
-    def see(self, before, after):
-        """Take the next frame of a video, (3, H, W) in [0, 1] both; its time is that since the last one."""
+    def add_frame(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Add the next frame of a video, (3, H, W) in [0, 1] both; its time is that since the last one."""
         now = time.perf_counter()
         scores = sharpness(before), sharpness(after)
-        self._see(before, after, None, scores, now - self._last)
+        self._add(before, after, None, scores, now - self._last)
         self._last = time.perf_counter()
 
-    def see_judged(self, judged):
-        """Take the next frame of an evaluation, a :class:`stfan.evaluation.evaluate.Judged`."""
-        scores = [side and side[0] for side in (judged.input, judged.output)]
-        self._names.append([judged.clip, judged.frame])
-        self._see(judged.before, judged.after, judged.target, scores, judged.seconds)
+    def add_score(self, score: FrameScore) -> None:
+        """Add the next frame of an evaluation."""
+        values = [side and side[0] for side in (score.input, score.output)]
+        self._names.append([score.clip, score.frame])
+        self._add(score.before, score.after, score.target, values, score.seconds)
 
-    def _see(self, before, after, target, scores, seconds):
+    def _add(
+        self,
+        before: torch.Tensor,
+        after: torch.Tensor,
+        target: torch.Tensor | None,
+        scores: Sequence[float | None],
+        seconds: float,
+    ) -> None:
         index = len(self._seconds)
         self._seconds.append(round(seconds, 4))
         for side, score in zip(self._curves, scores, strict=True):
             self._curves[side].append(score and round(score, 4))
         change = (after - before).abs().mean(0)
-        kept = {"index": index, "change": float(change.mean()), "size": [before.shape[2], before.shape[1]]}
-        self._kept = _spread([*self._kept, kept], index + 1)
-        if any(frame is kept for frame in self._kept):
+        size = [before.shape[2], before.shape[1]]
+        frame: dict[str, Any] = {"index": index, "change": float(change.mean()), "size": size}
+        self._best = _spread([*self._best, frame], index + 1)
+        if any(best is frame for best in self._best):
             images = {"before": before, "after": after, "target": target}
-            kept["images"] = {key: to_8bit(image) for key, image in images.items() if image is not None}
-            kept |= self._filters(change)
+            frame["images"] = {key: to_8bit(image) for key, image in images.items() if image is not None}
+            frame |= self._filters(change)
 
-    def _filters(self, change):
-        """What the probes saw at the pixels that changed most, one in each quarter of the frame.
+    def _filters(self, change: torch.Tensor) -> dict[str, Any]:
+        """Return the filters at the pixels that changed most, one in each quarter of the frame.
 
         Args:
             change: (H, W), of each pixel.
 
         Returns:
             {"pixels": [(x, y)], "filters": {kind: {"channels", "taps"}}}, taps as [pixel][channel][k * k] with the
-            mean over all channels first; no pixels where the network did not see the frame as a whole.
+            mean over all channels first; no pixels if the network did not see the frame as a whole.
         """
         grid = [-(-side // 4) for side in change.shape]
         if any(probe.grid != grid for probe in self._probes.values()):
@@ -100,24 +116,24 @@ class Report:
             taps = taps.unflatten(1, (-1, self.kernel_size**2))
             aside = taps.abs().sum(2) - taps[:, :, self.kernel_size**2 // 2].abs()
             channels = aside.mean(0).topk(min(CHANNELS, taps.shape[1])).indices.sort().values
-            shown = torch.cat([taps.mean(1, keepdim=True), taps[:, channels]], 1)
-            filters[kind] = {"channels": channels.tolist(), "taps": shown.tolist()}
+            selection = torch.cat([taps.mean(1, keepdim=True), taps[:, channels]], 1)
+            filters[kind] = {"channels": channels.tolist(), "taps": selection.tolist()}
         return {"pixels": [(4 * int(columns[x]), 4 * int(rows[y])) for y, x in places], "filters": filters}
 
-    def write(self, path, result=None):
-        """Write the page, whole or not at all, and let go of the model.
+    def write(self, path: Path, result: Mapping[str, Any] | None = None) -> None:
+        """Write the page atomically, and stop sampling the model's filters.
 
         Args:
-            path: of the file.
-            result: what :func:`stfan.evaluation.evaluate.evaluate` gave, for a table of the clips.
+            path: the file.
+            result: what :func:`stfan.evaluation.evaluate.evaluate` returned, for a table of the clips.
 
         Raises:
-            ValueError: no frame was seen.
+            ValueError: no frame was added.
         """
         for probe in self._probes.values():
             probe.handle.remove()
         if not self._seconds:
-            raise ValueError(f"{path}: no frame was seen, so there is nothing to report")
+            raise ValueError(f"{path}: no frame was added, so there is nothing to report")
         data = {
             "title": self.title,
             "facts": self.facts,
@@ -127,59 +143,71 @@ class Report:
             "names": self._names,
             "seconds": self._seconds,
             **self._curves,
-            "frames": [kept | {"images": _encode(kept["images"])} for kept in self._kept],
+            "frames": [frame | {"images": _encode(frame["images"])} for frame in self._best],
             "result": result,
         }
         page = files("stfan.evaluation").joinpath("report.html").read_text("utf-8")
         page = page.replace("{{data}}", to_json(data).replace("<", "\\u003c"))  # or </script> would end it
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(page, "utf-8")
 
 
 class _Probe:
-    """Keeps what a layer that predicts filters said last, at a few pixels.
+    """Keeps the last output of a layer that predicts filters, at a few pixels.
 
     Attributes:
         grid: [height, width] of the layer's output.
         taps: (taps, rows, columns) at the candidate pixels.
     """
 
-    def __init__(self, layer):
-        self.grid = self.taps = None
-        self.handle = layer.register_forward_hook(self._look)
+    def __init__(self, layer: nn.Module):
+        self.grid: list[int] | None = None
+        self.taps = torch.empty(0)
+        self.handle = layer.register_forward_hook(self._sample)
 
-    def _look(self, layer, inputs, output):
+    def _sample(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         self.grid = list(output.shape[2:])
-        rows, columns = (places.to(output.device) for places in _candidates(self.grid))
+        rows, columns = (index.to(output.device) for index in _candidates(self.grid))
         self.taps = output.detach()[0].index_select(1, rows).index_select(2, columns).float().cpu()
 
 
-def _candidates(grid):
-    """Rows and columns of the candidate pixels, evenly over a grid of that height and width."""
-    return tuple(((torch.arange(n) + 0.5) * side / n).long() for side in grid for n in [min(GRID, side)])
+def _candidates(grid: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Return the rows and the columns of the candidate pixels, evenly over a grid of that height and width."""
+    indices = []
+    for side in grid:
+        n = min(GRID, side)
+        indices.append(((torch.arange(n) + 0.5) * side / n).long())
+    return tuple(indices)
 
 
-def _halves(n):
-    """Two ranges over n, or one where that is all there is."""
+def _halves(n: int) -> list[tuple[int, int]]:
+    """Cut range(n) into two halves; a single pixel stays one."""
     return [(0, n)] if n == 1 else [(0, n // 2), (n // 2, n)]
 
 
-def _spread(kept, seen):
-    """Of the frames kept those that changed most, but no near neighbours: they would look the same."""
-    apart, chosen = max(1, seen // (2 * FRAMES)), []
-    for frame in sorted(kept, key=lambda frame: -frame["change"]):
-        if all(abs(frame["index"] - other["index"]) >= apart for other in chosen):
+def _spread(frames: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Choose the frames that changed most, but no near neighbours, which would look the same.
+
+    Args:
+        frames: to choose from.
+        count: number of all frames so far; the more, the further apart are those that are chosen.
+    """
+    distance = max(1, count // (2 * FRAMES))
+    chosen: list[dict[str, Any]] = []
+    for frame in sorted(frames, key=lambda frame: -frame["change"]):
+        if all(abs(frame["index"] - other["index"]) >= distance for other in chosen):
             chosen.append(frame)
     return chosen[:FRAMES]
 
 
-def _encode(images):
-    """(3, H, W) uint8 tensors as data URLs."""
+def _encode(images: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Encode (3, H, W) uint8 tensors as data URLs."""
     urls = {}
     for key, image in images.items():
         lossless = image.shape[1] * image.shape[2] <= LOSSLESS
-        kind, options = ("png", {}) if lossless else ("jpeg", {"quality": 95, "subsampling": 0})
+        kind = "png" if lossless else "jpeg"
+        options: dict[str, Any] = {} if lossless else {"quality": 95, "subsampling": 0}
         buffer = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, kind, **options)
+        to_pillow(image).save(buffer, kind, **options)
         urls[key] = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return urls

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from stfan.files import whole
+from stfan.files import atomic_write
 from stfan.model.network import PRESETS, STFAN
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -108,7 +108,7 @@ def locate(path=None):
 def save(model, path):
     """Write a model's weights in half precision, whole or not at all."""
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, {"preset": model.preset})
 
 

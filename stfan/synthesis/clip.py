@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stfan.images import read_cutout, read_image
+from stfan.images import open_rgb, open_rgba
 from stfan.synthesis import compression, scene, sensor
 from stfan.synthesis.camera import UNTILTED, homographies, wander
 from stfan.synthesis.crispness import crisp_scale
@@ -132,7 +132,7 @@ def clip(pictures, cutouts, first, frames, size, draw, settings, device):
 
 def _shot(picture, cutouts, times, size, take, draw, settings, device):
     """For each frame, by its time in frames: (open sub-frames, 3, height, width) in linear light."""
-    file, picture = picture, picture if isinstance(picture, torch.Tensor) else read_image(picture)
+    file, picture = picture, picture if isinstance(picture, torch.Tensor) else open_rgb(picture)
     height, width = picture.shape[1:]
     if height < size[0] or width < size[1]:
         raise ValueError(f"a picture is {width}x{height}, smaller than the frames' {size[1]}x{size[0]}")
@@ -169,7 +169,7 @@ def _reduction(file, picture, limit, least):
 
 def _layer(cutout, times, size, take, draw, settings, device):
     """The plane of a cut-out, and its way through the frame; at the time of some frame its centre is in it."""
-    cutout = cutout if isinstance(cutout, torch.Tensor) else read_cutout(cutout)
+    cutout = cutout if isinstance(cutout, torch.Tensor) else open_rgba(cutout)
     speed = take.speed * draw.log_uniform(*settings.layer_speed)
     side = draw.uniform(*LAYER) * min(size)
     cutout = cutout.flip(2) if draw.chance(0.5) else cutout

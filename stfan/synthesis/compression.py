@@ -27,7 +27,7 @@ def h264(frames, crf):
     import av
 
     from stfan.video.colour import BT709, FromTensor, to_tensor
-    from stfan.video.encoder import TOLD
+    from stfan.video.encoder import ENCODER_DEFAULTS
 
     height, width = frames.shape[2:]
     pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
@@ -37,7 +37,7 @@ def h264(frames, crf):
     with av.open(file, "w", "matroska") as container:
         stream = container.add_stream("libx264", 25)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        options = TOLD["libx264"] | {"crf": crf, "preset": "veryfast"}
+        options = ENCODER_DEFAULTS["libx264"] | {"crf": crf, "preset": "veryfast"}
         stream.options = {key: str(value) for key, value in options.items()}
         stream.codec_context.thread_count = 1  # the result depends on it
         for key, value in to_frame.tags.items():

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from stfan.files import whole
+from stfan.files import atomic_write
 from stfan.images import write_clip
 from stfan.synthesis.clip import Synthesis
 from stfan.synthesis.dataset import PARTS, Synthetic
@@ -51,7 +51,7 @@ def synthesize_set(
         for part in PARTS
     }
     clips = {}
-    with whole(root) as partial:
+    with atomic_write(root) as partial:
         for part, draw in progress([("train", i) for i in range(train)] + [("test", i) for i in range(test)]):
             blurry, sharp, facts = made[part].clip(draw, device)
             name = f"{part}/{draw:05d}"
@@ -117,7 +117,7 @@ def synthesize_judging_set(pictures, root, cutouts, clips=12, frames=8, size=192
         for kind, gain in (("clean", 0.0), ("noisy", NOISE))
     }
     facts = {}
-    with whole(root) as partial:
+    with atomic_write(root) as partial:
         for (drift, kind), draw in progress([(bucket, draw) for bucket in made for draw in range(clips)]):
             blurry, sharp, found = made[drift, kind].clip(draw)
             name = f"test/drift-{drift}-{kind}-{draw:02d}"
@@ -138,6 +138,6 @@ def video_set(path, root, length=10, seed=0):
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root}: exists already; choose a new folder")
-    with whole(root) as partial:
+    with atomic_write(root) as partial:
         for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
             write_clip(partial / "train" / f"{number:05d}", blurry, sharp)

@@ -31,7 +31,7 @@ def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
         ValueError: there is no odd number in `average`, no video in the file, or it is too short for one clip.
         OSError: it can not be read.
     """
-    from stfan.video.reader import Source
+    from stfan.video.reader import VideoReader
 
     odd = [count for count in range(average[0], average[1] + 1) if count % 2 and count > 0]
     if not odd or length < 1:
@@ -41,7 +41,7 @@ def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
         )
     draw = Draw(torch.Generator().manual_seed(seed))
     made = frames = 0
-    with Source(path, start, end) as source:
+    with VideoReader(path, start, end) as source:
         last = None
         for _, pixels in source.frames():
             frames += 1

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stfan.files import whole
+from stfan.files import atomic_write
 from stfan.synthesis.dataset import Synthetic
 from stfan.synthesis.rng import Draw, generator
 
@@ -67,7 +67,7 @@ class StoredClips(Dataset):
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(card) as partial:
+        with atomic_write(card) as partial:
             partial.write_text(json.dumps(facts, indent=1) + "\n")
 
     def __len__(self):
@@ -78,7 +78,7 @@ class StoredClips(Dataset):
         file = self.folder / f"{number:05d}.npy"
         if not file.exists():
             blurry, sharp, _ = self.source.clip(number, self.source.device)
-            with whole(file) as partial, open(partial, "wb") as written:
+            with atomic_write(file) as partial, open(partial, "wb") as written:
                 np.save(written, torch.stack([blurry, sharp]).numpy())
         return np.load(file, mmap_mode="r")
 

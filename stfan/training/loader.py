@@ -4,8 +4,8 @@ import signal
 
 from torch.utils.data import DataLoader
 
-from stfan.data.paired_videos import find_videos, phases
-from stfan.data.sequences import Sequences
+from stfan.data.paired_videos import find_videos
+from stfan.data.sequences import SequenceDataset
 from stfan.synthesis.dataset import Synthetic
 from stfan.synthesis.store import StoredClips
 
@@ -15,15 +15,14 @@ def sequences(recipe, device="cpu"):
 
     device: what renders synthetic clips, where no other process does.
     """
-    kind = {"gopro_blur": recipe.gopro_blur}
     judged = recipe.validation
     if recipe.synthetic:
         data = synthetic(recipe, "cpu" if recipe.workers else device)
     else:
         root = (recipe.data, recipe.sharp) if recipe.sharp else recipe.data
-        there = phases(root, recipe.layout, **kind)
-        data = Sequences(
-            find_videos(root, "train" if there else None, recipe.layout, **kind).videos,
+        found = find_videos(root, None, recipe.layout, recipe.gopro_blur, strict=False)
+        data = SequenceDataset(
+            (found.only("train") if found.phases else found).raise_problems().videos,
             length=recipe.length,
             crop=recipe.crop,
             noise=recipe.noise,
@@ -32,9 +31,9 @@ def sequences(recipe, device="cpu"):
             seed=recipe.seed,
             skip_corrupt=recipe.skip_corrupt,
         )
-        if not judged and {"test", "valid"} & set(there):
-            return data, _apart(root, recipe.layout, there, **kind)
-    return data, _apart(judged, "auto", phases(judged, **kind), **kind) if judged else {}
+        if not judged and {"test", "valid"} & set(found.phases):
+            return data, _apart(found)
+    return data, _apart(find_videos(judged, gopro_blur=recipe.gopro_blur, strict=False)) if judged else {}
 
 
 def synthetic(recipe, device="cpu"):
@@ -56,10 +55,10 @@ def synthetic(recipe, device="cpu"):
     )
 
 
-def _apart(root, layout, there, **kind):
+def _apart(found):
     """The clips that are not for training: those for testing, or else for validation, or all if none is told apart."""
-    phase = next((phase for phase in ("test", "valid") if phase in there), None)
-    return find_videos(root, phase, layout, **kind).clips
+    phase = next((phase for phase in ("test", "valid") if phase in found.phases), None)
+    return (found.only(phase) if phase else found).raise_problems().clips
 
 
 class Draws:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stfan.files import whole
+from stfan.files import atomic_write
 from stfan.synthesis.clip import Synthesis
 
 
@@ -202,7 +202,7 @@ def write(recipe: Recipe, path: str | Path) -> None:
     table = settings.pop("synthesis")
     lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
     lines += ["", "[synthesis]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
 
 

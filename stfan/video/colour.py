@@ -1,11 +1,12 @@
-"""Between RGB and the YUV of video files, both ways by the formulas of ITU-T H.273.
+"""Colour conversion between RGB and the YUV of video files, both ways by the formulas of ITU-T H.273.
 
-FFmpeg's scaler only brings the colour samples to full resolution and back. Its own conversion from RGB makes the
-colour of full-range video half a level too low, and its one to RGB in 16 bits darkens 8-bit video by as much.
+FFmpeg's scaler is used only to bring the colour samples to full resolution and back. Its own conversion from RGB makes
+the colour of full-range video half a level too low, and its conversion to RGB in 16 bits darkens 8-bit video by as much.
 Video that names no matrix is taken as BT.601, as FFmpeg does.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -21,9 +22,10 @@ WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
 }
 BT601 = (0.299, 0.114)
 BT709, UNSPECIFIED = 1, 2
-UNTAGGED = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
+UNTAGGED: dict[str, Any] = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
 DEPTHS = (8, 9, 10, 12, 14, 16)
-SITED = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4")  # say where their colour samples are
+# Codecs that say where their colour samples are.
+WITH_CHROMA_LOCATION = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4")
 EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -32,48 +34,51 @@ EXACT = (
 )
 
 
-def to_tensor(frame):
-    """A decoded frame as it is shown, upright: (3, H, W) RGB in [0, 1], of all the bits it has."""
-    yuv, bits = is_yuv(frame.format), depth(frame.format)
+def to_tensor(frame: av.VideoFrame) -> torch.Tensor:
+    """Convert a decoded frame to (3, H, W) RGB in [0, 1], upright, with all the bits it has."""
+    yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
     planes = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
     if yuv:
-        rgb = _to_rgb(planes, _levels(bits, is_full(frame)), _weights(frame.colorspace))
+        rgb = _to_rgb(planes, _levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace))
     else:
         rgb = planes[[2, 0, 1]] / ((1 << bits) - 1)
     return torch.rot90(rgb, frame.rotation // 90, (1, 2)).contiguous()
 
 
-def sited(frames, codec):
-    """Decoded frames that say where their colour samples are: if their codec does not, to the left of their pixels.
+def with_chroma_location(frames: Iterable[av.VideoFrame], codec: str) -> Iterator[av.VideoFrame]:
+    """Yield decoded frames that say where their colour samples are.
 
-    FFmpeg's scaler would take them for centred, other than players and other than nearly all video is.
+    If the codec does not say it, they are to the left of their pixels, where players look for them and where nearly
+    all video has them. FFmpeg's scaler would take them for centred.
     """
     graph = shape = None
     for frame in frames:
-        if codec not in SITED:
+        if codec not in WITH_CHROMA_LOCATION:
             if shape != (frame.width, frame.height, frame.format.name):
                 shape = frame.width, frame.height, frame.format.name
                 graph = _graph(frame, frame.format, ("setparams", "chroma_location=left"))
+            assert graph is not None
             graph.vpush(frame)
             frame = graph.vpull()
         yield frame
 
 
 class FromTensor:
-    """Makes video frames of a pixel format from tensors (3, H, W) in [0, 1], coded as the decoded frame `like`.
+    """Converts tensors (3, H, W) in [0, 1] to video frames of a pixel format.
 
-    The colour samples are put to the left of their pixels, where players look for them (for JPEG's between them).
+    They are coded as the decoded frame `like` is. The colour samples are put to the left of their pixels, where players
+    look for them, or for JPEG's formats between the pixels.
 
     Attributes:
         tags: what a file should say of its colours: colorspace, color_range.
     """
 
-    def __init__(self, width, height, pix_fmt, like):
+    def __init__(self, width: int, height: int, pix_fmt: str, like: av.VideoFrame):
         target = av.VideoFormat(pix_fmt)
-        self._yuv, self._depth = is_yuv(target), depth(target)
-        full = is_full(like) or pix_fmt.startswith("yuvj")
+        self._yuv, self._depth = is_yuv(target), bit_depth(target)
+        full = is_full_range(like) or pix_fmt.startswith("yuvj")
         matrix = int(like.colorspace) if is_yuv(like.format) else BT709
-        self._weights, self._levels = _weights(matrix), _levels(self._depth, full)
+        self._weights, self._levels = _luma_weights(matrix), _levels(self._depth, full)
         self.tags = UNTAGGED
         if self._yuv:
             self.tags = {"colorspace": matrix, "color_range": ColorRange.JPEG if full else like.color_range}
@@ -88,8 +93,8 @@ class FromTensor:
             size=(width, height),
         )
 
-    def __call__(self, pixels):
-        """The frame, without a time."""
+    def __call__(self, pixels: torch.Tensor) -> av.VideoFrame:
+        """Return the frame; it has no time stamp of its own yet."""
         rgb = pixels.detach().float().cpu().clamp(0, 1)
         if self._yuv:
             values = _to_yuv(rgb, self._levels, self._weights)
@@ -97,32 +102,38 @@ class FromTensor:
             values = rgb[[1, 2, 0]] * ((1 << self._depth) - 1)
         frame = av.VideoFrame(pixels.shape[2], pixels.shape[1], _planar(self._yuv, self._depth))
         for plane, channel in zip(frame.planes, values.round().to(torch.int32).numpy(), strict=True):
-            rows = np.zeros((plane.height, plane.line_size), np.uint8).view(_sample(self._depth))
+            rows = np.zeros((plane.height, plane.line_size), np.uint8).view(_sample_type(self._depth))
             rows[:, : plane.width] = channel
-            plane.update(rows)
+            buffer: Any = rows
+            plane.update(buffer)
         frame.pts = 0
         self._graph.vpush(frame)
         return self._graph.vpull()
 
 
-def is_yuv(pix_format):
-    """Whether an av.VideoFormat codes luma and colour; else it is RGB, grey or has a palette."""
+def is_yuv(pix_format: av.VideoFormat) -> bool:
+    """Say whether a format codes luma and colour; other formats are RGB, grey or have a palette."""
     return len(pix_format.components) >= 3 and not pix_format.is_rgb and not pix_format.has_palette
 
 
-def depth(pix_format):
-    """Bits of a sample, of the depths that planar formats come in."""
+def bit_depth(pix_format: av.VideoFormat) -> int:
+    """Return the bits of a sample, rounded up to a depth that planar formats come in."""
     bits = max(component.bits for component in pix_format.components)
     return next((known for known in DEPTHS if known >= bits), DEPTHS[-1])
 
 
-def is_full(frame):
-    """Whether its luma goes from 0 to 255 and not from 16 to 235."""
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Say whether the luma goes from 0 to 255 and not from 16 to 235."""
     return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
-def _graph(like, pix_format, *filters, size=None):
-    """A chain of FFmpeg's filters for frames of a format, timed as the frame `like`, and of its size or another."""
+def _graph(
+    like: av.VideoFrame,
+    pix_format: av.VideoFormat,
+    *filters: tuple[str, str],
+    size: tuple[int, int] | None = None,
+) -> Graph:
+    """Chain FFmpeg's filters for frames of a format; time base and, if none is given, size are those of `like`."""
     width, height = size or (like.width, like.height)
     graph = Graph()
     source = graph.add_buffer(width=width, height=height, format=pix_format, time_base=like.time_base)
@@ -130,28 +141,29 @@ def _graph(like, pix_format, *filters, size=None):
     return graph
 
 
-def _planar(yuv, bits):
-    """The name of the pixel format with three full planes of so many bits."""
+def _planar(yuv: bool, bits: int) -> str:
+    """Name the pixel format with three full planes of so many bits."""
     return ("yuv444p" if yuv else "gbrp") + ("" if bits == 8 else f"{bits}le")
 
 
-def _sample(bits):
+def _sample_type(bits: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if bits == 8 else np.uint16
 
 
-def _planes(frame, bits):
-    """The samples of a frame's three full planes, (3, H, W) float32."""
-    planes = [np.frombuffer(plane, _sample(bits)).reshape(plane.height, -1) for plane in frame.planes[:3]]
+def _planes(frame: av.VideoFrame, bits: int) -> torch.Tensor:
+    """Return the samples of a frame's three full planes, (3, H, W) float32."""
+    sources: list[Any] = list(frame.planes[:3])
+    planes = [np.frombuffer(plane, _sample_type(bits)).reshape(plane.height, -1) for plane in sources]
     return torch.from_numpy(np.stack([plane[:, : frame.width] for plane in planes]).astype(np.float32))
 
 
-def _weights(matrix):
-    """The parts of red and blue in luma."""
+def _luma_weights(matrix: int) -> tuple[float, float]:
+    """Return the parts of red and blue in luma."""
     return WEIGHTS.get(int(matrix), BT601)
 
 
 class _Levels(NamedTuple):
-    """How samples stand for values, by section 8.3 of H.273."""
+    """The samples that stand for certain values, by section 8.3 of H.273."""
 
     black: int  # luma 0
     luma: int  # luma 1 less luma 0
@@ -160,15 +172,15 @@ class _Levels(NamedTuple):
     highest: int
 
 
-def _levels(bits, full):
+def _levels(bits: int, full: bool) -> _Levels:
     unit, highest = 1 << (bits - 8), (1 << bits) - 1
     if full:
         return _Levels(0, highest, 128 * unit, highest, highest)
     return _Levels(16 * unit, 219 * unit, 128 * unit, 224 * unit, highest)
 
 
-def _to_rgb(planes, levels, weights):
-    """Samples of Y, Cb, Cr (3, H, W) -> RGB in [0, 1]."""
+def _to_rgb(planes: torch.Tensor, levels: _Levels, weights: tuple[float, float]) -> torch.Tensor:
+    """Convert samples of Y, Cb, Cr (3, H, W) to RGB in [0, 1]."""
     kr, kb = weights
     luma = (planes[0] - levels.black) / levels.luma
     cb, cr = (planes[1:] - levels.grey) / levels.colour
@@ -177,13 +189,12 @@ def _to_rgb(planes, levels, weights):
     return torch.stack([red, green, blue]).clamp(0, 1)
 
 
-def _to_yuv(rgb, levels, weights):
-    """RGB (3, H, W) in [0, 1] -> samples of Y, Cb, Cr, not yet rounded."""
+def _to_yuv(rgb: torch.Tensor, levels: _Levels, weights: tuple[float, float]) -> torch.Tensor:
+    """Convert RGB (3, H, W) in [0, 1] to samples of Y, Cb, Cr, not yet rounded."""
     kr, kb = weights
     red, green, blue = rgb
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     cb, cr = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
     y = levels.black + levels.luma * luma
-    return torch.stack([y, levels.grey + levels.colour * cb, levels.grey + levels.colour * cr]).clamp(
-        0, levels.highest
-    )
+    samples = torch.stack([y, levels.grey + levels.colour * cb, levels.grey + levels.colour * cr])
+    return samples.clamp(0, levels.highest)

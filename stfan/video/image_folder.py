@@ -1,123 +1,141 @@
-"""Folders of pictures in and out: the frames of a video one by one, under the same names."""
+"""Folders of images as videos: one image file for each frame, written under the same name."""
 
 import hashlib
 import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from stfan.images import SUFFIXES, in_order, to_8bit
+from stfan.files import check_parent
+from stfan.images import (
+    SUFFIXES,
+    check_depth,
+    image_files,
+    natural_sort_key,
+    open_image,
+    to_8bit,
+    to_pillow,
+    to_tensor,
+)
 
-KEPT = ("dpi", "exif", "icc_profile")  # what pictures say of themselves
-QUALITY = {"quality": 95, "subsampling": 0}  # of JPEG and WebP; the others lose nothing
+METADATA = ("dpi", "exif", "icc_profile")  # what is copied from image to image
+QUALITY = {"quality": 95, "subsampling": 0}  # of JPEG and WebP; the other formats lose nothing
 
 
-class Pictures:
-    """The pictures of a folder, in the order of the numbers in their names.
+class ImageFolderReader:
+    """Reads the images of a folder, in the order of the numbers in their names.
 
     Args:
-        path: the folder; what else is in it is passed over.
-        start, end: numbers of pictures, from 0; those from start on and before end are read.
-        max_frames: at most so many.
+        path: the folder; other files in it are ignored.
+        start, end: numbers of images, from 0; those from `start` on and before `end` are read.
+        max_frames: the most images to read.
 
     Raises:
-        ValueError: no pictures there.
+        ValueError: the folder holds no images.
     """
 
-    def __init__(self, path, start=0, end=None, max_frames=None):
+    def __init__(
+        self, path: str | Path, start: int = 0, end: int | None = None, max_frames: int | None = None
+    ):
         self.path = Path(path)
-        found = (file for file in self.path.iterdir() if file.suffix.lower() in SUFFIXES)
-        found = sorted((file for file in found if not file.name.startswith(".")), key=in_order)
+        found = sorted(image_files(self.path), key=natural_sort_key)
         if not found:
-            raise ValueError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
+            raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         self.files = found[start:end][:max_frames]
         if not self.files:
-            raise ValueError(f"{path}: holds {len(found)} pictures, but none from --start to --end")
+            raise ValueError(f"{path}: holds {len(found)} images, but none from --start to --end")
         self.expected_frames = len(self.files)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
-    def identity(self):
-        """What tells this input from another, for a run that is to go on."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this input from another; a run resumes only with the same."""
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
-        return {"input": f"{len(states)} pictures, {hashlib.sha256(repr(states).encode()).hexdigest()[:16]}"}
+        return {"input": f"{len(states)} images, {hashlib.sha256(repr(states).encode()).hexdigest()[:16]}"}
 
-    def frames(self, skip=0):
-        """((name, picture), its tensor (3, H, W) in [0, 1]) of all pictures but the first `skip`.
+    def frames(self, skip: int = 0) -> Iterator[tuple[tuple[str, Image.Image], torch.Tensor]]:
+        """Yield ((name, image), tensor (3, H, W) in [0, 1]) of all images but the first `skip`.
 
         Raises:
-            ValueError: a picture cannot be read, or is of another size than the first.
+            ValueError: an image cannot be read, or is of another size than the first.
         """
-        size = _read(self.files[0]).size
+        first = _read_upright(self.files[0]).size
         for file in self.files[skip:]:
-            picture = _read(file)
-            if picture.size != size:
-                is_, was = ("x".join(map(str, both)) for both in (picture.size, size))
-                raise ValueError(f"{file}: is {is_}, but {self.files[0].name} is {was}")
-            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
-            yield (file.name, picture), pixels.permute(2, 0, 1).float() / 255
+            image = _read_upright(file)
+            if image.size != first:
+                size, first_size = ("x".join(map(str, both)) for both in (image.size, first))
+                raise ValueError(f"{file}: is {size}, but {self.files[0].name} is {first_size}")
+            yield (file.name, image), to_tensor(image.convert("RGB")).float() / 255
 
 
-class PictureTarget:
-    """A folder of pictures in the making, each of the kind of the one it is made of."""
+class ImageFolderWriter:
+    """Writes a folder of images, each in the format of the one that it is made from.
 
-    job = {}  # noqa: RUF012  what the result depends on, beside the input
+    Attributes:
+        settings: what the result depends on, beside the input.
 
-    def __init__(self, path):
+    Raises:
+        OSError: `path` is a file, or its folder does not exist.
+    """
+
+    settings: Mapping[str, Any] = {}
+
+    def __init__(self, path: Path):
         if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"{path}: is a file; pictures go into a folder")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}: no such folder")
+            raise NotADirectoryError(f"{path}: is a file; images go into a folder")
+        check_parent(path)
 
-    def begin(self, folder, saved):
-        """Go on in a folder from what :meth:`checkpoint` returned, or begin if that is None."""
-        self._folder = folder / "pictures"
+    def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
+        """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
+        self._folder = folder / "images"
         self._folder.mkdir(exist_ok=True)
 
-    def write(self, like, pixels):
-        """Add a frame (3, H, W) in [0, 1] by the name and in the manner of a picture."""
-        name, picture = like
-        new = Image.fromarray(to_8bit(pixels).permute(1, 2, 0).cpu().numpy())
-        if picture.mode in ("1", "L", "LA"):
+    def write(self, like: tuple[str, Image.Image], pixels: torch.Tensor) -> None:
+        """Add a frame (3, H, W) in [0, 1], under the name and in the manner of an image."""
+        name, image = like
+        new = to_pillow(to_8bit(pixels))
+        if image.mode in ("1", "L", "LA"):
             new = new.convert("L")
-        if picture.has_transparency_data:
-            alpha = np.array(picture.convert("RGBA").getchannel("A"))
-            alpha = np.tile(
-                alpha, new.width // picture.width
-            )  # once more where before and after are compared
+        if image.has_transparency_data:
+            alpha = np.array(image.convert("RGBA").getchannel("A"))
+            alpha = np.tile(alpha, new.width // image.width)  # twice if before and after are side by side
             new.putalpha(Image.fromarray(alpha))
-        kept = {key: picture.info[key] for key in KEPT if picture.info.get(key) and picture.mode != "CMYK"}
-        data = io.BytesIO()  # or Pillow hides the reason where the disk is full
-        new.save(data, Image.registered_extensions()[Path(name).suffix.lower()], **kept, **QUALITY)
+        info = {key: image.info[key] for key in METADATA if image.info.get(key) and image.mode != "CMYK"}
+        data = io.BytesIO()  # Pillow would hide the reason why a disk cannot be written
+        new.save(data, Image.registered_extensions()[Path(name).suffix.lower()], **info, **QUALITY)
         (self._folder / name).write_bytes(data.getbuffer())
 
-    def checkpoint(self):
-        """What to go on from, as tensors; all that was written is on the disk."""
+    def checkpoint(self) -> dict[str, torch.Tensor]:
+        """Return what :meth:`begin` goes on from; all that was written is on the disk."""
         return {}
 
-    def finish(self, part):
-        """The folder with all that was written."""
+    def finish(self, incomplete: bool) -> Path:
+        """Return the folder with all that was written."""
         return self._folder
 
-    def abandon(self):
-        """Leave all as it is."""
+    def abandon(self) -> None:
+        """Leave everything as it is."""
 
 
-def _read(file):
-    """A picture as it is shown, upright."""
+def _read_upright(file: Path) -> Image.Image:
+    """Read an image as viewers show it, turned by its Exif orientation."""
     try:
-        with Image.open(file) as picture:
-            pages = getattr(picture, "n_frames", 1)
-            if pages > 1 and picture.format != "MPO":  # in which cameras put previews behind a JPEG
-                raise ValueError(f"it holds {pages} pictures, and a frame is one")
-            if picture.mode.startswith(("I", "F")) or ";16" in str(picture.tile):
-                raise ValueError("more than 8 bits a colour")
-            return ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: cannot be read: {error}") from error
+        with open_image(file) as image:
+            count = getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "MPO":  # in which cameras put previews behind a JPEG
+                raise ValueError(f"it holds {count} images, and a frame is one")
+            check_depth(image)
+            return ImageOps.exif_transpose(image)
+    except OSError as error:
+        raise ValueError(str(error)) from error  # an OSError would be taken for one of the output's disk

@@ -1,57 +1,64 @@
-"""The folder that a result is made in, so that what an interruption leaves is of use and the next run goes on."""
+"""The folder that an output is made in, so that an interrupted run leaves something useful and can be resumed."""
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: nobody is locked out there
-    fcntl = None
-SEGMENT = 50  # frames of a segment: so many an interruption can cost
-LOCK = "lock"  # the file in a Workplace that the run that has it holds locked
+from stfan.files import atomic_write, refuse_existing
+
+SEGMENT_FRAMES = 50  # frames of a segment, the most that an interruption can cost
+LOCK = "lock"  # the file in the folder that a run holds locked
 
 
-class Workplace:
-    """The folder OUT.partial, where a result is made, with all that it takes to go on; one run at a time has it.
+class PartialOutput:
+    """The folder OUT.partial, which holds an unfinished output and the state to resume from.
+
+    One run at a time has it: it holds a lock, which the system releases when the process ends, however it ends.
 
     Args:
-        out: the file or folder to come.
-        job: {what: value} that the result depends on, as JSON has it.
+        out: the file or folder to make.
+        settings: {name: value} of all that the result depends on; JSON must be able to hold them.
 
     Attributes:
-        frames: how many are safe.
+        frames: number of frames that are safely on the disk.
     """
 
-    def __init__(self, out, job):
-        self.out, self.job, self.frames = out, json.loads(json.dumps(job)), 0
+    def __init__(self, out: Path, settings: Mapping[str, Any]):
+        self.out, self.settings, self.frames = out, json.loads(json.dumps(dict(settings))), 0
         self.folder = out.with_name(out.name + ".partial")
-        self._state, self._lock = self.folder / "state.safetensors", None
+        self._state = self.folder / "state.safetensors"
+        # Without flock, a soft lock would outlive a killed process: better none.
+        self._lock = FileLock(self.folder / LOCK, timeout=0, fallback_to_soft=False)
 
-    def begin(self, resume, overwrite):
-        """Make the folder, or take up what is in it.
+    def begin(self, resume: bool, overwrite: bool) -> dict[str, torch.Tensor] | None:
+        """Make the folder, or go on with what is in it.
 
         Returns:
-            the tensors of the last :meth:`save`, by name, or None if there was none.
+            the tensors of the last :meth:`save`, by name, or None to begin from nothing.
 
         Raises:
-            FileExistsError: out exists and overwrite is not set, or the folder does and neither is, or another run
-                has it.
-            ValueError: another job left the folder.
+            FileExistsError: `out` exists and `overwrite` is not set, or the folder exists and neither is set, or another
+                run has the folder.
+            ValueError: the folder was left by a run with other settings.
         """
         empty = self.out.is_dir() and not any(self.out.iterdir())
-        if self.out.exists() and not (overwrite or empty):
-            raise FileExistsError(f"{self.out}: exists already; --overwrite replaces it")
+        if not (overwrite or empty):
+            refuse_existing(self.out)
         if self.folder.exists():
-            if self._state.exists():  # in a folder of somebody else's nothing is to be written
-                self._take()
-            frames, job, tensors = self._read()
+            if self._state.exists():  # nothing is written to a folder that is somebody else's
+                self._take_lock()
+            frames, settings, tensors = self._read()
             if frames and resume:
-                self._compare(job)
+                self._compare(settings)
                 self.frames = frames
                 return tensors
             if frames and not overwrite:
@@ -63,75 +70,72 @@ class Workplace:
                 raise FileExistsError(
                     f"{self.folder}: holds what an interrupted run left; --overwrite begins again"
                 )
-            for left in self.folder.iterdir():
-                if left.name != LOCK:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            self._clear()
         else:
             try:
                 self.folder.mkdir()
             except FileExistsError:
-                raise self._taken() from None
-            self._take()
+                raise self._locked_out() from None
+            self._take_lock()
         self.save(0, {})
         return None
 
-    def _take(self):
-        """Lock the folder; the system lets go of it when the process ends, however it ends."""
-        if fcntl is None:
-            return
-        self._lock = open(self.folder / LOCK, "wb")  # noqa: SIM115  for as long as the run goes on
+    def _take_lock(self) -> None:
+        (self.folder / LOCK).touch()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._taken() from None
+            self._lock.acquire()
+        except Timeout:
+            raise self._locked_out() from None
         except OSError:  # a disk that knows no locks
             pass
 
-    def _taken(self):
+    def _locked_out(self) -> FileExistsError:
         return FileExistsError(f"{self.out}: another run is writing it")
 
-    def close(self):
+    def close(self) -> None:
         """Let another run have the folder."""
-        if self._lock:
-            self._lock.close()
+        self._lock.release(force=True)
 
-    def _read(self):
+    def _clear(self) -> None:
+        """Delete everything in the folder but the lock."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _read(self) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]]:
         try:
             with safe_open(self._state, "pt") as file:
-                told = file.metadata()
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return int(told["frames"]), json.loads(told["job"]), tensors
+            return int(metadata["frames"]), json.loads(metadata["settings"]), tensors
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FileExistsError(
                 f"{self.folder}: is in the way, and not what an interrupted run left"
             ) from error
 
-    def _compare(self, job):
-        other = [
-            f"{key} was {job.get(key)} and is {self.job.get(key)}"
-            for key in {**job, **self.job}
-            if job.get(key) != self.job.get(key)
+    def _compare(self, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming each difference, unless the settings are those of this run."""
+        changes = [
+            f"{key} was {settings.get(key)} and is {self.settings.get(key)}"
+            for key in {**settings, **self.settings}
+            if settings.get(key) != self.settings.get(key)
         ]
-        if other:
+        if changes:
             raise ValueError(
-                f"{self.folder}: was begun otherwise ({'; '.join(other)}); --overwrite without --resume begins again"
+                f"{self.folder}: was begun otherwise ({'; '.join(changes)}); "
+                "--overwrite without --resume begins again"
             )
 
-    def save(self, frames, tensors):
-        """Write down that so many frames are safe, and what the next one needs; whole or not at all."""
-        told = {"frames": str(frames), "job": json.dumps(self.job)}
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        partial = self._state.with_suffix(".new")
-        try:
-            partial.write_bytes(save(tensors, told))
-            os.replace(partial, self._state)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+    def save(self, frames: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Record, in one atomic write, that so many frames are safe, and the tensors that the next frame needs."""
+        metadata = {"frames": str(frames), "settings": json.dumps(self.settings)}
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(self._state) as partial:
+            partial.write_bytes(save(copies, metadata))
         self.frames = frames
 
-    def publish(self, result):
-        """Give the result its name; a folder that has it keeps its other files."""
+    def publish(self, result: Path) -> None:
+        """Rename the result to `out` and delete the rest; a folder that has that name keeps its other files."""
         if result.is_dir() and self.out.is_dir():
             for file in result.iterdir():
                 os.replace(file, self.out / file.name)
@@ -139,6 +143,9 @@ class Workplace:
             os.replace(result, self.out)
         self.remove()
 
-    def remove(self):
-        """All is done, or nothing worth keeping."""
-        shutil.rmtree(self.folder)
+    def remove(self) -> None:
+        """Delete the folder."""
+        self._clear()
+        self.close()  # before its lock goes: Windows deletes no open file
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)

@@ -1,152 +1,240 @@
-"""A video deblurred from beginning to end, so that what an interruption leaves is of use and the next run goes on."""
+"""Deblurring a video from its first frame to its last, so that an interrupted run can be resumed."""
 
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 import av
 import torch
 
-from stfan.video.partial_output import SEGMENT, Workplace
+from stfan.video.partial_output import SEGMENT_FRAMES, PartialOutput
 
-NETWORK = "network."  # begins the names of the Deblurrer's tensors
+NETWORK = "network."  # begins the names of the deblurrer's tensors
+
+Tag = TypeVar("Tag")  # what a reader hands to a writer with each frame: its time, or its name and format
+TagOut = TypeVar("TagOut", covariant=True)
+TagIn = TypeVar("TagIn", contravariant=True)
+
+
+class FrameReader(Protocol[TagOut]):
+    """The input of :func:`deblur_video`: a VideoReader or an ImageFolderReader."""
+
+    path: Path
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Number of frames for a progress bar, or None if it is not known."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the input."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this input from another; a run resumes only with the same."""
+
+    def frames(self, skip: int = 0) -> Iterator[tuple[TagOut, torch.Tensor]]:
+        """Yield (tag, tensor (3, H, W) in [0, 1]) of all frames but the first `skip`."""
+
+
+class FrameWriter(Protocol[TagIn]):
+    """The output of :func:`deblur_video`: a VideoWriter or an ImageFolderWriter."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the result depends on, beside the input."""
+
+    def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
+        """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
+
+    def write(self, like: TagIn, pixels: torch.Tensor) -> None:
+        """Add a frame (3, H, W) in [0, 1], with the tag of the frame that it is made from."""
+
+    def checkpoint(self) -> dict[str, torch.Tensor]:
+        """Return what :meth:`begin` goes on from; all that was written is on the disk."""
+
+    def finish(self, incomplete: bool) -> Path:
+        """Complete the file or folder, and return its path; `incomplete` says that the input holds more frames."""
+
+    def abandon(self) -> None:
+        """Close what is open, after an error."""
+
+
+class FrameDeblurrer(Protocol):
+    """Maps a frame (3, H, W) in [0, 1] to the like: a Deblurrer, or whatever has its state."""
+
+    def __call__(self, frame: torch.Tensor) -> torch.Tensor:
+        """Deblur the next frame."""
+
+    def reset(self) -> None:
+        """Begin a new video."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return all that the next frame needs."""
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
 
 
 @dataclass
-class Outcome:
-    """What came of a run.
+class DeblurResult:
+    """What a run made.
 
     Attributes:
-        path: the result, or, where it is not whole, what there is of it.
-        whole: whether all frames are in it.
+        path: the output, or what there is of it.
+        complete: whether all frames are in it.
         frames: how many are.
         resumed: how many of them an earlier run had made.
-        saved: how many the next run will not have to make, where it is not whole.
-        seconds: how long the others took.
+        saved: how many the next run need not make again, if the output is not complete.
+        seconds: time that the other frames took.
     """
 
     path: Path
-    whole: bool
+    complete: bool
     frames: int
     resumed: int
     saved: int
     seconds: float
 
 
-def deblur(
-    source,
-    target,
-    out,
-    deblurrer,
-    *,
-    settings=None,
-    resume=False,
-    overwrite=False,
-    on_start=lambda resumed: None,
-    on_frame=lambda before, after: None,
-    shown=lambda before, after: after,
-    stop=lambda: False,
-):
-    """Deblur a source into a target, frame by frame; as many frames go out as came in.
-
-    Args:
-        source: a Source or Pictures.
-        target: the VideoTarget or PictureTarget for it.
-        out: the file or folder to write; it is there when it is whole, not before.
-        deblurrer: maps a frame (3, H, W) in [0, 1] to the like; a Deblurrer, or what has its state and restore too.
-        settings: {what: value} of all else that the result depends on; one run does not go on with another's.
-        resume: go on from what an interrupted run of the same job left, if there is anything.
-        overwrite: out may be replaced, and without resume what an interrupted run left.
-        on_start: called with the number of frames that are there already.
-        on_frame: called with each frame before and after.
-        shown: what to write of a frame before and after.
-        stop: asked after each frame; True ends the run and keeps what there is.
-
-    Returns:
-        an Outcome.
-
-    Raises:
-        ValueError, OSError, RuntimeError: of the input, the disk, the machine. What is safe is kept, and a note of
-            the exception says where; if that is nothing, nothing is left.
-    """
-    if out.exists() and out.samefile(source.path):
-        raise ValueError(f"{out}: would replace its own input")
-    with closing(Workplace(out, source.identity() | target.job | (settings or {}))) as place:
-        with _told(place.folder):
-            saved = place.begin(resume, overwrite)
-        try:
-            with _told(place.folder):
-                target.begin(place.folder, saved)
-                outcome = _run(source, target, place, saved, deblurrer, on_start, on_frame, shown, stop)
-                if outcome.whole:
-                    place.publish(outcome.path)
-                    outcome.path = out
-                return outcome
-        except BaseException as error:
-            target.abandon()
-            if place.frames:
-                error.add_note(
-                    f"({place.frames} frames are kept in {place.folder}; --resume goes on from them)"
-                )
-            else:
-                with suppress(OSError):
-                    place.remove()
-            raise
+def show_after(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the deblurred frame alone."""
+    return after
 
 
-def _run(source, target, place, saved, deblurrer, on_start, on_frame, shown, stop):
-    frames = resumed = place.frames
-    if saved:
-        deblurrer.restore({k.removeprefix(NETWORK): v for k, v in saved.items() if k.startswith(NETWORK)})
-    else:
-        deblurrer.reset()
-    on_start(resumed)
-    began = time.monotonic()
-
-    def checkpoint():
-        tensors = {NETWORK + name: tensor for name, tensor in deblurrer.state().items()}
-        place.save(frames, tensors | target.checkpoint())
-
-    whole = True
-    for like, before in source.frames(skip=resumed):
-        after = deblurrer(before)
-        target.write(like, shown(before, after))
-        frames += 1
-        if frames % SEGMENT == 0:
-            checkpoint()
-        on_frame(before, after)
-        if stop():
-            whole = False
-            break
-    if whole and frames % SEGMENT:
-        checkpoint()
-    path = target.finish(part=not whole)
-    return Outcome(path, whole, frames, resumed, place.frames, time.monotonic() - began)
-
-
-@contextmanager
-def _told(folder):
-    """Errors of the disk and of the encoder in one line that names the place."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except (av.FFmpegError, OSError) as error:
-        raise OSError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def side_by_side(before, after):
-    """Both, left and right: (3, H, 2 W)."""
+def side_by_side(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Put both frames beside each other, (3, H, 2 W): before on the left, after on the right."""
     return torch.cat([before, after], 2)
 
 
-def split(before, after):
-    """The left half before and the right half after, with a white line between."""
+def split_screen(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Join the left half before and the right half after, with a white line between."""
     middle = before.shape[2] // 2
     both = torch.cat([before[..., :middle], after[..., middle:]], 2)
     both[..., middle : middle + 1] = 1
     return both
 
 
-SHOWN = {None: lambda before, after: after, "side": side_by_side, "split": split}  # by --compare
+Compose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+COMPARISONS: dict[str | None, Compose] = {  # by --compare
+    None: show_after,
+    "side": side_by_side,
+    "split": split_screen,
+}
+
+
+def deblur_video(
+    reader: FrameReader[Tag],
+    writer: FrameWriter[Tag],
+    out: Path,
+    deblurrer: FrameDeblurrer,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int], object] = lambda resumed: None,
+    on_frame: Callable[[torch.Tensor, torch.Tensor], object] = lambda before, after: None,
+    compose: Compose = show_after,
+    stop: Callable[[], bool] = lambda: False,
+) -> DeblurResult:
+    """Deblur all frames of a reader into a writer; as many frames go out as came in.
+
+    Args:
+        reader: a VideoReader or an ImageFolderReader.
+        writer: the VideoWriter or ImageFolderWriter for it.
+        out: the file or folder to write; it gets this name only when it is complete.
+        deblurrer: maps a frame (3, H, W) in [0, 1] to the like: a Deblurrer, or whatever has its state and restore too.
+        settings: {name: value} of all else that the result depends on; a run with other settings is not resumed.
+        resume: go on from what an interrupted run with the same settings left, if there is anything.
+        overwrite: replace `out`, and without `resume` what an interrupted run left.
+        on_start: called with the number of frames that are there already.
+        on_frame: called with each frame before and after.
+        compose: makes the frame to write from the frame before and after.
+        stop: called after each frame; True ends the run and keeps what there is.
+
+    Raises:
+        ValueError, OSError, RuntimeError: of the input, the disk, the machine. Frames that are safe are kept, and a note
+            of the exception says where; if there are none, nothing is left.
+    """
+    if out.exists() and out.samefile(reader.path):
+        raise ValueError(f"{out}: would replace its own input")
+    all_settings = reader.fingerprint() | dict(writer.settings) | dict(settings or {})
+    with closing(PartialOutput(out, all_settings)) as partial:
+        with _name_the_output(partial.folder):
+            saved = partial.begin(resume, overwrite)
+        try:
+            with _name_the_output(partial.folder):
+                writer.begin(partial.folder, saved)
+                result = _run(reader, writer, partial, saved, deblurrer, on_start, on_frame, compose, stop)
+                if result.complete:
+                    partial.publish(result.path)
+                    result.path = out
+                return result
+        except BaseException as error:
+            writer.abandon()
+            if partial.frames:
+                error.add_note(
+                    f"({partial.frames} frames are kept in {partial.folder}; --resume goes on from them)"
+                )
+            else:
+                with suppress(OSError):
+                    partial.remove()
+            raise
+
+
+def _run(
+    reader: FrameReader[Tag],
+    writer: FrameWriter[Tag],
+    partial: PartialOutput,
+    saved: dict[str, torch.Tensor] | None,
+    deblurrer: FrameDeblurrer,
+    on_start: Callable[[int], object],
+    on_frame: Callable[[torch.Tensor, torch.Tensor], object],
+    compose: Compose,
+    stop: Callable[[], bool],
+) -> DeblurResult:
+    frames = resumed = partial.frames
+    if saved:
+        deblurrer.restore({k.removeprefix(NETWORK): v for k, v in saved.items() if k.startswith(NETWORK)})
+    else:
+        deblurrer.reset()
+    on_start(resumed)
+    started = time.monotonic()
+
+    def checkpoint() -> None:
+        tensors = {NETWORK + name: tensor for name, tensor in deblurrer.state().items()}
+        partial.save(frames, tensors | writer.checkpoint())
+
+    complete = True
+    for tag, before in reader.frames(skip=resumed):
+        after = deblurrer(before)
+        writer.write(tag, compose(before, after))
+        frames += 1
+        if frames % SEGMENT_FRAMES == 0:
+            checkpoint()
+        on_frame(before, after)
+        if stop():
+            complete = False
+            break
+    if complete and frames % SEGMENT_FRAMES:
+        checkpoint()
+    path = writer.finish(incomplete=not complete)
+    return DeblurResult(path, complete, frames, resumed, partial.frames, time.monotonic() - started)
+
+
+@contextmanager
+def _name_the_output(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk and of the encoder into one line that names the folder."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (av.FFmpegError, OSError) as error:
+        raise OSError(f"{folder}: cannot be written: {error.strerror or error}") from error

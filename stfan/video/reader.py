@@ -1,31 +1,43 @@
-"""Video files in: the frames of one, or of a part of one, decoded with PyAV one after the other."""
+"""Reading video files: frames are decoded with PyAV one after the other."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import av
-from av.stream import Disposition
+import torch
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
-from stfan.video.colour import sited, to_tensor
+from stfan.video.colour import to_tensor, with_chroma_location
 from stfan.video.truncation import missing_bytes
 
-CARRIED = ("audio", "subtitle", "attachment")  # kinds of streams that go along with the deblurred one
+COPIED = ("audio", "subtitle", "attachment")  # kinds of streams that are copied to the output
 ROUNDING = 1e-6  # seconds
 
 
-class Source:
-    """The video stream of a file, and what goes along with it.
+class VideoReader:
+    """Reads the frames of a video file, or of a part of it.
 
     Args:
         path: the file.
-        start, end: seconds from the first frame; frames from start on and before end are read.
-        max_frames: at most so many.
+        start, end: seconds from the first frame; frames from `start` on and before `end` are read.
+        max_frames: the most frames to read.
 
-    Raises ValueError or OSError (PyAV's errors are of these kinds) for a file that is missing, no video, or
-    shorter than it says.
+    Attributes:
+        video: the stream that is read.
+        copied: the streams that can be copied to an output: sound, subtitles, attachments.
+        dropped: all other streams.
+
+    Raises:
+        ValueError, OSError: the file is missing, no video, or shorter than it says. (PyAV's errors are of these kinds.)
     """
 
-    def __init__(self, path, start=0.0, end=None, max_frames=None):
+    def __init__(
+        self, path: str | Path, start: float = 0.0, end: float | None = None, max_frames: int | None = None
+    ):
         self.path, self.start, self.end, self.max_frames = Path(path), start, end, max_frames
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: {'is a folder' if self.path.is_dir() else 'no such file'}")
@@ -33,48 +45,52 @@ class Source:
         if missing:
             raise ValueError(f"{path}: truncated, {missing} bytes are missing")
         self.container = self.open()
-        pictures = self.container.format.name.endswith("_pipe") or self.container.format.name == "image2"
-        moving = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
-        if pictures or not moving:
+        is_image = self.container.format.name.endswith("_pipe") or self.container.format.name == "image2"
+        streams = self.container.streams
+        videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+        if is_image or not videos:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
-        self.video = moving[0]
-        self.carried = [s for s in self.container.streams if s.type in CARRIED]
-        self.left = [s for s in self.container.streams if s not in (self.video, *self.carried)]
+        self.video = videos[0]
+        self.copied: list[Stream] = [s for s in streams if s.type in COPIED]
+        self.dropped: list[Stream] = [s for s in streams if s not in (self.video, *self.copied)]
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.container.close()
 
-    def open(self):
-        """The file from its beginning, once more."""
+    def open(self) -> InputContainer:
+        """Open the file once more, from its beginning."""
         try:
-            return av.open(
-                f"file:{self.path}", metadata_errors="replace"
-            )  # file: or FFmpeg takes a name with a colon for an address
+            # "file:", or FFmpeg takes a name with a colon for an address.
+            return av.open(f"file:{self.path}", metadata_errors="replace")
         except av.FFmpegError as error:
             raise ValueError(f"{self.path}: not a video, or truncated: {error.strerror}") from error
 
     @property
-    def rate(self):
-        """Frames per second, a Fraction."""
+    def rate(self) -> Fraction:
+        """Frames per second."""
         return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
 
     @property
-    def expected_frames(self):
-        """How many frames there should be, or None where the file does not say: for progress bars."""
-        frames = self.video.frames
-        if not frames and self.container.duration:
-            frames = round(self.container.duration / av.time_base * self.rate)
+    def expected_frames(self) -> int | None:
+        """Number of frames for a progress bar, or None if the file does not say."""
+        total = self.video.frames or None
+        if total is None and self.container.duration:
+            total = round(self.container.duration / av.time_base * self.rate) or None
         if self.start or self.end is not None:
-            last = frames or None if self.end is None else round(self.end * self.rate)
-            frames = last and max(min(last, frames or last) - round(self.start * self.rate), 1)
-        return min(filter(None, (frames, self.max_frames)), default=None)
+            last = total if self.end is None else round(self.end * self.rate) or None
+            if last is not None:
+                last = max(min(last, total or last) - round(self.start * self.rate), 1)
+            total = last
+        return min(filter(None, (total, self.max_frames)), default=None)
 
-    def identity(self):
-        """What tells this input from another, for a run that is to go on."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this input from another; a run resumes only with the same."""
         state = self.path.stat()
         return {
             "input": f"{state.st_size} bytes of {state.st_mtime_ns}",
@@ -83,14 +99,14 @@ class Source:
             "max-frames": self.max_frames,
         }
 
-    def frames(self, skip=0):
-        """(decoded frame, its tensor (3, H, W) in [0, 1]) of all frames but the first `skip`.
+    def frames(self, skip: int = 0) -> Iterator[tuple[av.VideoFrame, torch.Tensor]]:
+        """Yield each decoded frame and its tensor (3, H, W) in [0, 1], without the first `skip` frames.
 
         Raises:
             ValueError: the file cannot be decoded from here on, or its frames change their size.
         """
         size = None
-        for index, frame in enumerate(self._part()):
+        for index, frame in enumerate(self._selected()):
             size = size or (frame.width, frame.height)
             if size != (frame.width, frame.height):
                 raise ValueError(
@@ -100,36 +116,39 @@ class Source:
             if index >= skip:
                 yield frame, to_tensor(frame)
 
-    def first(self):
-        """The first frame, decoded."""
-        frame = next(self._part(), None)
+    def first_frame(self) -> av.VideoFrame:
+        """Decode the first frame."""
+        frame = next(self._selected(), None)
         if frame is None:
             part = " there, from --start to --end" if self.start or self.end is not None else ""
             raise ValueError(f"{self.path}: holds no frames{part}")
         return frame
 
-    def _part(self):
-        """The frames from start to end; once their times fail, the rate says when they are shown."""
-        regular, origin, last, taken = True, None, None, 0
+    def _selected(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames from start to end; from the first wrong time on, the rate says when they are shown."""
+        regular, origin, last, count = True, 0.0, None, 0
         for index, frame in enumerate(self._decoded()):
-            regular = regular and frame.time is not None and (last is None or frame.time > last)
-            origin, last = frame.time if index == 0 else origin, frame.time
-            at = frame.time - origin if regular else float(index / self.rate)
-            if self.end is not None and at > self.end - ROUNDING:
+            time = frame.time
+            if index == 0:
+                origin = time or 0.0
+            regular = regular and time is not None and (last is None or time > last)
+            last = time
+            shown = time - origin if regular and time is not None else float(index / self.rate)
+            if self.end is not None and shown > self.end - ROUNDING:
                 return
-            if at > self.start - ROUNDING:
+            if shown > self.start - ROUNDING:
                 yield frame
-                taken += 1
-                if taken == self.max_frames:
+                count += 1
+                if count == self.max_frames:
                     return
 
-    def _decoded(self):
-        end = 0
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        end = 0.0
         with self.open() as container:
-            stream = container.streams[self.video.index]
+            (stream,) = (s for s in container.streams.video if s.index == self.video.index)
             stream.thread_type = "AUTO"
             try:
-                for frame in sited(container.decode(stream), stream.codec_context.name):
+                for frame in with_chroma_location(container.decode(stream), stream.codec_context.name):
                     end = max(end, frame.time or 0)
                     yield frame
             except av.FFmpegError as error:

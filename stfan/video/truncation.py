@@ -1,12 +1,16 @@
-"""Is a file all there? Its container's own sizes tell, before anything is decoded: a cut-off video often plays
-without a word of complaint, only shorter. Of streams that state no size (MPEG-TS, GIF) nobody can know.
+"""Detection of truncated video files by the sizes that their containers state, before anything is decoded.
+
+A file that was cut off often plays without an error, only shorter. Streams that state no size (MPEG-TS, GIF) cannot be
+checked.
 """
 
 import os
+from pathlib import Path
+from typing import BinaryIO
 
 
-def missing_bytes(path):
-    """How many bytes a file lacks by its own account, 0 where it is whole or does not say.
+def missing_bytes(path: str | Path) -> int:
+    """Count the bytes that a file lacks by its own account; 0 if it is complete or does not say.
 
     Knows ISO media (MP4, MOV: the boxes of the top level), RIFF (AVI) and Matroska (MKV, WebM).
     """
@@ -24,32 +28,42 @@ def missing_bytes(path):
     return max(end - size, 0)
 
 
-def _boxes_end(file, size):
-    """The end of the last box: each starts with its size in 4 bytes (1: in 8 more, 0: to the file's end) and a name."""
-    at = 0
-    while at + 8 <= size:
-        file.seek(at)
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Find the end of the last ISO box.
+
+    A box begins with its size in 4 bytes and a name. Size 1: the size follows in 8 more bytes. Size 0: the box goes on
+    to the end of the file.
+    """
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
         length, name = int.from_bytes(file.read(4), "big"), file.read(4)
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
-        if length < 8 or (at + length > size and name not in (b"moov", b"mdat", b"moof")):
+        if length < 8 or (position + length > size and name not in (b"moov", b"mdat", b"moof")):
             return 0  # some other program's bytes behind the boxes
-        at += length
-    return at
+        position += length
+    return position
 
 
-def _matroska_end(file):
-    """The end of the segment, behind the header: both are an identifier of 4 bytes, a size, and so much data."""
+def _matroska_end(file: BinaryIO) -> int:
+    """Find the end of the segment, which follows the header.
+
+    Both are an identifier of 4 bytes, a size, and as many bytes of data.
+    """
     file.seek(4)
-    file.seek(_length(file) or 0, os.SEEK_CUR)
+    file.seek(_vint(file) or 0, os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
         return 0
-    length = _length(file)
+    length = _vint(file)
     return 0 if length is None else file.tell() + length
 
 
-def _length(file):
-    """A size of variable length: as many zero bits as further bytes, a one, the number; all ones: not known."""
+def _vint(file: BinaryIO) -> int | None:
+    """Read a size of variable length: as many zero bits as further bytes, a one, the number.
+
+    All ones mean that the size is not known: None.
+    """
     first = file.read(1)
     if not first or not first[0]:
         return None

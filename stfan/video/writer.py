@@ -1,80 +1,94 @@
-"""Video files out: segments first, and all of it in one file when they are there."""
+"""Writing video files: frames become segments first, and all segments become one file at the end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import av
 import torch
 
-from stfan.video.encoder import Segments
+from stfan.files import check_parent
+from stfan.video.encoder import Encoding, SegmentWriter
 from stfan.video.muxer import FORMATS, assemble, plan
-from stfan.video.partial_output import SEGMENT
+from stfan.video.partial_output import SEGMENT_FRAMES
+from stfan.video.reader import VideoReader
 
 NO_TIME = torch.iinfo(torch.int64).min
 
 
-def check_name(path):
-    """Refuse, before any work is done, a file name that no video can be written to."""
+def check_name(path: Path) -> None:
+    """Check, before any work is done, that a video can be written to a file of this name."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: not the name of a video file; it should end in {', '.join(FORMATS)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
+    check_parent(path)
 
 
-class VideoTarget:
-    """A video file in the making: segments first, and all of it in one file when they are there.
+class VideoWriter:
+    """Writes a video file: segments first, one file at the end.
 
     Args:
-        path: the file to come.
-        source: a Source.
+        path: the file to make.
+        reader: the video that the frames are from; its times, sound and subtitles are kept.
         encoding: how to encode.
-        sound: whether sound goes along.
-        wide: how many frames stand side by side in one of the file.
+        sound: whether to copy the sound.
+        columns: how many frames stand side by side in one of the file.
 
     Raises:
         ValueError: a file of this name cannot hold what it should.
-        OSError: there is no such folder.
+        OSError: its folder does not exist.
     """
 
-    def __init__(self, path, source, encoding, sound=True, wide=1):
+    def __init__(
+        self, path: Path, reader: VideoReader, encoding: Encoding, sound: bool = True, columns: int = 1
+    ):
         check_name(path)
-        self.name, self.source, self.times = path.name, source, []
-        first = source.first()
-        width, height = (first.width, first.height)[:: -1 if first.rotation % 180 else 1]
-        self.encoding = encoding.settle(path.suffix.lower(), wide * width, height, first)
-        self.segments = Segments(self.encoding, source, wide * width, height, first)
-        self.streams = plan(path, source, self.segments, sound)
+        self.name, self.reader = path.name, reader
+        self.times: list[int | None] = []
+        first = reader.first_frame()
+        width, height = first.width, first.height
+        if first.rotation % 180:
+            width, height = height, width
+        self.encoding = encoding.resolve(path.suffix.lower(), columns * width, height, first)
+        self.segments = SegmentWriter(self.encoding, reader, columns * width, height, first)
+        self.streams = plan(path, reader, self.segments, sound)
 
     @property
-    def job(self):
+    def settings(self) -> dict[str, Any]:
         """What the result depends on, beside the input."""
         return vars(self.encoding) | {"PyAV": av.__version__}
 
-    def begin(self, folder, saved):
-        """Go on in a folder from what :meth:`checkpoint` returned, or begin if that is None."""
+    def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
+        """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
         self.segments.folder = folder
         if saved is not None:
             self.segments.reorder = int(saved["reorder"])
             self.times = [None if time == NO_TIME else time for time in saved["times"].tolist()]
 
-    def write(self, frame, pixels):
+    def write(self, like: av.VideoFrame, pixels: torch.Tensor) -> None:
         """Add a frame (3, H, W) in [0, 1] at the time of a decoded one."""
-        self.segments.write(pixels, len(self.times) // SEGMENT)
-        self.times.append(frame.pts)
+        self.segments.write(pixels, len(self.times) // SEGMENT_FRAMES)
+        self.times.append(like.pts)
 
-    def checkpoint(self):
-        """What to go on from, as tensors; all that was written is on the disk."""
+    def checkpoint(self) -> dict[str, torch.Tensor]:
+        """Return what :meth:`begin` goes on from; all that was written is on the disk."""
         self.segments.close()
         times = [NO_TIME if time is None else time for time in self.times]
         return {"times": torch.tensor(times), "reorder": torch.tensor(self.segments.reorder)}
 
-    def finish(self, part):
-        """The path of the file with all that was written; part: whether that is less than the whole source."""
+    def finish(self, incomplete: bool) -> Path:
+        """Make one file of all that was written, and return its path.
+
+        Args:
+            incomplete: whether that is less than all that the reader gives.
+        """
         self.segments.close()
         path = self.segments.folder / self.name
-        part = part or self.source.end is not None or self.source.max_frames is not None
-        assemble(path, self.source, self.streams, self.segments, self.times, part)
+        incomplete = incomplete or self.reader.end is not None or self.reader.max_frames is not None
+        assemble(path, self.reader, self.streams, self.segments, self.times, incomplete)
         return path
 
-    def abandon(self):
-        """Let go of what is open."""
+    def abandon(self) -> None:
+        """Close what is open."""
         self.segments.abandon()

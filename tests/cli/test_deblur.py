@@ -15,7 +15,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command  # noqa: E402
 
 from stfan.cli import app  # noqa: E402
-from stfan.devices import check_device, fast_bfloat16  # noqa: E402
+from stfan.devices import fast_bfloat16, resolve_device  # noqa: E402
 from support.checkout import ROOT  # noqa: E402
 from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
 
@@ -60,7 +60,7 @@ def test_options_reach_the_file(tmp_path, here):
         *("--compare", "side", "--json"),
     )
     result = json.loads(out)
-    assert code == 0 and result["frames"] == 15 and result["whole"] and result["warnings"] == []
+    assert code == 0 and result["frames"] == 15 and result["complete"] and result["warnings"] == []
     assert result["path"] == str(tmp_path / "out.mov") and result["resume"] is None
     with av.open(str(tmp_path / "out.mov")) as container:
         assert [stream.type for stream in container.streams] == ["video", "subtitle"]
@@ -100,7 +100,7 @@ def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
         assert here(source, "--overwrite", *options)[0] == 0
     assert asked == [("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.float32)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert check_device("auto") == "cpu"
+    assert resolve_device("auto") == "cpu"
 
 
 @pytest.mark.parametrize("command", [("deblur", "in.mp4"), ("eval", "--data", ".")])
@@ -186,7 +186,7 @@ def bad_inputs(folder):
     (broken / "2.png").write_bytes((broken / "2.png").read_bytes()[:60])
     return {
         "missing.mp4": "no such file",
-        "folder.mp4": "holds no pictures",
+        "folder.mp4": "holds no images",
         "late.mp4": "truncated",
         "cut.avi": "truncated",
         "early.mp4": "truncated",
@@ -244,7 +244,7 @@ def test_bad_pictures_and_devices(tmp_path, here):
     source = make_video(tmp_path / "in.mp4", frames=3).rename(tmp_path / "in.png")
     kept = source.read_bytes()
     for option, value, words in (
-        ("--picture", tmp_path / "nowhere" / "p.png", "--picture must be a file in a folder that exists"),
+        ("--picture", tmp_path / "nowhere" / "p.png", "nowhere: no such folder"),
         ("--picture", tmp_path / "p.xyz", "p.xyz: --picture must be"),
         ("--picture", source, "would replace its own input"),
         ("--device", "magic", "--device must be auto, cpu, cuda or cuda:N, got 'magic'"),

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from stfan.cli import deblur
-from stfan.video.partial_output import SEGMENT
+from stfan.video.partial_output import SEGMENT_FRAMES
 from support.checkout import ROOT
 from support.samples import Interrupt, frames_of, make_video, names, same_frames, sound_of
 
@@ -46,7 +46,7 @@ def frames_kept(folder):
 def long_video(tmp_path_factory):
     """Two segments and a bit, deblurred without interruption."""
     folder = tmp_path_factory.mktemp("long")
-    source = make_video(folder / "in.mp4", frames=2 * SEGMENT + 10, width=16, height=16, sound="aac")
+    source = make_video(folder / "in.mp4", frames=2 * SEGMENT_FRAMES + 10, width=16, height=16, sound="aac")
     process = start(source, "-o", folder / "whole.mp4")
     assert process.wait() == 0
     return source, folder / "whole.mp4"
@@ -56,11 +56,11 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, lon
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
-    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT_FRAMES, process)
     process.kill()
     process.wait()
     kept = frames_kept(partial)
-    assert not out.exists() and SEGMENT <= kept < 2 * SEGMENT + 10
+    assert not out.exists() and SEGMENT_FRAMES <= kept < 2 * SEGMENT_FRAMES + 10
     code, _, err = here(source, "-o", out)
     assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
     code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
@@ -76,15 +76,17 @@ def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_v
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
-    wait_for(lambda: frames_kept(partial) >= SEGMENT, process)
+    wait_for(lambda: frames_kept(partial) >= SEGMENT_FRAMES, process)
     process.send_signal(signal.SIGINT)
     said, err = process.communicate(timeout=60)
     assert process.returncode == 130 and said == ""
-    told = re.search(rf"interrupted after (\d+) frames; what there is: ({partial}/out.mp4); .*: (.*)", err)
+    told = re.search(
+        rf"interrupted after (\d+) frames; the frames so far: ({partial}/out.mp4); .*: (.*)", err
+    )
     assert told and not out.exists()
     frames = int(told[1])
     some, all_ = frames_of(told[2]), frames_of(whole)
-    assert len(some) == frames >= SEGMENT
+    assert len(some) == frames >= SEGMENT_FRAMES
     assert [time for time, _ in some] == [time for time, _ in all_[:frames]]
     assert 0 <= frames / 25 - sound_of(told[2])[-1][0] / 48000 < 1024 / 48000
     done = subprocess.run(shlex.split(told[3]), capture_output=True, text=True)
@@ -100,11 +102,11 @@ def test_resume_with_nothing_to_resume_begins(tmp_path, here):
 
 
 def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
-    source = make_video(tmp_path / "in.mp4", frames=SEGMENT + 10)
+    source = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES + 10)
     with monkeypatch.context() as patch:
-        patch.setattr(deblur, "stoppable", Interrupt(SEGMENT + 4))
+        patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES + 4))
         code, _, err = here(source)
-    assert code == 130 and f"to go on from frame {SEGMENT}: stfan deblur {source} --resume" in err
+    assert code == 130 and f"to resume from frame {SEGMENT_FRAMES}: stfan deblur {source} --resume" in err
     os.utime(source, (1, 1))
     code, _, err = here(source, "--resume")
     assert code == 1 and "was begun otherwise (input was " in err
@@ -114,16 +116,16 @@ def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
 
 def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
     """And where all frames are there, there is nothing to show of them."""
-    source = make_video(tmp_path / "in.mp4", frames=SEGMENT, width=16, height=16)
+    source = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES, width=16, height=16)
     with monkeypatch.context() as patch:
-        patch.setattr(deblur, "stoppable", Interrupt(SEGMENT))
+        patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES))
         assert here(source, "--device", "cpu")[0] == 130
     code, _, err = here(source, "--resume", "--dtype", "bf16")
     assert code == 1 and "was begun otherwise (dtype was fp32 and is bf16)" in err
     shown = tmp_path / "p.png", tmp_path / "r.html"
     options = "--dtype", "fp32", "--picture", shown[0], "--report", shown[1]
     code, out, err = here(source, "--resume", *options)
-    assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT} frames, ")
+    assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT_FRAMES} frames, ")
     assert len(out.splitlines()) == 1 and not any(path.exists() for path in shown)
     assert err == "stfan: nothing for --picture or --report to show: an earlier run made all frames\n"
 

@@ -101,10 +101,8 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
         torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"]
         for name in ("one", "two")
     )
-    for (
-        index,
-        moments,
-    ) in one.items():  # Adam's: weights differ by noise's sign where the gradient is next to nothing
+    # Adam's moments: weights differ by the sign of noise where the gradient is next to nothing.
+    for index, moments in one.items():
         torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
     ours, theirs = (load_file(latest(tmp_path / name) / "model.safetensors") for name in ("one", "two"))
     moved = initialise(STFAN(), "kaiming", 0).state_dict()
@@ -126,7 +124,7 @@ def test_data_check_says_what_is_there_and_what_is_amiss(clips, tmp_path, stfan)
     (root / "train" / "b" / "input" / "00001.png").write_bytes(b"no picture")
     done = stfan("data", "check", root)
     assert done.returncode == 1 and "4 videos, 23 pairs, 2 problems" in done.stdout, done.stdout + done.stderr
-    assert "00002" in done.stdout and "b/input/00001.png: can not be read" in done.stdout.replace("\n", "")
+    assert "00002" in done.stdout and "b/input/00001.png: cannot be read" in done.stdout.replace("\n", "")
 
 
 def test_data_synth_and_preview(tmp_path, stfan):
@@ -171,7 +169,7 @@ def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_pat
     chosen = settings(root, workers=1)
     stopped = command(tmp_path / "run", *chosen)
     _, error = stopped.communicate(timeout=300)
-    assert stopped.returncode == 1 and "a/input/00001.png: can not be read" in error
+    assert stopped.returncode == 1 and "a/input/00001.png: cannot be read" in error
     assert "skip_corrupt=true" in error and "Traceback" not in error
     process = command(tmp_path / "other", *chosen, "skip_corrupt=true")
     _, error = process.communicate(timeout=300)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from stfan.data.layouts import LAYOUTS
-from stfan.data.paired_videos import check, find_videos, phases
+from stfan.data.paired_videos import check_frames, find_videos
 from stfan.data.splits import DVD_TEST, GOPRO_TEST, read_split, write_split
-from stfan.images import read_image
+from stfan.images import open_rgb
 from support.checkout import SHARED
 
 STEMS = ("00000", "00001", "00002")
@@ -28,6 +28,10 @@ def write(folder, stems=STEMS, ending=".png", size=(8, 6)):
 def pairs(blurry, sharp, **how):
     write(blurry, **how)
     write(sharp, **how)
+
+
+def phases(root):
+    return find_videos(root, strict=False).phases
 
 
 def listing(found, root):
@@ -118,7 +122,9 @@ def test_layouts_are_recognised(tmp_path, case):
     there = [phase for phase in ("train", "valid", "test") if any(phase == key[0] for key in files)]
     assert list(phases(root)) == there
     for phase in there:
-        assert listing(find_videos(root, phase), root) == {k: v for k, v in expected.items() if k[0] == phase}
+        of_phase = {k: v for k, v in expected.items() if k[0] == phase}
+        assert listing(find_videos(root, phase), root) == listing(found.only(phase), root) == of_phase
+        assert found.only(phase).phases == (phase,)
     assert find_videos(root, layout=words.split()[0]) == found
     names = [f"{phase}/{name}" if len(there) > 1 else name for phase, name in files]
     assert list(found.clips) == names
@@ -195,7 +201,7 @@ def test_two_folders(tmp_path):
     assert listing(found, tmp_path) == {(None, "one"): ("one/00000.png", "two/00000.png", 3)}
     with pytest.raises(ValueError, match="one: is given both for the blurry and for the sharp frames"):
         find_videos((tmp_path / "one", tmp_path / "one"))
-    with pytest.raises(ValueError, match=r"shaken and .*empty: hold no pictures in both"):
+    with pytest.raises(ValueError, match=r"shaken and .*empty: hold no images in both"):
         find_videos((tmp_path / "shaken", tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"still: lacks 3 of 3 frames, .* which .*one has"):
         find_videos((tmp_path / "one", tmp_path / "still"))
@@ -276,7 +282,7 @@ def test_frames_without_partner_are_named(tmp_path):
 def test_every_frame_is_opened_by_check(tmp_path):
     pairs(tmp_path / "a" / "input", tmp_path / "a" / "GT")
     pairs(tmp_path / "b" / "input", tmp_path / "b" / "GT", size=(6, 8))
-    assert check(find_videos(tmp_path)) == ()
+    assert check_frames(find_videos(tmp_path)) == ()
     (tmp_path / "a" / "input" / "00000.png").write_bytes(b"no picture")
     whole = (tmp_path / "a" / "input" / "00001.png").read_bytes()
     broken = bytearray(whole)
@@ -287,7 +293,7 @@ def test_every_frame_is_opened_by_check(tmp_path):
     (tmp_path / "b" / "GT" / "00002.png").unlink()
     seen = []
     found = find_videos(tmp_path, strict=False)
-    lines = check(found, lambda videos: seen.append(len(videos)) or videos)
+    lines = check_frames(found, lambda videos: seen.append(len(videos)) or videos)
     assert seen == [2] and lines[0] == found.problems[0] and "b/GT: lacks 1 of 3 frames" in lines[0]
     assert [line.partition(": ")[0].removeprefix(f"{tmp_path}/") for line in lines[1:]] == [
         "a/input/00000.png",
@@ -296,7 +302,7 @@ def test_every_frame_is_opened_by_check(tmp_path):
         "b/GT/00001.png",
     ]
     assert lines[3].endswith(f"is 8x7, but {tmp_path / 'a' / 'input' / '00001.png'} is 8x6")
-    assert all("can not be read" in lines[i] for i in (1, 2, 4)) and "8 bits a colour" in lines[4]
+    assert all("cannot be read" in lines[i] for i in (1, 2, 4)) and "8 bits per channel" in lines[4]
 
 
 def test_what_pillow_calls_a_syntax_error_is_a_file_that_can_not_be_read(tmp_path):
@@ -307,8 +313,8 @@ def test_what_pillow_calls_a_syntax_error_is_a_file_that_can_not_be_read(tmp_pat
     (tmp_path / "a.png").write_bytes(broken)
     with pytest.raises(SyntaxError), Image.open(tmp_path / "a.png") as image:
         image.load()
-    with pytest.raises(OSError, match=r"a\.png: can not be read: broken PNG"):
-        read_image(tmp_path / "a.png")
+    with pytest.raises(OSError, match=r"a\.png: cannot be read: broken PNG"):
+        open_rgb(tmp_path / "a.png")
 
 
 def test_a_folder_of_a_phase_is_no_video(tmp_path):

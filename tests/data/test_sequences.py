@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stfan.data.paired_videos import Video
-from stfan.data.sequences import Sequences, runs
+from stfan.data.sequences import SequenceDataset, sequence_indices
 
 STILL = {"noise": 0, "brightness": (1, 1), "contrast": (1, 1), "flips": False, "reversal": False}
 
@@ -46,44 +46,44 @@ def same(a, b):
 
 
 def test_every_frame_is_used():
-    assert runs(40, 20) == [[*range(20)], [*range(20, 40)]]
-    assert runs(41, 20) == [[*range(20)], [*range(20, 40)], [*range(21, 41)]]
-    assert runs(20, 20) == [[*range(20)]]
-    assert runs(3, 7) == [[0, 1, 2, 1, 0, 1, 2]]
-    assert runs(2, 5) == [[0, 1, 0, 1, 0]]
-    assert runs(1, 3) == [[0, 0, 0]]
-    assert runs(0, 3) == []
+    assert sequence_indices(40, 20) == [[*range(20)], [*range(20, 40)]]
+    assert sequence_indices(41, 20) == [[*range(20)], [*range(20, 40)], [*range(21, 41)]]
+    assert sequence_indices(20, 20) == [[*range(20)]]
+    assert sequence_indices(3, 7) == [[0, 1, 2, 1, 0, 1, 2]]
+    assert sequence_indices(2, 5) == [[0, 1, 0, 1, 0]]
+    assert sequence_indices(1, 3) == [[0, 0, 0]]
+    assert sequence_indices(0, 3) == []
     for frames in range(1, 60):
         for length in (1, 5, 20):
-            cut = runs(frames, length)
+            cut = sequence_indices(frames, length)
             assert {t for run in cut for t in run} == set(range(frames))
             assert {len(run) for run in cut} == {length} and len(cut) == math.ceil(frames / length)
 
 
 def test_an_epoch_has_every_run_once_in_its_own_order(tmp_path):
     videos = [video(tmp_path, 41, name="a"), video(tmp_path, 3, name="b")]
-    sequences = Sequences(videos, length=10, crop=(4, 4))
+    sequences = SequenceDataset(videos, length=10, crop=(4, 4))
     assert len(sequences) == 6
     epochs = [[sequences[draw]["name"] for draw in range(6 * e, 6 * e + 6)] for e in range(4)]
     expected = {"a 000..009", "a 010..019", "a 020..029", "a 030..039", "a 031..040", "b 000..002"}
     assert all(set(epoch) == expected for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1
-    other = Sequences(videos, length=10, crop=(4, 4), seed=1)
+    other = SequenceDataset(videos, length=10, crop=(4, 4), seed=1)
     assert [other[draw]["name"] for draw in range(24)] != [name for epoch in epochs for name in epoch]
 
 
 def test_nothing_is_changed_where_nothing_is_asked_for(tmp_path):
     source = video(tmp_path, 5)
-    item = Sequences([source], length=5, crop=(24, 28), **STILL)[7]
+    item = SequenceDataset([source], length=5, crop=(24, 28), **STILL)[7]
     assert torch.equal(item["blurry"], read(source.blurry)) and torch.equal(item["sharp"], read(source.sharp))
     assert item["name"] == "a 000..004" and item["blurry"].is_contiguous()
-    short = Sequences([source], length=8, crop=(24, 28), **STILL)[0]
+    short = SequenceDataset([source], length=8, crop=(24, 28), **STILL)[0]
     assert torch.equal(short["blurry"], read(source.blurry)[[0, 1, 2, 3, 4, 3, 2, 1]])
 
 
 def test_one_crop_for_all_frames_and_all_places_alike(tmp_path):
     source = video(tmp_path, 4)
-    sequences = Sequences([source], length=4, crop=(12, 16), **STILL)
+    sequences = SequenceDataset([source], length=4, crop=(12, 16), **STILL)
     sides = read(source.blurry), read(source.sharp)
     places = Counter()
     for draw in range(200):
@@ -111,7 +111,7 @@ def test_mirrors_and_reversal(tmp_path):
     both = STILL | {"flips": True, "reversal": True}
 
     def drawn(count, **how):
-        sequences = Sequences([source], length=4, crop=(24, 28), **(both | how))
+        sequences = SequenceDataset([source], length=4, crop=(24, 28), **(both | how))
         for draw in range(count):
             item = sequences[draw]
             (axes,) = (
@@ -144,7 +144,7 @@ def test_brightness_and_contrast(tmp_path):
     seen = []
     for only in ("brightness", "contrast", "both"):
         how = STILL | {name: (0.8, 1.2) for name in ("brightness", "contrast") if only in (name, "both")}
-        sequences = Sequences([source], length=3, crop=(24, 28), **how)
+        sequences = SequenceDataset([source], length=3, crop=(24, 28), **how)
         for draw in range(60):
             item = sequences[draw]
             assert torch.equal(item["blurry"], item["sharp"])
@@ -164,7 +164,7 @@ def test_brightness_and_contrast(tmp_path):
 def test_the_grey_value_is_of_the_blurry_side(tmp_path):
     source = video(tmp_path, 2)
     how = STILL | {"contrast": (0, 0)}
-    item = Sequences([source], length=2, crop=(24, 28), **how)[0]
+    item = SequenceDataset([source], length=2, crop=(24, 28), **how)[0]
     grey = float(read(source.blurry).mean((0, 2, 3)) @ torch.tensor([0.2989, 0.587, 0.114]))
     for side in ("blurry", "sharp"):
         torch.testing.assert_close(item[side], torch.full_like(item[side], grey))
@@ -173,7 +173,7 @@ def test_the_grey_value_is_of_the_blurry_side(tmp_path):
 def test_noise_is_new_on_every_frame_of_the_blurry_side_alone(tmp_path):
     grey = np.full((6, 64, 64, 3), 128, np.uint8)
     source = Video("a", save(tmp_path / "b", grey), save(tmp_path / "s", grey))
-    noisy = Sequences([source], length=6, crop=(64, 64), **(STILL | {"noise": 0.01}))
+    noisy = SequenceDataset([source], length=6, crop=(64, 64), **(STILL | {"noise": 0.01}))
     item = noisy[0]
     assert torch.equal(item["sharp"], torch.full((6, 3, 64, 64), 128 / 255))
     noise = (item["blurry"] - item["sharp"]).double()
@@ -185,13 +185,13 @@ def test_noise_is_new_on_every_frame_of_the_blurry_side_alone(tmp_path):
     assert not torch.equal(noisy[1]["blurry"], item["blurry"])
     dark = np.zeros((6, 64, 64, 3), np.uint8)
     black = Video("a", save(tmp_path / "d", dark), save(tmp_path / "e", dark))
-    clamped = Sequences([black], length=6, crop=(64, 64), **(STILL | {"noise": 0.01}))[0]["blurry"]
+    clamped = SequenceDataset([black], length=6, crop=(64, 64), **(STILL | {"noise": 0.01}))[0]["blurry"]
     assert float(clamped.min()) == 0 and 0.45 < float((clamped == 0).double().mean()) < 0.55
 
 
 def test_noise_changes_nothing_else_of_a_draw(tmp_path):
     source = video(tmp_path, 4)
-    with_noise, without = (Sequences([source], length=4, crop=(12, 16), noise=n) for n in (0.01, 0))
+    with_noise, without = (SequenceDataset([source], length=4, crop=(12, 16), noise=n) for n in (0.01, 0))
     for draw in range(10):
         a, b = with_noise[draw], without[draw]
         assert torch.equal(a["sharp"], b["sharp"])
@@ -202,7 +202,7 @@ def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
     videos = [video(tmp_path, 11, name="a"), video(tmp_path, 4, name="b", seed=1)]
 
     def made(draws, workers=0):
-        sequences = Sequences(videos, length=5, crop=(16, 20), seed=3)
+        sequences = SequenceDataset(videos, length=5, crop=(16, 20), seed=3)
         loader = DataLoader(sequences, sampler=draws, num_workers=workers, batch_size=2)
         return [
             {"name": name, "blurry": blurry, "sharp": sharp}
@@ -214,7 +214,7 @@ def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
     torch.manual_seed(99)  # the draws do not look at it
     assert len(through) == 14 and all(map(same, through, made(range(14), workers=2)))
     assert all(map(same, through[5:], made(range(5, 14), workers=1)))
-    again = Sequences(videos, length=5, crop=(16, 20), seed=3)
+    again = SequenceDataset(videos, length=5, crop=(16, 20), seed=3)
     assert all(same(through[draw], again[draw]) for draw in (13, 0, 7, 6))
     assert len({float(item["blurry"].sum()) for item in through}) == 14
     threads = torch.get_num_threads()
@@ -228,28 +228,28 @@ def test_the_same_bits_with_any_number_of_workers_and_after_any_pause(tmp_path):
 def test_a_corrupt_file_is_named(tmp_path):
     source = video(tmp_path, 9)
     source.sharp[4].write_bytes(source.sharp[4].read_bytes()[:-60])
-    sequences = Sequences([source], length=3, crop=(12, 16))
+    sequences = SequenceDataset([source], length=3, crop=(12, 16))
     said = []
     for draw in range(3):
         try:
             sequences[draw]
         except OSError as error:
             said.append(str(error))
-    assert len(said) == 1 and said[0].startswith(f"{source.sharp[4]}: can not be read: ")
+    assert len(said) == 1 and said[0].startswith(f"{source.sharp[4]}: cannot be read: ")
     Image.new("RGB", (28, 20)).save(source.sharp[4])
-    with pytest.raises(OSError, match=r"004\.png: can not be read: is 28x20, not 28x24"):
+    with pytest.raises(OSError, match=r"004\.png: cannot be read: is 28x20, not 28x24"):
         [sequences[draw] for draw in range(3)]
     source.blurry[0].write_bytes(b"no picture")
-    with pytest.raises(OSError, match=r"b/000\.png: can not be read"):
-        Sequences([source], length=3, crop=(12, 16))
+    with pytest.raises(OSError, match=r"b/000\.png: cannot be read"):
+        SequenceDataset([source], length=3, crop=(12, 16))
 
 
 def test_the_next_draw_takes_the_place_of_a_corrupt_one(tmp_path, caplog):
     source = video(tmp_path, 9)
-    whole = [Sequences([source], length=3, crop=(12, 16))[draw] for draw in range(20)]
+    whole = [SequenceDataset([source], length=3, crop=(12, 16))[draw] for draw in range(20)]
     source.blurry[0].write_bytes(b"no picture")
     with caplog.at_level(logging.WARNING, "stfan"):
-        sequences = Sequences([source], length=3, crop=(12, 16), skip_corrupt=True)
+        sequences = SequenceDataset([source], length=3, crop=(12, 16), skip_corrupt=True)
         assert len(sequences) == 3
         items = [sequences[draw] for draw in range(18)]
     good = [draw for draw in range(20) if whole[draw]["name"] != "a 000..002"]
@@ -259,7 +259,7 @@ def test_the_next_draw_takes_the_place_of_a_corrupt_one(tmp_path, caplog):
     for draw, item in enumerate(items):
         assert same(item, whole[min(other for other in good if other >= draw)])
     (line,) = caplog.messages
-    assert line.startswith(f"{source.blurry[0]}: can not be read: ")
+    assert line.startswith(f"{source.blurry[0]}: cannot be read: ")
     for path in source.blurry:
         path.write_bytes(b"no picture")
     with pytest.raises(OSError, match="no sequence of draws 5 to 7 can be read"):
@@ -281,11 +281,11 @@ def test_the_next_draw_takes_the_place_of_a_corrupt_one(tmp_path, caplog):
 )
 def test_bad_arguments_are_named(tmp_path, how, words):
     with pytest.raises(ValueError, match=words):
-        Sequences([video(tmp_path, 3)], **({"length": 3, "crop": (12, 16)} | how))
+        SequenceDataset([video(tmp_path, 3)], **({"length": 3, "crop": (12, 16)} | how))
 
 
 def test_no_videos_and_no_draw(tmp_path):
     with pytest.raises(ValueError, match="videos must hold one video at least"):
-        Sequences([])
+        SequenceDataset([])
     with pytest.raises(IndexError, match="draw must not be negative, got -1"):
-        Sequences([video(tmp_path, 3)], length=3, crop=(12, 16))[-1]
+        SequenceDataset([video(tmp_path, 3)], length=3, crop=(12, 16))[-1]

@@ -14,7 +14,7 @@ from stfan.cli import app
 from stfan.data.paired_videos import find_videos
 from stfan.evaluation.evaluate import check_clips, evaluate, write_csv, write_json
 from stfan.evaluation.metrics import PROTOCOLS, psnr, sharpness
-from stfan.images import read_image, to_8bit, write_clip
+from stfan.images import open_rgb, to_8bit, write_clip
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
 from support.checkout import ROOT
@@ -285,9 +285,9 @@ def test_clips_that_can_not_be_judged_are_named(tmp_path):
     clip_of(tmp_path / "short" / "c", *[(20, 24)] * 4)
     short = find_videos(tmp_path / "short").clips
     check_clips(short, PROTOCOLS["rgb8"])
-    with pytest.raises(ValueError, match="clip c: protocol tsp judges none of its 4 frames"):
+    with pytest.raises(ValueError, match="clip c: protocol tsp scores none of its 4 frames"):
         check_clips(short, PROTOCOLS["tsp"])
-    with pytest.raises(ValueError, match="clip c: protocol dvd30 judges none of its 4 frames"):
+    with pytest.raises(ValueError, match="clip c: protocol dvd30 scores none of its 4 frames"):
         check_clips(short, PROTOCOLS["dvd30"])
     with pytest.raises(ValueError, match=r"clip c: protocol koehler needs 43 pixels each way, .* are 24x20"):
         check_clips(short, PROTOCOLS["koehler"])
@@ -350,5 +350,5 @@ def test_the_deblurrer_is_judged_as_it_is(clips):
 
 def test_more_than_8_bits_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(OSError, match=r"deep\.png: can not be read: 8 bits a colour are read"):
-        read_image(tmp_path / "deep.png")
+    with pytest.raises(OSError, match=r"deep\.png: cannot be read: more than 8 bits per channel"):
+        open_rgb(tmp_path / "deep.png")

@@ -72,7 +72,7 @@ def page(model, tmp_path_factory):
     report.first = 30
     for before in video():
         pairs.append((before, deblur(before)))
-        report.see(*pairs[-1])
+        report.add_frame(*pairs[-1])
     report.write(path)
     for handle in handles:
         handle.remove()
@@ -132,13 +132,13 @@ def test_only_a_few_frames_are_kept():
     report = Report(STFAN(kernel_size=1), "long", {})
     for change in torch.rand(300):
         before = torch.zeros(3, 12, 12)
-        report.see(before, before + change)
-        assert len(report._kept) <= FRAMES
+        report.add_frame(before, before + change)
+        assert len(report._best) <= FRAMES
 
 
 def test_the_model_is_let_go(model, tmp_path):
     report = Report(model, "none", {})
-    with pytest.raises(ValueError, match=r"page.html: no frame was seen"):
+    with pytest.raises(ValueError, match=r"page.html: no frame was added"):
         report.write(tmp_path / "page.html")
     assert not any(layer._forward_hooks for layer in (model.align[-1], model.deblur[-1]))
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ def test_the_model_is_let_go(model, tmp_path):
 def test_frames_in_tiles_have_no_filters(model, tmp_path):
     report, deblur = Report(model, "tiles", {}), Deblurrer(model, tile=24)
     for before in video(2, height=12, width=400):  # wider than a tile and all that it depends on
-        report.see(before, deblur(before))
+        report.add_frame(before, deblur(before))
     report.write(tmp_path / "page.html")
     assert all(frame["pixels"] == [] for frame in content(tmp_path / "page.html")["frames"])
 
@@ -156,7 +156,7 @@ def test_large_frames_are_jpeg(model, tmp_path):
     report = Report(model, "large", {})
     width = LOSSLESS // 720 + 4
     before = torch.linspace(0, 1, width).expand(3, 720, width)
-    report.see(before, 1 - before)
+    report.add_frame(before, 1 - before)
     report.write(tmp_path / "page.html")
     (frame,) = content(tmp_path / "page.html")["frames"]
     assert frame["images"]["after"].startswith("data:image/jpeg;")

@@ -2,11 +2,11 @@
 
 from stfan.video import pipeline
 from stfan.video.encoder import Encoding
-from stfan.video.reader import Source
-from stfan.video.writer import VideoTarget
+from stfan.video.reader import VideoReader
+from stfan.video.writer import VideoWriter
 from support.samples import Same
 
 
 def deblur(source, out, encoding=Encoding(), model=Same, part=(), **options):  # noqa: B008
-    with Source(source, *part) as opened:
-        return pipeline.deblur(opened, VideoTarget(out, opened, encoding), out, model(), **options)
+    with VideoReader(source, *part) as opened:
+        return pipeline.deblur_video(opened, VideoWriter(out, opened, encoding), out, model(), **options)

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import torch
 
-from stfan.video.reader import Source
+from stfan.video.reader import VideoReader
 
 RATE = 25
 MS = Fraction(1, 1000)
@@ -85,7 +85,7 @@ def text_packet(codec, words, start, stop, stream):
 
 def frames_of(path):
     """[(time, (3, H, W) on a scale of 255)]"""
-    with Source(path) as source:
+    with VideoReader(path) as source:
         return [(frame.time, pixels.mul(255).numpy()) for frame, pixels in source.frames()]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from stfan.data.paired_videos import find_videos
 from stfan.evaluation.buckets import NAME
-from stfan.images import read_image
+from stfan.images import open_rgb
 from stfan.synthesis.export import BUCKETS, synthesize_judging_set
 
 
@@ -19,7 +19,7 @@ def judging_set(pictures, cutouts, tmp_path_factory):
 
 
 def read(paths):
-    return torch.stack([read_image(path) for path in paths]).float()
+    return torch.stack([open_rgb(path) for path in paths]).float()
 
 
 def test_noisy_clips_are_the_clean_ones_with_noise(judging_set):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from stfan.data.paired_videos import find_videos
 from stfan.evaluation.contact_sheet import contact_sheet
 from stfan.evaluation.metrics import psnr
-from stfan.images import read_cutout
+from stfan.images import open_rgba
 from stfan.synthesis import camera, compression, scene, sensor
 from stfan.synthesis.clip import Synthesis
 from stfan.synthesis.dataset import Synthetic, synthesize
@@ -400,7 +400,7 @@ def test_a_picture_that_breaks_off_is_named(tmp_path):
     bad = discs(tmp_path / "bad", 1)
     file = bad / "00.png"
     file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(OSError, match=r"00\.png: can not be read"):
+    with pytest.raises(OSError, match=r"00\.png: cannot be read"):
         Synthetic(bad, length=2, crop=16)[0]
 
 
@@ -436,7 +436,7 @@ def test_settings_that_can_not_be_are_refused(name, value):
 
 
 def test_cutouts_come_without_their_margins(cutouts):
-    alphas = [read_cutout(file)[3] for file in sorted(cutouts.iterdir())]
+    alphas = [open_rgba(file)[3] for file in sorted(cutouts.iterdir())]
     for alpha in alphas:
         assert all(alpha.amax(dim)[end] == 255 for dim in (0, 1) for end in (0, -1))
         assert min(alpha.shape) < 40

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stfan.images import read_image
+from stfan.images import open_rgb
 from stfan.training.losses import Loss, Perceptual
 from support.checkout import SHARED
 from support.hostile import Hostile
@@ -368,7 +368,7 @@ def test_heds_features_are_of_unit_spread_on_photographs(hed):
     if not photos:
         pytest.skip("the photographs are not on this machine")
     perceptual = Perceptual("hed-vgg16")
-    pictures = [middle(read_image(path), 128)[None] / 255 for path in photos]
+    pictures = [middle(open_rgb(path), 128)[None] / 255 for path in photos]
     for taps in zip(*map(perceptual.features, pictures), strict=True):
         assert 0.9 < float(torch.cat([tap.flatten() for tap in taps]).std()) < 1.1
 

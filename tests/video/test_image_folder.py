@@ -9,7 +9,7 @@ from PIL import Image
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from stfan.cli import deblur
-from stfan.video.partial_output import SEGMENT
+from stfan.video.partial_output import SEGMENT_FRAMES
 from support.samples import Interrupt, frames_of, make_video, names
 
 
@@ -38,19 +38,19 @@ def test_pictures_in_and_out(tmp_path, here):
 
 
 def test_pictures_are_resumed(tmp_path, here, monkeypatch):
-    make_pictures(tmp_path / "in", SEGMENT + 20, "{:03d}.bmp")
+    make_pictures(tmp_path / "in", SEGMENT_FRAMES + 20, "{:03d}.bmp")
     assert here(tmp_path / "in", "-o", tmp_path / "whole")[0] == 0
-    interrupt = Interrupt(SEGMENT + 9)
+    interrupt = Interrupt(SEGMENT_FRAMES + 9)
     with monkeypatch.context() as patch:
-        patch.setattr(deblur, "stoppable", interrupt)
+        patch.setattr(deblur, "graceful_interrupt", interrupt)
         code, _, err = here(tmp_path / "in", "-o", tmp_path / "out")
-    place = tmp_path / "out.partial" / "pictures"
-    assert code == 130 and f"after {SEGMENT + 9} frames; what there is: {place}" in err
-    assert len(names(place)) == SEGMENT + 9 and not (tmp_path / "out").exists()
+    place = tmp_path / "out.partial" / "images"
+    assert code == 130 and f"after {SEGMENT_FRAMES + 9} frames; the frames so far: {place}" in err
+    assert len(names(place)) == SEGMENT_FRAMES + 9 and not (tmp_path / "out").exists()
     code, out, _ = here(tmp_path / "in", "-o", tmp_path / "out", "--resume", "--json")
-    assert code == 0 and json.loads(out)["resumed"] == SEGMENT
+    assert code == 0 and json.loads(out)["resumed"] == SEGMENT_FRAMES
     files = names(tmp_path / "whole")
-    assert names(tmp_path / "out") == files and len(files) == SEGMENT + 20
+    assert names(tmp_path / "out") == files and len(files) == SEGMENT_FRAMES + 20
     assert all((tmp_path / "out" / f).read_bytes() == (tmp_path / "whole" / f).read_bytes() for f in files)
     assert not (tmp_path / "out.partial").exists()
 
@@ -94,7 +94,7 @@ def test_several_pictures_in_one_file_are_named(tmp_path, here, ending):
     pages[1].save(folder / f"1.{ending}", save_all=True, append_images=pages[2:])
     code, _, err = here(folder, "-o", tmp_path / "out")
     assert code == 1 and len(err.splitlines()) == 1
-    assert f"in/1.{ending}: cannot be read: it holds 2 pictures, and a frame is one" in err
+    assert f"in/1.{ending}: cannot be read: it holds 2 images, and a frame is one" in err
     assert names(tmp_path) == ["in"]
 
 

@@ -13,8 +13,8 @@ import pytest
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from stfan.video.encoder import Encoding  # noqa: E402
-from stfan.video.partial_output import SEGMENT  # noqa: E402
-from stfan.video.reader import Source  # noqa: E402
+from stfan.video.partial_output import SEGMENT_FRAMES  # noqa: E402
+from stfan.video.reader import VideoReader  # noqa: E402
 from support.checkout import ROOT, run  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
 from support.samples import Trail, frames_of, make_video, same_frames, sound_of  # noqa: E402
@@ -36,17 +36,17 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_loses_nothing(tmp_path, small_disk):
     folder, enlarge = small_disk
-    source = make_video(tmp_path / "in.mp4", frames=3 * SEGMENT)
+    source = make_video(tmp_path / "in.mp4", frames=3 * SEGMENT_FRAMES)
     whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
     out = folder / "out.mkv"
     with pytest.raises(OSError, match=r"out.mkv.partial: cannot be written: No space left") as error:
         deblur(source, out, NOISY, Trail)
     (note,) = error.value.__notes__
     kept = int(re.match(rf"\((\d+) frames are kept in {out}.partial; --resume", note)[1])
-    assert SEGMENT <= kept < 3 * SEGMENT and not out.exists()
+    assert SEGMENT_FRAMES <= kept < 3 * SEGMENT_FRAMES and not out.exists()
     enlarge()
-    outcome = deblur(source, out, NOISY, Trail, resume=True)
-    assert outcome.resumed == kept and same_frames(out, whole)
+    result = deblur(source, out, NOISY, Trail, resume=True)
+    assert result.resumed == kept and same_frames(out, whole)
     assert [path.name for path in folder.iterdir()] == ["out.mkv"]
 
 
@@ -61,7 +61,7 @@ def test_a_disk_that_can_not_be_written(tmp_path, small_disk):
 
 def test_no_room_for_the_last_file(tmp_path):
     """All frames are made, and the file of them all is larger than a file may be: they are not made again."""
-    source = make_video(tmp_path / "in.mp4", frames=2 * SEGMENT + 10)
+    source = make_video(tmp_path / "in.mp4", frames=2 * SEGMENT_FRAMES + 10)
     size = deblur(source, tmp_path / "whole.mkv", NOISY).path.stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 4, before[1]))
@@ -70,9 +70,9 @@ def test_no_room_for_the_last_file(tmp_path):
             deblur(source, tmp_path / "out.mkv", NOISY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert f"{2 * SEGMENT + 10} frames are kept" in error.value.__notes__[0]
+    assert f"{2 * SEGMENT_FRAMES + 10} frames are kept" in error.value.__notes__[0]
     assert not (tmp_path / "out.mkv").exists()
-    assert deblur(source, tmp_path / "out.mkv", NOISY, resume=True).resumed == 2 * SEGMENT + 10
+    assert deblur(source, tmp_path / "out.mkv", NOISY, resume=True).resumed == 2 * SEGMENT_FRAMES + 10
     assert same_frames(tmp_path / "out.mkv", tmp_path / "whole.mkv")
 
 
@@ -95,7 +95,7 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
 
 def test_one_run_at_a_time_has_an_output(tmp_path):
     """The second one is refused before it touches anything; and when the first has ended, it may go on."""
-    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES + 4), tmp_path / "out.mkv"
     whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
     refused = []
 
@@ -105,18 +105,18 @@ def test_one_run_at_a_time_has_an_output(tmp_path):
                 deblur(source, out, NOISY, Trail, **options)
             refused.append(options)
 
-    stop = iter([*[False] * SEGMENT, True])
-    outcome = deblur(source, out, NOISY, Trail, on_frame=second, stop=lambda: next(stop))
-    assert not outcome.whole and len(refused) == 3 * (SEGMENT + 1)
-    outcome = deblur(source, out, NOISY, Trail, resume=True)
-    assert outcome.resumed == SEGMENT and same_frames(out, whole)
+    stop = iter([*[False] * SEGMENT_FRAMES, True])
+    result = deblur(source, out, NOISY, Trail, on_frame=second, stop=lambda: next(stop))
+    assert not result.complete and len(refused) == 3 * (SEGMENT_FRAMES + 1)
+    result = deblur(source, out, NOISY, Trail, resume=True)
+    assert result.resumed == SEGMENT_FRAMES and same_frames(out, whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mkv", "whole.mkv"]
 
 
 def test_beginning_again_clears_what_was_left(tmp_path):
-    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT + 4), tmp_path / "out.mkv"
-    stop = iter([*[False] * SEGMENT, True])
-    assert deblur(source, out, NOISY, stop=lambda: next(stop)).saved == SEGMENT
+    source, out = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES + 4), tmp_path / "out.mkv"
+    stop = iter([*[False] * SEGMENT_FRAMES, True])
+    assert deblur(source, out, NOISY, stop=lambda: next(stop)).saved == SEGMENT_FRAMES
     left = tmp_path / "out.mkv.partial"
     (left / "folder").mkdir()
     names = []
@@ -132,8 +132,6 @@ def test_beginning_again_clears_what_was_left(tmp_path):
 MEMORY = """
 import sys
 from pathlib import Path
-from support.deblurring import deblur  # noqa: E402
-from support.samples import Same
 from support.deblurring import deblur
 
 sizes = []
@@ -141,8 +139,8 @@ sizes = []
 def on_frame(before, after):
     sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
 
-outcome = deblur(Path(sys.argv[1]), Path(sys.argv[2]), on_frame=on_frame)
-print(outcome.frames, sizes[300], max(sizes[300:]))
+result = deblur(Path(sys.argv[1]), Path(sys.argv[2]), on_frame=on_frame)
+print(result.frames, sizes[300], max(sizes[300:]))
 """
 
 
@@ -177,17 +175,17 @@ def test_memory_is_flat_over_795_frames(tmp_path):
 def test_real_clips(tmp_path, shared_video, name, part, sound):
     """All but the network: times, colours and sound of real files, up to the losses of the codec."""
     source = shared_video(name)
-    outcome = deblur(source, tmp_path / "out.mp4", Encoding(crf=4), part=part)
-    with Source(source, *part) as opened, Source(tmp_path / "out.mp4") as made:
-        assert opened.expected_frames == pytest.approx(outcome.frames, abs=1)
-        begin = opened.first().time if part[0] else 0
+    result = deblur(source, tmp_path / "out.mp4", Encoding(crf=4), part=part)
+    with VideoReader(source, *part) as opened, VideoReader(tmp_path / "out.mp4") as made:
+        assert opened.expected_frames == pytest.approx(result.frames, abs=1)
+        begin = opened.first_frame().time if part[0] else 0
         frames = 0
         for (before, pixels), (after, new) in zip(opened.frames(), made.frames(), strict=True):
             assert after.time == pytest.approx(before.time - begin, abs=1e-6)
             assert (new - pixels).abs().mean() < 2 / 255
             assert (new - pixels).mean((1, 2)).abs().max() < 0.5 / 255
             frames += 1
-    assert frames == outcome.frames > 3
+    assert frames == result.frames > 3
     if sound:
         with av.open(str(source)) as container:
             unit = 1 / container.streams.audio[0].rate

@@ -15,9 +15,9 @@ import torch
 av = pytest.importorskip("av", reason="PyAV is not installed")
 from stfan.video import pipeline  # noqa: E402
 from stfan.video.colour import FromTensor, to_tensor  # noqa: E402
-from stfan.video.encoder import Encoding, Segments  # noqa: E402
-from stfan.video.reader import Source  # noqa: E402
-from stfan.video.writer import VideoTarget  # noqa: E402
+from stfan.video.encoder import Encoding, SegmentWriter  # noqa: E402
+from stfan.video.reader import VideoReader  # noqa: E402
+from stfan.video.writer import VideoWriter  # noqa: E402
 from support.samples import MS, RATE, Same, frames_of, make_video, pattern, sound_of, texts_of  # noqa: E402
 
 EXACT = Encoding(codec="libx264", crf=0)  # which x264 takes as: no loss at all
@@ -25,8 +25,8 @@ EXACT = Encoding(codec="libx264", crf=0)  # which x264 takes as: no loss at all
 
 def copy(source, out, encoding=EXACT, **part):
     """Through all but the network."""
-    with Source(source, **part) as opened:
-        return pipeline.deblur(opened, VideoTarget(out, opened, encoding), out, Same()).frames
+    with VideoReader(source, **part) as opened:
+        return pipeline.deblur_video(opened, VideoWriter(out, opened, encoding), out, Same()).frames
 
 
 def luma_and_colour(path):
@@ -76,8 +76,8 @@ def test_uneven_times_are_kept(tmp_path, ending):
 
 def test_times_across_segments(tmp_path, monkeypatch):
     """Where a segment ends the encoder forgets, but the order and the times of the packets go on."""
-    monkeypatch.setattr("stfan.video.writer.SEGMENT", 5)
-    monkeypatch.setattr("stfan.video.pipeline.SEGMENT", 5)
+    monkeypatch.setattr("stfan.video.writer.SEGMENT_FRAMES", 5)
+    monkeypatch.setattr("stfan.video.pipeline.SEGMENT_FRAMES", 5)
     times = list(np.cumsum(np.random.default_rng(0).integers(1, 400, 23)))
     source = make_video(tmp_path / "in.mkv", frames=23, times=list(map(int, times)))
     assert copy(source, tmp_path / "out.mp4") == 23
@@ -255,15 +255,15 @@ def test_shape_of_pixels_is_kept(tmp_path, caplog):
 
 def test_an_encoders_own_times_of_decoding_do_not_matter():
     """x265's, of a stream of two frames, are of memory never written."""
-    segments, seen = Segments.__new__(Segments), []
+    segments, seen = SegmentWriter.__new__(SegmentWriter), []
     segments.reorder = segments._packets = 0
-    segments._container = SimpleNamespace(mux=lambda packet: seen.append((packet.pts, packet.dts)))
+    container = SimpleNamespace(mux=lambda packet: seen.append((packet.pts, packet.dts)))
     packets = [av.Packet(b"frame") for _ in range(3)]
     for packet, pts, dts in zip(
         packets, (0, 2, 1), (6655295901103053917, 6655295901103053918, -8), strict=True
     ):
         packet.pts, packet.dts = pts, dts
-    segments._mux(packets)
+    segments._mux(container, packets)
     assert [pts for pts, _ in seen] == [0, 2, 1] and segments.reorder == 1
     assert all(dts <= pts for pts, dts in seen)
     assert all(before < after for (_, before), (_, after) in pairwise(seen))
@@ -329,7 +329,7 @@ def test_first_frames_alone(tmp_path):
     assert 5 / RATE - 1024 / 48000 <= last < 5 / RATE
     assert copy(source, tmp_path / "all.mp4", max_frames=12) == 12
     assert sound_of(tmp_path / "all.mp4") == sound_of(source)
-    with Source(source, max_frames=5) as five, Source(source, 0.2, 0.4) as some:
+    with VideoReader(source, max_frames=5) as five, VideoReader(source, 0.2, 0.4) as some:
         assert (five.expected_frames, some.expected_frames) == (5, 5)
 
 
@@ -391,8 +391,8 @@ def test_names_say_nothing_but_the_container(tmp_path):
 )
 def test_encodings_that_can_not_be_are_refused_at_once(tmp_path, capfd, name, encoding, words):
     source = make_video(tmp_path / "in.mp4", frames=3)
-    with Source(source) as opened, pytest.raises(ValueError, match=words):
-        VideoTarget(tmp_path / name, opened, encoding)
+    with VideoReader(source) as opened, pytest.raises(ValueError, match=words):
+        VideoWriter(tmp_path / name, opened, encoding)
     assert capfd.readouterr().err == ""  # what an encoder writes itself
 
 
@@ -402,15 +402,15 @@ def test_no_frames(tmp_path):
         (tmp_path / "in.mkv", {}, "in.mkv: holds no frames"),
         (make_video(tmp_path / "late.mp4", frames=3), {"start": 9.0}, "holds no frames there, from --start"),
     ):
-        with pytest.raises(ValueError, match=words), Source(path, **part) as opened:
-            VideoTarget(tmp_path / "out.mp4", opened, Encoding())
+        with pytest.raises(ValueError, match=words), VideoReader(path, **part) as opened:
+            VideoWriter(tmp_path / "out.mp4", opened, Encoding())
 
 
 def test_frames_that_change_their_size_are_named(tmp_path):
     small, large = (make_video(tmp_path / f"{side}.h264", frames=3, width=side) for side in (64, 80))
     (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
     with (
-        Source(tmp_path / "in.h264") as opened,
+        VideoReader(tmp_path / "in.h264") as opened,
         pytest.raises(ValueError, match=r"frame 3 is 80x48, .* 64x48"),
     ):
         list(opened.frames())
