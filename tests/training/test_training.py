@@ -426,41 +426,33 @@ def test_bundled_weights_and_their_card(name):
     assert judged and not judged & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0
 
 
-def test_the_compact_recipes_in_miniature(tmp_path):
-    """Frames alone and then clips, from stored ones, resumed in between; judged by buckets."""
+def test_the_compact_recipe_in_miniature(tmp_path):
+    """From stored clips, judged by buckets, resumed in between as if it had not been interrupted."""
     pictures, cutouts = discs(tmp_path / "pictures", 3), discs(tmp_path / "cutouts", 2, 40, alpha=True)
     synthesize_judging_set(pictures, tmp_path / "judging", cutouts, clips=1, frames=2, size=16)
     where = {"data": str(pictures), "cutouts": str(cutouts), "validation": str(tmp_path / "judging")}
-    where |= {
-        "store": str(tmp_path / "store"),
-        "sources": None,
-        "clips": 2,
-        "clip_length": 3,
-        "clip_size": [24, 24],
-    }
-    where |= {
-        "synthesis.h264_part": 0.0,
-        "crop": [16, 16],
-        "batch": 2,
-        "iterations": 4,
-        "checkpoint_every": 2,
-    }
-    frames_alone = read(weights.PRETRAINED / "compact-frames.toml").changed(where)
-    first = Run(frames_alone, tmp_path / "frames", cpu=True)
-    assert first.train()
-    assert "gain" in first.curve[-1]["buckets"]["noisy"]["8"]
-    begun = where | {"weights": str(tmp_path / "frames" / "weights.safetensors"), "length": 2, "window": 2}
-    clips = read(weights.PRETRAINED / "compact.toml").changed(begun)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    second = Run(clips, tmp_path / "clips", cpu=True)
-    second.train(stop=lambda: second.iteration >= 2)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    resumed = Run(clips, tmp_path / "clips", cpu=True)
-    resumed.load(latest(tmp_path / "clips"))
-    assert resumed.iteration == 2 and resumed.train()
-    told = card_of(resumed)
-    assert told["preset"] == "compact" and set(told["buckets"]) == {"clean", "noisy"}
-    assert weights.load(tmp_path / "clips" / "weights.safetensors").preset == "compact"
+    where |= {"store": str(tmp_path / "store"), "sources": None, "clips": 2, "clip_length": 4}
+    where |= {"clip_size": [24, 24], "crop": [16, 16], "iterations": 4, "checkpoint_every": 2}
+    where |= {"synthesis.h264_part": 0.0}
+    recipe = read(weights.PRETRAINED / "compact.toml").changed(where)
+
+    def run(name, stop_at=4):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run = Run(recipe, tmp_path / name, cpu=True)
+        if place := latest(tmp_path / name):
+            run.load(place)
+        run.train(stop=lambda: run.iteration >= stop_at)
+        return run
+
+    whole = run("whole")
+    run("parts", stop_at=2)
+    parts = run("parts")
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(parts.model.state_dict()[name], tensor), name
+    card = card_of(whole)
+    assert card["preset"] == "compact" and set(card["buckets"]) == {"clean", "noisy"}
+    assert "gain" in whole.curve[-1]["buckets"]["noisy"]["8"]
+    assert weights.load(tmp_path / "whole" / "weights.safetensors").preset == "compact"
 
 
 def test_weights_of_another_preset_are_told_apart(tmp_path):
