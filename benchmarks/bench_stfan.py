@@ -20,6 +20,7 @@ CONTENDERS = {
     "article": "the article's code path: unfolded FAC, the summary made of all filters, row-major",
     "stfan": "stfan.Deblurrer",
     "stfan compiled": "the same, its network under torch.compile",
+    "compact": "stfan.Deblurrer with the preset compact",
 }
 
 
@@ -38,7 +39,8 @@ class Network(Contender):
         self.name, self.release_memory = name, fac_ext.release_memory
         torch.manual_seed(0)
         dtype = getattr(torch, options.dtype)
-        network = stfan.model.network.STFAN().eval().to(options.device, dtype)
+        preset = "compact" if name == "compact" else "article"
+        network = stfan.model.network.STFAN(preset).eval().to(options.device, dtype)
         self.frame = torch.rand(3, *FRAMES[options.frame], dtype=dtype, device=options.device)
         if name == "article":
             self.step, self.past = network, None

@@ -175,7 +175,7 @@ def load():
     """{file stem: (figures of the operator, figures of the network or None)}"""
     reports = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if not path.stem.endswith(("-stfan", "-training")):
+        if not path.stem.endswith(("-stfan", "-training", "-trainer", "-race", "-judging")):
             network = path.with_name(f"{path.stem}-stfan.json")
             reports[path.stem] = (
                 json.loads(path.read_text()),
