@@ -7,8 +7,8 @@
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
-# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts: the bundled weights' recipe, from
-#              the beginning and with more of everything, for MINUTES; the next call goes on where this one ended
+# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts, DATA/judging: the recipe of the
+#              bundled weights (PRESET=compact or article) with more of everything, for MINUTES; the next call goes on
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -66,6 +66,7 @@ bench: .venv/ready
 bench-report: .venv/ready
 	$(PY) -m pip install --quiet --editable ".[bench]"
 	$(PY) benchmarks/report.py
+	$(PY) benchmarks/training_report.py
 
 gpu:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
@@ -79,15 +80,18 @@ gpu:
 	$(PYTHON) benchmarks/bench_training.py --device cuda --bf16 --json benchmarks/results --commit "$(COMMIT)"
 
 DATA ?= data
-RUN ?= runs/article
+PRESET ?= compact
+RUN ?= runs/$(PRESET)
 MINUTES ?= 9
+gpu_compact := store=$(DATA)/clips batch=32 crop=[128,128] length=5 window=5 iterations=60000
+gpu_article := weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000
 
 gpu-train:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
-	test -f $(DATA)/set/clips.json || \
-		$(PYTHON) -m stfan data synth $(DATA)/photos $(DATA)/set --cutouts $(DATA)/cutouts --clips 1
-	$(PYTHON) -m stfan train $(RUN) -c stfan/model/pretrained/article.toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
-		validation=$(DATA)/set weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000 \
+	test -f $(DATA)/judging-clips/clips.json || \
+		$(PYTHON) -m stfan data judging $(DATA)/judging $(DATA)/judging-clips --cutouts $(DATA)/cutouts
+	$(PYTHON) -m stfan train $(RUN) -c stfan/model/pretrained/$(PRESET).toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
+		validation=$(DATA)/judging-clips sources=$(wildcard $(DATA)/sources.json) $(gpu_$(PRESET)) \
 		workers=12 --resume auto --minutes $(MINUTES)
 
 clean:

@@ -9,6 +9,7 @@ import multiprocessing
 import platform
 import re
 import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -339,3 +340,15 @@ def network_table(cases):
                 f"{figures['extra_mb']:10.0f}"
             )
     return "\n".join(lines)
+
+
+def renewed(page, texts):
+    """A page with the text between each two marks of a name renewed."""
+    for name, text in texts.items():
+        mark = f"<!-- benchmark: {name} -->"
+        page, count = re.subn(
+            f"{mark}\n(.*?\n)?{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", page, flags=re.S
+        )
+        if count != 1:
+            sys.exit(f"{mark} must stand before and after the text")
+    return page

@@ -1,11 +1,9 @@
 """Turns the committed figures (results/*.json, the weights' card) into tables of the README and docs, and into plots."""
 
 import json
-import re
-import sys
 from pathlib import Path
 
-from harness import CONTENDERS, described, network_table, operator_table
+from harness import CONTENDERS, described, network_table, operator_table, renewed
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -210,18 +208,6 @@ def with_tables(readme, reports):
         "weights": weights_sentence(json.loads(CARD.read_text())),
     }
     return renewed(readme, texts)
-
-
-def renewed(page, texts):
-    """A page with the text between each two marks of a name renewed."""
-    for name, text in texts.items():
-        mark = f"<!-- benchmark: {name} -->"
-        page, count = re.subn(
-            f"{mark}\n(.*?\n)?{mark}", lambda _, t=text, m=mark: f"{m}\n{t}\n{m}", page, flags=re.S
-        )
-        if count != 1:
-            sys.exit(f"{mark} must stand before and after the text")
-    return page
 
 
 def weights_sentence(card):

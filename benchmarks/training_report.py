@@ -1,0 +1,99 @@
+"""Turns the committed figures of training (results/*.json, the cards of the weights) into the tables of docs/training.md."""
+
+import json
+import sys
+from pathlib import Path
+
+from harness import renewed
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "training.md"
+DRIFTS = ("0", "2", "4", "8")
+
+
+def table(headings, rows):
+    """Write a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+def gains(scores):
+    return [f"{scores[drift]:+.2f}" for drift in DRIFTS]
+
+
+def race_table(race):
+    """The networks at the last point of CPU time that all of them reached."""
+    common = max(
+        set.intersection(*({p["cpu_seconds"] for p in n["curve"]} for n in race["networks"].values()))
+    )
+    rows = []
+    for name, network in race["networks"].items():
+        point = next(p for p in network["curve"] if p["cpu_seconds"] == common)
+        size = f"{network['parameters']:,}", network["kflop_per_pixel"]
+        rows.append([name, network["what"], *size, point["iterations"], *gains(point["clean"])])
+    environment = race["environment"]
+    return (
+        f"{environment['device']}, {environment['threads']} thread, torch {environment['torch']}, {environment['date']}; "
+        f"after {common} s of CPU time each. {race['networks_recipe']}.\n\n"
+        + table(["", "network", "parameters", "kFLOP/px", "iterations", *(f"{d} px" for d in DRIFTS)], rows)
+    )
+
+
+def pairs_table(race):
+    """Every point of every way to train that was tried."""
+    rows = [
+        [pair["what"], point["cpu_seconds"], point["iterations"], point["megapixels"], *gains(point["clean"])]
+        for pair in race["pairs"].values()
+        for point in pair["curve"]
+    ]
+    heading = ["way", "CPU s", "iterations", "megapixels", *(f"{drift} px" for drift in DRIFTS)]
+    return f"{race['pairs_recipe']}.\n\n{table(heading, rows)}"
+
+
+def judging_table(report):
+    """The bundled weights by bucket, with and without noise beside each other and never mixed."""
+    environment, rows = report["environment"], []
+    for name, kinds in report["weights"].items():
+        for kind, words in (("clean", "no"), ("noisy", "yes")):
+            cells = [
+                f"{score['gain']:+.2f} ({score['worse']:.0%} worse)"
+                for score in (kinds[kind][drift] for drift in DRIFTS)
+            ]
+            rows.append([name, words, *cells])
+    return (
+        f"Gain in dB, and the share of clips that got worse; {environment['device']}, {environment['date']}:\n\n"
+        + table(["weights", "noise", *(f"{drift} px" for drift in DRIFTS)], rows)
+    )
+
+
+def trainer_table(report):
+    """Pixels per second of the two ways, in both precisions: the best turn."""
+    speeds, rows = {name: max(turns) for name, turns in report["pixels_per_second"].items()}, []
+    for precision in ("float32", "bfloat16"):
+        before, after = (speeds[f"{way} {precision}"] for way in ("rendered", "stored"))
+        rows.append([precision, f"{before / 1e3:.0f}", f"{after / 1e3:.0f}", f"{after / before:.2f}"])
+    environment = report["environment"]
+    return (
+        f"{environment['device']}, one thread, torch {environment['torch']}, {environment['date']}; thousand pixels a second "
+        "of CPU time:\n\n" + table(["precision", "rendered anew", "stored", "ratio"], rows)
+    )
+
+
+def main():
+    def newest(pattern):
+        found = sorted(RESULTS.glob(pattern))
+        return json.loads(found[-1].read_text()) if found else sys.exit(f"{RESULTS}: no {pattern}")
+
+    race = newest("*-race.json")
+    texts = {
+        "race": race_table(race),
+        "ways": pairs_table(race),
+        "judging": judging_table(newest("*-judging.json")),
+        "trainer": trainer_table(newest("*-trainer.json")),
+    }
+    PAGE.write_text(renewed(PAGE.read_text(), texts))
+
+
+if __name__ == "__main__":
+    main()
