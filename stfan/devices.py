@@ -1,5 +1,8 @@
 """The devices that torch can compute on."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 
@@ -45,5 +48,8 @@ def fast_bfloat16(device: str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    ask: Callable[[], dict[str, Any]] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )  # an older torch does not tell
+    features = ask()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
