@@ -80,13 +80,36 @@ def trainer_table(report):
     )
 
 
+def presets_table(report):
+    """Time and memory of the presets, and of compact beside the article's preset in the same run."""
+    environment, rows = report["environment"], []
+    for case in report["cases"]:
+        article, compact = case["results"]["stfan"], case["results"]["compact"]
+        rows.append(
+            [
+                f"{case['frame']}, {case['dtype']}",
+                *(f"{figures['median_s']:.3f}" for figures in (article, compact)),
+                f"{article['median_s'] / compact['median_s']:.1f}",
+                *(f"{figures['extra_mb']:.0f}" for figures in (article, compact)),
+            ]
+        )
+    heading = ["frame", "article, s", "compact, s", "times as fast", "article, MB", "compact, MB"]
+    where = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, {environment['date']}"
+    return f"A frame in `stfan.Deblurrer`; {where}:\n\n{table(heading, rows)}"
+
+
 def main():
     def newest(pattern):
         found = sorted(RESULTS.glob(pattern))
         return json.loads(found[-1].read_text()) if found else sys.exit(f"{RESULTS}: no {pattern}")
 
+    def with_compact():
+        reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-stfan.json"))]
+        return next(r for r in reports if all("compact" in case["results"] for case in r["cases"]))
+
     race = newest("*-race.json")
     texts = {
+        "presets": presets_table(with_compact()),
         "race": race_table(race),
         "ways": pairs_table(race),
         "judging": judging_table(newest("*-judging.json")),
