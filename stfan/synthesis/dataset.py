@@ -8,14 +8,13 @@ Everything is drawn from a seed, so nothing needs to be stored.
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from stfan.images import SUFFIXES, image_files, open_image
 from stfan.synthesis import clip
 from stfan.synthesis.clip import Synthesis
 from stfan.synthesis.rng import Draw, generator
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 HELD_OUT = slice(5, None, 6)  # of the pictures, in the order of their names: for test clips alone
 PARTS = ("train", "test")
 
@@ -152,11 +151,7 @@ def _files(given):
     if isinstance(given, str | Path):
         if not Path(given).is_dir():
             raise FileNotFoundError(f"{given}: no such folder")
-        found = [
-            file
-            for file in Path(given).iterdir()
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        ]
+        found = image_files(Path(given))
     else:
         found = [Path(file) for file in given]
     if not found:
@@ -167,11 +162,8 @@ def _files(given):
 
 def _header(file):
     """(width, height) of a picture, and whether it has an alpha channel."""
-    try:
-        with Image.open(file) as image:
-            return image.size, image.has_transparency_data
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise OSError(f"{file}: can not be read: {error}") from error
+    with open_image(file) as image:
+        return image.size, image.has_transparency_data
 
 
 def _pair(size):

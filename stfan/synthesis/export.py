@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from stfan.files import atomic_write
+from stfan.files import atomic_write, refuse_existing
 from stfan.images import write_clip
 from stfan.synthesis.clip import Synthesis
 from stfan.synthesis.dataset import PARTS, Synthetic
@@ -44,8 +44,7 @@ def synthesize_set(
         ValueError, OSError: as for :class:`Synthetic`, before anything is written.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"{root}: exists already; choose a new folder")
+    refuse_existing(root, "choose a new folder")
     made = {
         part: Synthetic(pictures, cutouts, length=frames, crop=size, seed=seed, part=part, settings=settings)
         for part in PARTS
@@ -136,8 +135,7 @@ def video_set(path, root, length=10, seed=0):
         ValueError, OSError: as there; nothing is left then.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"{root}: exists already; choose a new folder")
+    refuse_existing(root, "choose a new folder")
     with atomic_write(root) as partial:
         for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
             write_clip(partial / "train" / f"{number:05d}", blurry, sharp)

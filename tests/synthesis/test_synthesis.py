@@ -387,13 +387,13 @@ def test_folders_that_will_not_do_are_refused_before_anything_is_made(pictures, 
     refused(tmp_path / "nowhere", "nowhere: no such folder", FileNotFoundError)
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(empty, r"empty: holds no pictures \(.jpg")
+    refused(empty, r"empty: holds no pictures \(.png")
     refused(discs(tmp_path / "few", 5), "few: needs at least 6 pictures to split, has 5")
     refused(pictures, r"00.png: is 100x80, smaller than the frames' 100x96", size=(96, 100))
     refused(pictures, "00.png: a cut-out needs an alpha channel", cutouts=pictures)
     bad = discs(tmp_path / "bad", 6)
     (bad / "03.png").write_text("no picture")
-    refused(bad, "03.png: can not be read", OSError)
+    refused(bad, "03.png: cannot be read", OSError)
 
 
 def test_a_picture_that_breaks_off_is_named(tmp_path):
