@@ -1,4 +1,4 @@
-"""Judge the bundled weights on the clips of `stfan data judging`: the gain of each bucket of blur, in float32."""
+"""Judge the bundled weights on the clips of `stfan data judging`, by bucket, in the precision that `stfan deblur` takes."""
 
 import argparse
 import json
@@ -24,6 +24,7 @@ def main():
     import torch
 
     from stfan.cli.console import stdout_console
+    from stfan.cli.options import DTYPES, resolve_dtype
     from stfan.data.paired_videos import find_videos
     from stfan.evaluation.buckets import bucket_scores, bucket_table
     from stfan.evaluation.evaluate import evaluate
@@ -34,9 +35,9 @@ def main():
     if options.threads:
         torch.set_num_threads(options.threads)
     clips = find_videos(options.clips).only("test").clips
-    judged = {}
+    judged, dtype = {}, resolve_dtype("auto", "cpu")
     for name in options.weights or weights.BUNDLED:
-        result = evaluate(Deblurrer(weights.load(name)), clips, PROTOCOLS["rgb8"])
+        result = evaluate(Deblurrer(weights.load(name, dtype=DTYPES[dtype])), clips, PROTOCOLS["rgb8"])
         judged[name] = bucket_scores(result)
         print(name)
         stdout_console().print(bucket_table(judged[name]))
@@ -44,7 +45,7 @@ def main():
         facts = environment(options)
         path = json_path(options.json, facts, "-judging")
         facts_of_clips = json.loads((options.clips / "clips.json").read_text())
-        report = {"environment": facts, "clips": facts_of_clips, "weights": judged}
+        report = {"environment": facts, "dtype": dtype, "clips": facts_of_clips, "weights": judged}
         path.write_text(json.dumps(report, indent=1) + "\n")
         print(path)
 

@@ -62,7 +62,7 @@ def judging_table(report):
             ]
             rows.append([name, words, *cells])
     return (
-        f"Gain in dB, and the share of clips that got worse; {environment['device']}, {environment['date']}:\n\n"
+        f"Gain in dB, and the share of clips that got worse; {report['dtype']}, {environment['device']}, {environment['date']}:\n\n"
         + table(["weights", "noise", *(f"{drift} px" for drift in DRIFTS)], rows)
     )
 
