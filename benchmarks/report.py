@@ -138,7 +138,10 @@ def section(report, network, stem):
     lines = [f"## {ran_on(report['environment'])}", ""]
     lines += [f"Commit {report['environment']['commit']}. `{described(cases[0]['settings'])}`:", ""]
     lines += ["```", operator_table(cases[0]["results"]), "```", ""]
-    lines += ["The times of fac, as multiples of the floor's, and the times of its peers, as multiples of fac's:", ""]
+    lines += [
+        "The times of fac, as multiples of the floor's, and the times of its peers, as multiples of fac's:",
+        "",
+    ]
     lines += [ratios(cases), ""]
     limits = [ratio(cases[0], "article", mode, "floor") for mode in ("forward", "forward+backward")]
     if all(limits):
@@ -223,7 +226,10 @@ def with_figures(readme, reports):
 def readme_table(results):
     """Make a Markdown table of README_ROWS: times, times over the floor's, and memory."""
     modes = ("forward", "forward+backward")
-    lines = ["| | forward, ms | x floor | and backward, ms | x floor | extra MB |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | forward, ms | x floor | and backward, ms | x floor | extra MB |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in README_ROWS:
         cells = [f"`{name}`"]
         for mode in modes:

@@ -177,7 +177,12 @@ def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
 
 
 def test_readme_table_and_network_sentence(report):
-    times = {"floor": (8.0, 16.0), "fac": (10.0, 20.0), "shift compiled": (12.0, 80.0), "article": (200.0, 400.0)}
+    times = {
+        "floor": (8.0, 16.0),
+        "fac": (10.0, 20.0),
+        "shift compiled": (12.0, 80.0),
+        "article": (200.0, 400.0),
+    }
     results = {
         name: {
             "forward": {"median_ms": forward, "extra_mb": 1.0},

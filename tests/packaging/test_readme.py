@@ -34,4 +34,3 @@ def test_benchmarks_are_the_committed_ones():
         assert (ROOT / "docs" / f"{stem}-time.png").exists() and (
             ROOT / "docs" / f"{stem}-memory.png"
         ).exists()
-
