@@ -248,9 +248,9 @@ def network_sentence(cases):
             ours, article = (case["results"][name] for name in ("stfan", "article"))
             parts.append(
                 f"{ours['median_s']:.1f} s and {ours['extra_mb'] / 1e3:.1f} GB in {case['dtype']} "
-                f"(`article`: {article['median_s']:.1f} s and {article['extra_mb'] / 1e3:.1f} GB)"
+                f"(with the article's code: {article['median_s']:.1f} s and {article['extra_mb'] / 1e3:.1f} GB)"
             )
-    return filled(f"For a frame of {width} x {height} the network takes {'; '.join(parts)}.")
+    return filled(f"For a frame of {width} x {height} the article's network takes {'; '.join(parts)}.")
 
 
 def filled(text):

@@ -1,4 +1,4 @@
-"""The benchmarks run, their JSON holds what their tables say, and the report is made of it."""
+"""Run the benchmarks, compare their JSON with their tables, and check the report that is made of it."""
 
 import json
 import subprocess
@@ -200,7 +200,8 @@ def test_readme_table_and_network_sentence(report):
     case = {"frame": "720p", "dtype": "float32", "results": results}
     said = report.network_sentence([case, case | {"frame": "360p", "results": {}}]).replace("\n", " ")
     assert said == (
-        "For a frame of 1280 x 720 the network takes 3.2 s and 3.2 GB in float32 (`article`: 6.5 s and 6.5 GB)."
+        "For a frame of 1280 x 720 the article's network takes 3.2 s and 3.2 GB in float32 "
+        "(with the article's code: 6.5 s and 6.5 GB)."
     )
 
 

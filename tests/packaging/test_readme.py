@@ -1,4 +1,4 @@
-"""The README's code runs, and its figures are those of the committed files."""
+"""Run the code of the README and the docs, and compare the figures of the pages with the committed files."""
 
 import re
 import sys
@@ -8,15 +8,22 @@ import pytest
 from support.checkout import ROOT
 
 README = (ROOT / "README.md").read_text()
+# docs/video.md needs a video: tests/cli/test_deblur.py runs it
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "video.md"),
+]
+BLOCKS = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+]
 
 
-OPERATOR = (ROOT / "docs/operator.md").read_text()
-
-
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + OPERATOR, re.S))
-def test_code_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_code_runs(page, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, page, "exec"), {})
 
 
 def test_benchmarks_are_the_committed_ones():
