@@ -4,7 +4,7 @@
 # make format  format Python, C++ and CUDA sources in place
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac and of the network beside their peers (half an hour)
-# make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
+# make bench-report  README's figures, docs/benchmarks.md and its plots, from the committed JSON
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
 # make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts, DATA/judging: the recipe of the

@@ -15,14 +15,14 @@ import traceback
 from pathlib import Path
 
 CONTENDERS = {
-    "floor": "torch: sum of the filters; for their gradients a copy of the filters into memory that is there",
+    "floor": "reading the filters once (torch's sum); for both gradients, copying them once into existing memory",
     "fac": "fac_ext.fac",
-    "fac, new memory": "the same, with nothing kept from earlier results: the system clears each page first",
-    "article": "the article's code: windows and filters permuted to (N, H, W, C, k*k), multiplied, summed",
+    "fac, new memory": "fac without the memory of earlier results: the system clears each page first",
+    "article": "the code of the article: windows and filters permuted to (N, H, W, C, k*k), multiplied, summed",
     "unfold": "fac_reference: pad, unfold, multiply, sum",
-    "shift": "fac_shift_sum: k*k shifted products",
-    "shift compiled": "the same under torch.compile",
-    "unfold compiled": "fac_reference under torch.compile",
+    "shift": "fac_shift_sum: the sum of k*k shifted images, each times its filter values",
+    "shift compiled": "shift under torch.compile",
+    "unfold compiled": "unfold under torch.compile",
 }
 # tensors of the filters' size that a contender holds at once: in a forward pass, and with a backward pass
 TENSORS = {

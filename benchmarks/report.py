@@ -1,25 +1,29 @@
-"""Turns the committed figures (results/*.json, the weights' card) into tables of the README and docs, and into plots."""
+"""Write tables, sentences and plots of the README and docs from the committed figures: results/*.json and the card."""
 
 import json
+import textwrap
 from pathlib import Path
 
-from harness import CONTENDERS, described, network_table, operator_table, renewed
+from harness import CONTENDERS, FRAMES, described, network_table, operator_table, renewed
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 120  # of the lines of prose
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "model" / "pretrained" / "article.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
+README_ROWS = ("floor", "fac", "shift compiled", "article")  # the contenders that the README shows
+README_FRAME = "720p"
 
 
 def median(case, name, mode="forward"):
-    """Milliseconds, or None."""
+    """Return milliseconds, or None."""
     modes = case["results"].get(name)
     return modes[mode]["median_ms"] if isinstance(modes, dict) and mode in modes else None
 
 
 def ratio(case, name, mode, other):
-    """As text, "" where one of the two is missing, or the floor is not what the filters are (they are shared)."""
+    """Format a ratio of times; "" where one is missing, or where the filters are shared, which the floor's are not."""
     if other == "floor" and case["settings"]["groups"] != case["settings"]["shape"][1]:
         return ""
     one, two = median(case, name, mode), median(case, other, mode)
@@ -27,14 +31,14 @@ def ratio(case, name, mode, other):
 
 
 def alike(case, main):
-    """Whether a case differs from the main one in its size alone."""
+    """Tell whether a case differs from the main one in its size alone."""
     same = ("kernel_size", "dtype", "layout", "padding_mode", "threads")
     ungrouped = case["settings"]["groups"] == case["settings"]["shape"][1]
     return ungrouped and all(case["settings"][key] == main["settings"][key] for key in same)
 
 
 def sizes(report):
-    """The cases that differ in size alone, each size once, by the megapixels of the frames."""
+    """Return the cases that differ in size alone, each size once: {megapixels of the frame: case}."""
     found = {}
     for case in report["cases"]:
         n, c, h, w = case["settings"]["shape"]
@@ -44,7 +48,7 @@ def sizes(report):
 
 
 def fit(points):
-    """(slope, intercept, R squared) of the least squares line through {x: y}."""
+    """Fit a least squares line through {x: y}; return (slope, intercept, R squared)."""
     n, mx, my = len(points), sum(points) / len(points), sum(points.values()) / len(points)
     spread = sum((x - mx) ** 2 for x in points)
     slope = sum((x - mx) * (y - my) for x, y in points.items()) / spread
@@ -59,7 +63,7 @@ def ran_on(environment):
 
 
 def ratios(cases):
-    """A Markdown table: fac's times over the floor's, and the peers' over fac's."""
+    """Make a Markdown table: fac's times over the floor's, and the peers' over fac's."""
     columns = (
         ("forward ms", lambda c: f"{median(c, 'fac'):.2f}"),
         ("/ sum", lambda c: ratio(c, "fac", "forward", "floor")),
@@ -81,7 +85,7 @@ def ratios(cases):
 
 
 def gpu_table(cases):
-    """A Markdown table: the part of the measured copy bandwidth that fac reaches, a row per case."""
+    """Make a Markdown table: the part of the measured copy bandwidth that fac reaches, a row per case."""
     names = ("forward", "grad_input", "grad_filters")
     lines = [f"| case | copy GB/s | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for case in cases:
@@ -97,7 +101,7 @@ def gpu_table(cases):
 
 
 def plots(report, stem):
-    """Time and memory against megapixels, as docs/STEM-time.png and docs/STEM-memory.png."""
+    """Plot time and memory against megapixels: docs/STEM-time.png and docs/STEM-memory.png."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,27 +131,30 @@ def plots(report, stem):
 
 
 def section(report, network, stem):
-    """The part of docs/benchmarks.md on one device."""
+    """Write the part of docs/benchmarks.md on one device."""
     cases = report["cases"]
     lines = [f"## {ran_on(report['environment'])}", ""]
     lines += [f"Commit {report['environment']['commit']}. `{described(cases[0]['settings'])}`:", ""]
     lines += ["```", operator_table(cases[0]["results"]), "```", ""]
-    lines += ["fac beside the floor, and its peers beside fac (how many times longer they take):", ""]
+    lines += [
+        "The times of fac, as multiples of the floor's, and the times of its peers, as multiples of fac's:",
+        "",
+    ]
     lines += [ratios(cases), ""]
     limits = [ratio(cases[0], "article", mode, "floor") for mode in ("forward", "forward+backward")]
     if all(limits):
-        lines += [
-            f"In the first case the article's code took {limits[0]} times the floor forward and {limits[1]} times with the "
-            "backward pass: whatever is bound by the memory can be no more than that many times faster.",
-            "",
-        ]
+        sentence = (
+            f"In the first case the article's code takes {limits[0]} times the floor forward and {limits[1]} times with the "
+            "backward pass. Code that is bound by the memory can be faster by no more than these factors."
+        )
+        lines += [filled(sentence), ""]
     if report["environment"].get("driver"):
-        lines += ["The part of the copy's bandwidth that fac reaches:", "", gpu_table(cases), ""]
+        lines += ["The bandwidth of fac, as a part of the copy's:", "", gpu_table(cases), ""]
     times = {x: median(case, "fac") for x, case in sizes(report).items()}
     slope, start, fitted = fit(times)
     lines += [
-        f"From {min(times):.2f} to {max(times):.1f} megapixels the forward pass takes {slope:.2f} ms per megapixel "
-        f"and {start:.2f} ms (least squares, R² = {fitted:.4f}).",
+        f"From {min(times):.2f} to {max(times):.1f} megapixels the forward pass takes {slope:.2f} ms per megapixel plus "
+        f"{start:.2f} ms (least squares, R² = {fitted:.4f}).",
         "",
         f"![Time against megapixels]({stem}-time.png)",
         f"![Memory against megapixels]({stem}-memory.png)",
@@ -157,20 +164,22 @@ def section(report, network, stem):
         parts = next(c for c in network["cases"] if c["frame"] == "360p")["results"]["stfan"]["profile"]
         shares = ", ".join(f"{kind} {part:.0%}" for kind, part in sorted(parts.items(), key=lambda p: -p[1]))
         lines += [
-            f"The network, {ran_on(network['environment'])}, commit {network['environment']['commit']}:",
+            f"### The network, {ran_on(network['environment'])}",
+            "",
+            f"Commit {network['environment']['commit']}. `article` is the article's own code path, `stfan` is stfan.Deblurrer:",
             "",
             "```",
             network_table(network["cases"]),
             "```",
             "",
-            f"Where the time of a 360p frame in float32 goes: {shares}.",
+            f"The parts of the time of a 360p frame in float32: {shares}.",
             "",
         ]
     return "\n".join(lines)
 
 
 def load():
-    """{file stem: (figures of the operator, figures of the network or None)}"""
+    """Read the figures: {file stem: (of the operator, of the network or None)}."""
     reports = {}
     for path in sorted(RESULTS.glob("*.json")):
         if not path.stem.endswith(("-stfan", "-training", "-trainer", "-race", "-judging")):
@@ -183,55 +192,92 @@ def load():
 
 
 def benchmarks_page(reports):
-    """docs/benchmarks.md"""
+    """Write docs/benchmarks.md."""
     contenders = "\n".join(f"- `{name}`: {what}" for name, what in CONTENDERS.items())
     head = f"""# Benchmarks
 
-Written by `make bench-report` from the files in [benchmarks/results](../benchmarks/results), which
-`make bench` makes. Each contender lives in a process of its own, they take turns, and each goes through so many tensors
-that none finds its own in a cache; medians and quartiles. "gradients" is the backward pass alone, for both operands, the
-memory of its results included. The floor of the forward pass is the sum of the filters, that of the gradients a copy of
-the filters into memory that is there.
+`make bench` measures and writes the files in [benchmarks/results](../benchmarks/results). `make bench-report` writes this
+page from them. Each contender runs in a process of its own, and the contenders take turns. Each one cycles through so
+many tensors that none of them is still in a cache. The tables give medians and quartiles. "gradients" is the backward
+pass alone, for both operands, and includes the memory of its results. "extra MB" is what was allocated above the
+operands, results included.
+
+The contenders of the operator:
 
 {contenders}
 """
     return "\n".join([head, *(section(*both, stem) for stem, both in reports.items())])
 
 
-def with_tables(readme, reports):
-    """The README with the text between its marks renewed."""
+def with_figures(readme, reports):
+    """Return the README with the text between its marks renewed."""
     report, network = reports[README_DEVICE]
     texts = {
-        "operator": f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}:\n\n"
-        f"```\n{operator_table(report['cases'][0]['results'])}\n```",
-        "network": f"{ran_on(network['environment'])}:\n\n```\n{network_table(network['cases'])}\n```",
+        "operator": f"{readme_table(report['cases'][0]['results'])}\n\n"
+        f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}.",
+        "network": network_sentence(network["cases"]),
         "weights": weights_sentence(json.loads(CARD.read_text())),
     }
     return renewed(readme, texts)
 
 
+def readme_table(results):
+    """Make a Markdown table of README_ROWS: times, times over the floor's, and memory."""
+    modes = ("forward", "forward+backward")
+    lines = [
+        "| | forward, ms | x floor | and backward, ms | x floor | extra MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in README_ROWS:
+        cells = [f"`{name}`"]
+        for mode in modes:
+            time, floor = (results[one][mode]["median_ms"] for one in (name, "floor"))
+            cells += [f"{time:.1f}", f"{time / floor:.1f}"]
+        lines.append(f"| {' | '.join(cells)} | {results[name][modes[-1]]['extra_mb']:.0f} |")
+    return "\n".join(lines)
+
+
+def network_sentence(cases):
+    """Compare the network's time and memory of a README_FRAME with the article's code path, in words."""
+    height, width = FRAMES[README_FRAME]
+    parts = []
+    for case in cases:
+        if case["frame"] == README_FRAME:
+            ours, article = (case["results"][name] for name in ("stfan", "article"))
+            parts.append(
+                f"{ours['median_s']:.1f} s and {ours['extra_mb'] / 1e3:.1f} GB in {case['dtype']} "
+                f"(with the article's code: {article['median_s']:.1f} s and {article['extra_mb'] / 1e3:.1f} GB)"
+            )
+    return filled(f"For a frame of {width} x {height} the article's network takes {'; '.join(parts)}.")
+
+
+def filled(text):
+    """Break a paragraph into lines."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 def weights_sentence(card):
-    """What the bundled weights gain, in words."""
+    """Say what the bundled weights gain."""
     scores, clips = card["scores"]["overall"], card["scores"]["clips"].values()
     gains = [clip["output"]["psnr"] - clip["input"]["psnr"] for clip in clips]
-    return (
-        f"On {len(gains)} clips of {len({p for c in card['data']['clips'].values() for p in c['pictures']})} pictures that "
-        f"they were not trained on they raise PSNR (protocol {card['scores']['protocol']}) from "
-        f"{scores['input']['psnr']:.2f} to {scores['output']['psnr']:.2f} dB and SSIM from {scores['input']['ssim']:.4f} to "
-        f"{scores['output']['ssim']:.4f} on average; the gain is {min(gains):+.2f} to {max(gains):+.2f} dB, and "
-        f"{sum(gain < 0 for gain in gains)} of the {len(gains)} became worse."
+    pictures = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
+    return filled(
+        f"On {len(gains)} clips of {len(pictures)} pictures that they were not trained on, they raise the mean PSNR "
+        f"(protocol {card['scores']['protocol']}) from {scores['input']['psnr']:.2f} to {scores['output']['psnr']:.2f} dB "
+        f"and SSIM from {scores['input']['ssim']:.4f} to {scores['output']['ssim']:.4f}. The gain of a clip is "
+        f"{min(gains):+.2f} to {max(gains):+.2f} dB; {sum(gain < 0 for gain in gains)} of the {len(gains)} became worse."
     )
 
 
 def training_page(page):
-    """docs/training.md with the text between its marks renewed."""
+    """Return docs/training.md with the text between its marks renewed."""
     training = json.loads((RESULTS / f"{README_DEVICE}-training.json").read_text())
     waited = waited_sentence(json.loads(CARD.read_text()))
     return renewed(page, {"training": training_table(training), "waited": waited})
 
 
 def waited_sentence(card):
-    """How much of its time the run of the bundled weights waited for data, in words."""
+    """Say how much of its time the run of the bundled weights waited for data."""
     parts = [point["waited"] for point in card["curve"] if "waited" in point]
     workers = card["recipe"]["workers"] or "no"
     return (
@@ -241,7 +287,7 @@ def waited_sentence(card):
 
 
 def training_table(report):
-    """A Markdown table: memory and time of a step against its frames, with and without recomputation."""
+    """Make a Markdown table: memory and time of a step against its frames, with and without recomputation."""
     height, width = report["crop"]
     lines = [f"{ran_on(report['environment'])}; one sequence, crops of {height} x {width}:", ""]
     lines += ["| window | MB | s a step | MB, recompute | s a step, recompute |", "|---|---|---|---|---|"]
@@ -257,7 +303,7 @@ def training_table(report):
 
 
 def curve(card):
-    """How loss and gain went in training, as docs/training.png."""
+    """Plot loss and gain against iterations: docs/training.png."""
     from matplotlib import pyplot
 
     seen = [point for point in card["curve"] if "loss" in point]
@@ -282,7 +328,7 @@ def main():
         plots(report, stem)
     (DOCS / "benchmarks.md").write_text(benchmarks_page(reports))
     readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text(), reports))
+    readme.write_text(with_figures(readme.read_text(), reports))
     curve(json.loads(CARD.read_text()))
     page = DOCS / "training.md"
     page.write_text(training_page(page.read_text()))

@@ -116,6 +116,7 @@ def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
 
 def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
     """And where all frames are there, there is nothing to show of them."""
+    monkeypatch.setattr("stfan.cli.options.fast_bfloat16", lambda device: False)
     source = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES, width=16, height=16)
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES))

@@ -1,4 +1,4 @@
-"""The benchmarks run, their JSON holds what their tables say, and the report is made of it."""
+"""Run the benchmarks, compare their JSON with their tables, and check the report that is made of it."""
 
 import json
 import subprocess
@@ -176,6 +176,35 @@ def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
     assert row.split("|")[3:6] == [f" {part:.2f} ", f" {part / 2:.2f} ", f" {part * 2:.2f} "]
 
 
+def test_readme_table_and_network_sentence(report):
+    times = {
+        "floor": (8.0, 16.0),
+        "fac": (10.0, 20.0),
+        "shift compiled": (12.0, 80.0),
+        "article": (200.0, 400.0),
+    }
+    results = {
+        name: {
+            "forward": {"median_ms": forward, "extra_mb": 1.0},
+            "forward+backward": {"median_ms": both, "extra_mb": both / 2},
+        }
+        for name, (forward, both) in times.items()
+    }
+    assert report.readme_table(results).splitlines()[2:] == [
+        "| `floor` | 8.0 | 1.0 | 16.0 | 1.0 | 8 |",
+        "| `fac` | 10.0 | 1.2 | 20.0 | 1.2 | 10 |",
+        "| `shift compiled` | 12.0 | 1.5 | 80.0 | 5.0 | 40 |",
+        "| `article` | 200.0 | 25.0 | 400.0 | 25.0 | 200 |",
+    ]
+    results = {name: {"median_s": s, "extra_mb": 1000 * s} for name, s in (("stfan", 3.25), ("article", 6.5))}
+    case = {"frame": "720p", "dtype": "float32", "results": results}
+    said = report.network_sentence([case, case | {"frame": "360p", "results": {}}]).replace("\n", " ")
+    assert said == (
+        "For a frame of 1280 x 720 the article's network takes 3.2 s and 3.2 GB in float32 "
+        "(with the article's code: 6.5 s and 6.5 GB)."
+    )
+
+
 def test_training_table_and_what_the_weights_gain(report):
     cases = [
         {"frames": frames, "recompute": recompute, "result": {"extra_mb": 100.4 * frames, "seconds": 1.25}}
@@ -199,6 +228,6 @@ def test_training_table_and_what_the_weights_gain(report):
     overall = {"input": {"psnr": 25.0, "ssim": 0.7}, "output": {"psnr": 25.7, "ssim": 0.725}}
     card = {"scores": {"protocol": "rgb8", "overall": overall, "clips": clips}}
     card["data"] = {"clips": {"test/a": {"pictures": ["1.jpg", "2.jpg"]}, "test/b": {"pictures": ["1.jpg"]}}}
-    said = report.weights_sentence(card)
+    said = report.weights_sentence(card).replace("\n", " ")
     assert "2 clips of 2 pictures" in said and "25.00 to 25.70 dB" in said and "0.7000 to 0.7250" in said
-    assert "-0.10 to +1.50 dB, and 1 of the 2 became worse" in said
+    assert "-0.10 to +1.50 dB; 1 of the 2 became worse" in said

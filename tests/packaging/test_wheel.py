@@ -1,5 +1,7 @@
-"""One wheel for every torch: built here once, then used with other versions, each in an environment that is thrown
-away. Opt-in, as each version is gigabytes: `make wheels`, which writes docs/wheels.md."""
+"""Build one wheel and test it with several versions of torch, each in a throw-away environment; write docs/wheels.md.
+
+Opt-in with `make wheels`: each version is gigabytes of downloads.
+"""
 
 import datetime
 import json
@@ -35,10 +37,11 @@ def test_one_wheel_serves_every_torch(tmp_path):
     (ROOT / "docs/wheels.md").write_text(
         f"""# One wheel, every torch from 2.10
 
-`make wheels` builds the wheel once and runs [tests/packaging/smoke.py](../tests/packaging/smoke.py) with it in other environments: values,
-first and second derivatives, half types, layouts, torch.compile and vmap, on the CPU. Last run on
-{datetime.date.today()}: `{wheel.name}`, built with torch {torch.__version__} and CUDA {found[0]["cuda"]}
-({found[0]["cuda_architectures"]}), {wheel.stat().st_size / 1e6:.1f} MB.
+`make wheels` builds one wheel and tests it in other environments with [smoke.py](../tests/packaging/smoke.py): values,
+first and second derivatives, half types, layouts, torch.compile and vmap, on the CPU.
+
+Last run: {datetime.date.today()}, with `{wheel.name}` ({wheel.stat().st_size / 1e6:.1f} MB),
+built with torch {torch.__version__} and CUDA {found[0]["cuda"]} ({found[0]["cuda_architectures"]}).
 
 | torch | Python | CPU kernels | smoke test |
 |---|---|---|---|

@@ -135,7 +135,7 @@ def test_it_learns(clips, tmp_path):
         "window": 2,
         "initialisation": "identity",
         "learning_rate": 4e-4,
-        "slow": 0.1,
+        "slow_lr_scale": 0.1,
         "clip_norm": 0.5,
     }
     run = Run(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
