@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
     try:
-        from stfan.training.trainer import Run
+        from stfan.training.trainer import Trainer
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
@@ -54,7 +54,7 @@ def train(
     recipe = choose_recipe(folder, newest, settings or [], config, resume)
     folder.mkdir(parents=True, exist_ok=True)
     with LogHandler(stderr_console).attached():
-        run = Run(recipe, folder, cpu)
+        run = Trainer(recipe, folder, cpu)
     if run.main:
         recipes.write(recipe, folder / "recipe.toml")
     if newest:

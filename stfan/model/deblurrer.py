@@ -7,7 +7,7 @@ import re
 import torch
 
 from fac_ext import release_memory
-from stfan.model.tiling import margin, tiled
+from stfan.model.tiling import halo, run_tiled
 from stfan.scene_cuts import find_cuts
 
 SMALLEST_TILE = 64  # pixels: with the margin around it, a smaller one saves little
@@ -198,7 +198,7 @@ class Deblurrer:
     def _run(self, function, *tensors):
         if not self.tile:
             return function(*tensors)
-        return tiled(function, tensors, self.tile, margin(self.model))
+        return run_tiled(function, tensors, self.tile, halo(self.model))
 
 
 def _padded(frames):

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 
-def margin(model):
+def halo(model):
     """How many pixels beyond a tile one step of a model depends on, to each side: a multiple of 4.
 
     Found by going backwards through the layers, from the 4 x 4 pixels of the output that belong to one feature, along
@@ -41,18 +41,18 @@ def _reads(layer, first, last):
     return first * stride - padding, last * stride - padding + kernel - 1
 
 
-def tiled(function, tensors, tile, margin):
+def run_tiled(function, tensors, tile, halo):
     """What function(*tensors) returns, put together from what it returns for parts of the tensors.
 
     Args:
         function: takes and returns tensors (B, channels, H/s, W/s), each with an s of its own that divides 4.
         tensors: the first one with s = 1, H and W multiples of 4.
         tile: how large a part may be, in pixels, without its margin; a multiple of 4.
-        margin: on how many pixels around it a pixel of the results depends, a multiple of 4; see :func:`margin`.
+        halo: on how many pixels around it a pixel of the results depends, a multiple of 4; see :func:`halo`.
     """
     (height, width), results = tensors[0].shape[2:], None
-    for rows in _spans(height, tile, margin):
-        for columns in _spans(width, tile, margin):
+    for rows in _spans(height, tile, halo):
+        for columns in _spans(width, tile, halo):
             tile_in_frame, read, tile_in_read = zip(rows, columns, strict=True)
             parts = function(*(_cut(tensor, read, height // tensor.shape[2]) for tensor in tensors))
             scales = [(read[0].stop - read[0].start) // part.shape[2] for part in parts]
@@ -68,12 +68,12 @@ def tiled(function, tensors, tile, margin):
     return results
 
 
-def _spans(size, tile, margin):
-    """For each tile of a side, all as equal as can be: itself, itself with its margin, and where it lies in that."""
+def _spans(size, tile, halo):
+    """For each tile of a side, all as equal as can be: itself, itself with its halo, and where it lies in that."""
     step = 4 * math.ceil(size / (4 * math.ceil(size / tile)))
     for first in range(0, size, step):
-        last, start = min(first + step, size), max(first - margin, 0)
-        yield slice(first, last), slice(start, min(last + margin, size)), slice(first - start, last - start)
+        last, start = min(first + step, size), max(first - halo, 0)
+        yield slice(first, last), slice(start, min(last + halo, size)), slice(first - start, last - start)
 
 
 def _cut(tensor, region, scale):

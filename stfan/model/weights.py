@@ -83,7 +83,7 @@ def load(path=None, device="cpu", dtype=None):
     path = locate(path)
     try:
         model = _fill(*_read(path))
-    except _Unfit as error:
+    except InvalidWeights as error:
         raise ValueError(f"{path}: {error}") from error
     return model.to(device, dtype).eval()
 
@@ -117,14 +117,14 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class _Unfit(Exception):
+class InvalidWeights(Exception):
     """What is wrong with a file."""
 
 
 def _read(path):
     """The {name: tensor} of a file, and its preset or None where it does not say."""
     if not path.is_file():
-        raise _Unfit("is a folder, not a weight file" if path.is_dir() else "is no regular file")
+        raise InvalidWeights("is a folder, not a weight file" if path.is_dir() else "is no regular file")
     with open(path, "rb") as file:
         head = file.read(9)
     if head[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
@@ -133,7 +133,7 @@ def _read(path):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, (file.metadata() or {}).get("preset")
         except SafetensorError as error:
-            raise _Unfit(f"a damaged or truncated safetensors file: {error}") from error
+            raise InvalidWeights(f"a damaged or truncated safetensors file: {error}") from error
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
             warnings.simplefilter("ignore")  # about old formats: what it can not read raises
@@ -143,12 +143,12 @@ def _read(path):
     except Exception as error:  # of many types where the bytes are any
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
-            raise _Unfit(f"refused: to load it would call {_few(code.groups())}") from error
-        raise _Unfit("neither safetensors nor PyTorch's, or damaged or truncated") from error
+            raise InvalidWeights(f"refused: to load it would call {shorten(code.groups())}") from error
+        raise InvalidWeights("neither safetensors nor PyTorch's, or damaged or truncated") from error
     if isinstance(content, dict):
         content = content.get("deblurnet_state_dict", content)
     if not isinstance(content, dict):
-        raise _Unfit(f"holds something of type {type(content).__name__}, not a state dict")
+        raise InvalidWeights(f"holds something of type {type(content).__name__}, not a state dict")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}, None
 
 
@@ -160,11 +160,11 @@ def _fill(tensors, said):
     missing = [name for name in theirs.values() if name not in tensors]
     unknown = [name for name in tensors if name not in kind.unused and name not in theirs.values()]
     if len(missing) == len(names):
-        raise _Unfit(f"holds no weights of STFAN, but {_few(unknown) or 'nothing'}")
+        raise InvalidWeights(f"holds no weights of STFAN, but {shorten(unknown) or 'nothing'}")
     if missing:
-        raise _Unfit(f"{kind.title}, but it lacks {_few(missing)}")
+        raise InvalidWeights(f"{kind.title}, but it lacks {shorten(missing)}")
     if unknown:
-        raise _Unfit(f"{kind.title}, but it also holds {_few(unknown)}")
+        raise InvalidWeights(f"{kind.title}, but it also holds {shorten(unknown)}")
     tensors = {name: tensors[theirs[name]] for name in names}
     for name, tensor in tensors.items():
         plain = (
@@ -173,9 +173,9 @@ def _fill(tensors, said):
             and tensor.device.type == "cpu"
         )
         if not plain or not tensor.is_floating_point():
-            raise _Unfit(f"{kind.title}, but its {theirs[name]} is no plain floating-point tensor")
+            raise InvalidWeights(f"{kind.title}, but its {theirs[name]} is no plain floating-point tensor")
         if not tensor.isfinite().all():
-            raise _Unfit(f"{kind.title}, but its {theirs[name]} holds numbers that are not finite")
+            raise InvalidWeights(f"{kind.title}, but its {theirs[name]} holds numbers that are not finite")
     taps = next(tensor for name, tensor in reversed(tensors.items()) if name.startswith("align.")).numel()
     kernel_size = math.isqrt(taps // PRESETS[preset].layers.channels)
     kernel_size = kernel_size if kernel_size % 2 else 5
@@ -186,7 +186,7 @@ def _fill(tensors, said):
         if tuple(tensor.shape) != wanted[name]
     ]
     if wrong:
-        raise _Unfit(f"{kind.title}, but with {_few(wrong)}")
+        raise InvalidWeights(f"{kind.title}, but with {shorten(wrong)}")
     with torch.device("meta"):  # which draws no random numbers
         model = STFAN(preset, kernel_size)
     model.load_state_dict(kind.convert(tensors), assign=True)
@@ -196,7 +196,7 @@ def _fill(tensors, said):
 def _recognise(tensors, said):
     """The kind of a file, and the preset that its tensors are of: by their names and, where those agree, by a shape."""
     if said is not None and said not in PRESETS:
-        raise _Unfit(f"weights of a preset {said!r}; known are {' and '.join(PRESETS)}")
+        raise InvalidWeights(f"weights of a preset {said!r}; known are {' and '.join(PRESETS)}")
 
     def fit(pair):
         kind, preset = pair
@@ -209,7 +209,9 @@ def _recognise(tensors, said):
         larger = isinstance(last_up, torch.Tensor) and last_up.shape[-1:] == (4,)
         preset = said if said in ("article", "official") else "official" if larger else "article"
     if said is not None and said != preset:
-        raise _Unfit(f"says that it is of the preset {said}, but its tensors are of the preset {preset}")
+        raise InvalidWeights(
+            f"says that it is of the preset {said}, but its tensors are of the preset {preset}"
+        )
     return kind, preset
 
 
@@ -218,7 +220,7 @@ def _shapes(preset, kernel_size):
         return {name: tuple(tensor.shape) for name, tensor in STFAN(preset, kernel_size).state_dict().items()}
 
 
-def _few(names):
+def shorten(names):
     shown = [repr(name)[1:-1][:100] for name in list(names)[:3]]  # a file can call them anything
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

@@ -14,7 +14,7 @@ UNTILTED = torch.tensor([1, 1, 1, 1, 0, 0])
 BOUND = 0.2  # of zoom and tilt, approached but never passed, however long the clip
 
 
-def wander(frames, steps, speed, draw):
+def sample_camera_path(frames, steps, speed, draw):
     """A path of `steps` instants per frame.
 
     Each velocity is an Ornstein-Uhlenbeck process, so it changes smoothly and comes from nowhere in particular; a
@@ -48,7 +48,7 @@ def homographies(path, size):
     """(instants, 3, 3) float64: from a frame's pixels to those of what is seen, x and y from the centre of each.
 
     Args:
-        path: of :func:`wander`.
+        path: of :func:`sample_camera_path`.
         size: (height, width) of a frame.
     """
     x, y, angle, zoom, tilt_x, tilt_y = path.T

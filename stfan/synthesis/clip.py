@@ -8,7 +8,7 @@ import torch
 
 from stfan.images import open_rgb, open_rgba
 from stfan.synthesis import compression, scene, sensor
-from stfan.synthesis.camera import UNTILTED, homographies, wander
+from stfan.synthesis.camera import UNTILTED, homographies, sample_camera_path
 from stfan.synthesis.crispness import crisp_scale
 
 MARGIN = 1.3  # a picture is not scaled below so many times the frame
@@ -16,7 +16,7 @@ LAYER = (0.25, 0.8)  # longer side of a cut-out, of the frame's shorter one
 
 
 @dataclass(frozen=True)
-class Synthesis:
+class SynthesisConfig:
     """What clips are like. Pairs are ranges (low, high) that are drawn from for each clip.
 
     Attributes:
@@ -83,7 +83,7 @@ class Synthesis:
             raise ValueError(f"subframes must be 1 or more, got {self.subframes}")
 
 
-class _Take(NamedTuple):
+class ClipParameters(NamedTuple):
     """How a clip is taken."""
 
     speed: float  # pixels per frame
@@ -93,39 +93,41 @@ class _Take(NamedTuple):
     gain: float
 
 
-def clip(pictures, cutouts, first, frames, size, draw, settings, device):
+def render_clip(pictures, cutouts, first, frames, size, draw, settings, device):
     """Blurry, sharp, and what was drawn, pictures and cutouts by number."""
     speed = draw.log_uniform(*settings.speed)
     steps = max(settings.subframes, round(speed)) // 2 * 2 + 1
     exposure = draw.uniform(*settings.exposure)
     opened = 1 if draw.chance(settings.sharp_part) else round((exposure * steps - 1) / 2) * 2 + 1
-    take = _Take(speed, steps, opened, draw.log_uniform(*settings.highlights), draw.uniform(*settings.gain))
+    take = ClipParameters(
+        speed, steps, opened, draw.log_uniform(*settings.highlights), draw.uniform(*settings.gain)
+    )
     gaps = draw.chance(settings.gap_part)
-    times = np.cumsum([1 + (draw.whole(1, 3) if gaps and draw.chance(0.2) else 0) for _ in range(frames)])
-    cut = draw.whole(1, frames - 1) if frames > 1 and draw.chance(settings.cut_part) else frames
+    times = np.cumsum([1 + (draw.randint(1, 3) if gaps and draw.chance(0.2) else 0) for _ in range(frames)])
+    cut = draw.randint(1, frames - 1) if frames > 1 and draw.chance(settings.cut_part) else frames
     facts = {"pictures": [], "cutouts": [], "speed": round(speed, 2), "exposure": round(opened / steps, 3)}
     blurry, sharp = [], []
     for shot in filter(len, (times[:cut], times[cut:])):
-        picture = first if not facts["pictures"] else draw.whole(0, len(pictures) - 1)
+        picture = first if not facts["pictures"] else draw.randint(0, len(pictures) - 1)
         layers = [
-            draw.whole(0, len(cutouts) - 1)
-            for _ in range(draw.whole(*settings.layers) if len(cutouts) else 0)
+            draw.randint(0, len(cutouts) - 1)
+            for _ in range(draw.randint(*settings.layers) if len(cutouts) else 0)
         ]
         facts["pictures"].append(picture)
         facts["cutouts"] += layers
         seen = [cutouts[layer] for layer in layers]
         when = (shot - shot[0]).tolist()
         for views in _shot(pictures[picture], seen, when, size, take, draw, settings, device):
-            blurry.append(sensor.expose(views.mean(0), take.gain, draw).cpu())
-            sharp.append(sensor.encode(views[len(views) // 2]).cpu())
+            blurry.append(sensor.add_sensor_noise(views.mean(0), take.gain, draw).cpu())
+            sharp.append(sensor.linear_to_srgb8(views[len(views) // 2]).cpu())
     blurry, sharp = torch.stack(blurry), torch.stack(sharp)
     facts |= {"highlights": round(take.highlights, 2), "gain": round(take.gain, 3), "compression": None}
     if draw.chance(settings.compressed_part):
         if draw.chance(settings.h264_part):
-            crf = draw.whole(*settings.crf)
+            crf = draw.randint(*settings.crf)
             blurry, facts["compression"] = compression.h264(blurry, crf), f"H.264, crf {crf}"
         else:
-            quality = draw.whole(*settings.quality)
+            quality = draw.randint(*settings.quality)
             blurry, facts["compression"] = compression.jpeg(blurry, quality), f"JPEG, quality {quality}"
     return blurry, sharp, facts
 
@@ -139,16 +141,18 @@ def _shot(picture, cutouts, times, size, take, draw, settings, device):
     least = MARGIN * max(size[0] / height, size[1] / width)
     reduced = _reduction(file, picture, settings.crisp, least)
     scale = min(1, max(reduced * draw.uniform(*settings.scale), least))
-    way = homographies(wander(times[-1] + 1, take.steps, take.speed, draw), size)
+    way = homographies(sample_camera_path(times[-1] + 1, take.steps, take.speed, draw), size)
     part, way = scene.backdrop(picture, way, size, scale, draw)
-    background = sensor.glare(scene.plane(sensor.decode(part.to(device)), scale), take.highlights)
+    background = sensor.boost_highlights(
+        scene.supersample(sensor.srgb8_to_linear(part.to(device)), scale), take.highlights
+    )
     layers = [_layer(cutout, times, size, take, draw, settings, device) for cutout in cutouts]
     for time in times:
         start = time * take.steps + (take.steps - take.opened) // 2
         instants = slice(start, start + take.opened)
-        views = scene.look(background, way[instants], size)
+        views = scene.warp(background, way[instants], size)
         for layer, its_way in layers:
-            scene.cover(views, layer, its_way[instants])
+            scene.composite(views, layer, its_way[instants])
         yield views
 
 
@@ -173,11 +177,11 @@ def _layer(cutout, times, size, take, draw, settings, device):
     speed = take.speed * draw.log_uniform(*settings.layer_speed)
     side = draw.uniform(*LAYER) * min(size)
     cutout = cutout.flip(2) if draw.chance(0.5) else cutout
-    light = torch.cat([sensor.decode(cutout[:3]), cutout[3:] / 255])
+    light = torch.cat([sensor.srgb8_to_linear(cutout[:3]), cutout[3:] / 255])
     light[:3] *= light[3:]
-    plane = scene.plane(light.to(device), min(1, side / max(cutout.shape[1:])))
-    way = homographies(wander(times[-1] + 1, take.steps, speed, draw) * UNTILTED, size)
-    there = way[times[draw.whole(0, len(times) - 1)] * take.steps + take.steps // 2]
+    plane = scene.supersample(light.to(device), min(1, side / max(cutout.shape[1:])))
+    way = homographies(sample_camera_path(times[-1] + 1, take.steps, speed, draw) * UNTILTED, size)
+    there = way[times[draw.randint(0, len(times) - 1)] * take.steps + take.steps // 2]
     place = torch.tensor([draw.uniform(-0.5, 0.5) * size[1], draw.uniform(-0.5, 0.5) * size[0], 1])
     centre = torch.tensor([(side - 1) / 2 / scene.DETAIL for side in reversed(plane.shape[1:])])
-    return plane, scene.moved(way, centre - (there @ place.double())[:2])
+    return plane, scene.translated(way, centre - (there @ place.double())[:2])

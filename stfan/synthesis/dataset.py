@@ -11,9 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from stfan.synthesis import clip
-from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.rng import Draw, generator
+from stfan.synthesis.clip import SynthesisConfig, render_clip
+from stfan.synthesis.rng import Rng, generator
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 HELD_OUT = slice(5, None, 6)  # of the pictures, in the order of their names: for test clips alone
@@ -29,7 +28,7 @@ def synthesize(pictures, cutouts, frames, size, generator, settings=None, device
         frames: how many, T.
         size: (height, width) of a frame, or both as one number.
         generator: of all random numbers, on the CPU whatever the device.
-        settings: a :class:`Synthesis`, its defaults if None.
+        settings: a :class:`SynthesisConfig`, its defaults if None.
         device: what renders. The clips of two kinds of device differ in the last bit, here and there.
 
     Returns:
@@ -41,12 +40,12 @@ def synthesize(pictures, cutouts, frames, size, generator, settings=None, device
     """
     if not len(pictures):
         raise ValueError("pictures: needs at least one, got none")
-    draw, settings = Draw(generator), settings or Synthesis()
-    first = draw.whole(0, len(pictures) - 1)
-    return clip.clip(pictures, cutouts, first, frames, _pair(size), draw, settings, device)[:2]
+    draw, settings = Rng(generator), settings or SynthesisConfig()
+    first = draw.randint(0, len(pictures) - 1)
+    return render_clip(pictures, cutouts, first, frames, _pair(size), draw, settings, device)[:2]
 
 
-class Synthetic(Dataset):
+class SyntheticDataset(Dataset):
     """Clips made while training, any number of them.
 
     All that is random in a clip comes from the seed and its number alone, so workers, their number and interruptions
@@ -59,7 +58,7 @@ class Synthetic(Dataset):
         crop: (height, width) of a frame, or both as one number.
         seed: a number from 0.
         part: "test" for every sixth picture in the order of names, "train" for the others, None for all.
-        settings: a :class:`Synthesis`, its defaults if None.
+        settings: a :class:`SynthesisConfig`, its defaults if None.
         device: what renders; not a GPU where a DataLoader has workers. Clips of two kinds of device differ in the last bit.
 
     Raises (before anything is made):
@@ -75,7 +74,7 @@ class Synthetic(Dataset):
         if length < 1:
             raise ValueError(f"length must be 1 or more, got {length}")
         self.length, self.size, self.seed, self.part = length, _pair(crop), seed, part
-        self.settings, self.device = settings or Synthesis(), device
+        self.settings, self.device = settings or SynthesisConfig(), device
         self.pictures = find_pictures(pictures, self.size)
         if part is not None:
             if len(self.pictures) < 6:
@@ -108,8 +107,8 @@ class Synthetic(Dataset):
             raise IndexError(f"clips are numbered from 0, got {draw}")
         turn, at = divmod(draw, len(self.pictures))
         order = torch.randperm(len(self.pictures), generator=self._generator(1, turn))
-        numbers = Draw(self._generator(0, draw))
-        blurry, sharp, facts = clip.clip(
+        numbers = Rng(self._generator(0, draw))
+        blurry, sharp, facts = render_clip(
             self.pictures,
             self.cutouts,
             int(order[at]),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from stfan.files import atomic_write
 from stfan.images import write_clip
-from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.dataset import PARTS, Synthetic
+from stfan.synthesis.clip import SynthesisConfig
+from stfan.synthesis.dataset import PARTS, SyntheticDataset
 from stfan.synthesis.frame_averaging import from_video
 
 
@@ -27,11 +27,11 @@ def synthesize_set(
 ):
     """Write clips to root/{train,test} in the layout of :mod:`stfan.images`.
 
-    root/train/00017 is clip 17 of :class:`Synthetic` with part "train", and so for "test". root/clips.json says how each
+    root/train/00017 is clip 17 of :class:`SyntheticDataset` with part "train", and so for "test". root/clips.json says how each
     came about. All of root is there or nothing.
 
     Args:
-        pictures, cutouts, seed, settings: of :class:`Synthetic`.
+        pictures, cutouts, seed, settings: of :class:`SyntheticDataset`.
         root: the folder to make.
         train, test: numbers of clips.
         frames: of a clip.
@@ -41,13 +41,15 @@ def synthesize_set(
 
     Raises:
         FileExistsError: root exists.
-        ValueError, OSError: as for :class:`Synthetic`, before anything is written.
+        ValueError, OSError: as for :class:`SyntheticDataset`, before anything is written.
     """
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root}: exists already; choose a new folder")
     made = {
-        part: Synthetic(pictures, cutouts, length=frames, crop=size, seed=seed, part=part, settings=settings)
+        part: SyntheticDataset(
+            pictures, cutouts, length=frames, crop=size, seed=seed, part=part, settings=settings
+        )
         for part in PARTS
     }
     clips = {}
@@ -63,7 +65,7 @@ def synthesize_set(
 
 
 # What the clips to judge on have in common: blur alone, nothing compressed, from pictures that are crisp.
-JUDGING = Synthesis(
+JUDGING = SynthesisConfig(
     exposure=(0.25, 0.95),
     sharp_part=0.0,
     crisp=0.25,
@@ -91,7 +93,7 @@ def synthesize_judging_set(pictures, root, cutouts, clips=12, frames=8, size=192
     clean ones with noise. root/clips.json says how each came about. All of root is there or nothing.
 
     Args:
-        pictures, cutouts: of :class:`Synthetic`; none of the pictures may be trained on.
+        pictures, cutouts: of :class:`SyntheticDataset`; none of the pictures may be trained on.
         root: the folder to make.
         clips: of each bucket.
         frames, size, seed: of each clip.
@@ -99,13 +101,13 @@ def synthesize_judging_set(pictures, root, cutouts, clips=12, frames=8, size=192
 
     Raises:
         FileExistsError: root exists.
-        ValueError, OSError: as for :class:`Synthetic`, before anything is written.
+        ValueError, OSError: as for :class:`SyntheticDataset`, before anything is written.
     """
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root}: exists already; choose a new folder")
     made = {
-        (drift, kind): Synthetic(
+        (drift, kind): SyntheticDataset(
             pictures,
             cutouts,
             length=frames,

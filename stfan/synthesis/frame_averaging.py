@@ -4,8 +4,8 @@ import torch
 
 from stfan.images import to_8bit
 from stfan.scene_cuts import find_cuts
-from stfan.synthesis.rng import Draw
-from stfan.synthesis.sensor import encode, to_linear
+from stfan.synthesis.rng import Rng
+from stfan.synthesis.sensor import linear_to_srgb8, to_linear
 
 
 def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
@@ -39,21 +39,21 @@ def from_video(path, length=10, average=(7, 13), seed=0, start=0.0, end=None):
             f"average must be (least, greatest) with an odd number from 1 between them, got {average}, "
             f"and length 1 or more, got {length}"
         )
-    draw = Draw(torch.Generator().manual_seed(seed))
+    draw = Rng(torch.Generator().manual_seed(seed))
     made = frames = 0
     with VideoReader(path, start, end) as source:
         last = None
         for _, pixels in source.frames():
             frames += 1
             if last is None or find_cuts(last[None], pixels[None])[0]:
-                count, seen, light, blurry, sharp = odd[draw.whole(0, len(odd) - 1)], 0, 0, [], []
+                count, seen, light, blurry, sharp = odd[draw.randint(0, len(odd) - 1)], 0, 0, [], []
             last = pixels
             light = light + to_linear(pixels)
             if seen == count // 2:
                 sharp.append(to_8bit(pixels))
             seen += 1
             if seen == count:
-                blurry.append(encode(light / count))
+                blurry.append(linear_to_srgb8(light / count))
                 seen, light = 0, 0
             if len(blurry) == length:
                 yield torch.stack(blurry), torch.stack(sharp)

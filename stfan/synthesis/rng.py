@@ -10,7 +10,7 @@ def generator(*numbers):
     return torch.Generator().manual_seed(int(state[0]))
 
 
-class Draw:
+class Rng:
     """Random numbers from one generator, which is on the CPU."""
 
     def __init__(self, generator):
@@ -22,7 +22,7 @@ class Draw:
     def log_uniform(self, low, high):
         return low * (high / low) ** self.uniform(0, 1)
 
-    def whole(self, low, high):
+    def randint(self, low, high):
         """A whole number from low to high, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 

@@ -9,7 +9,7 @@ DETAIL = 2  # a plane has so many samples per pixel along each side, else biline
 PLACES = 4  # of which the one with most contrast is looked at
 
 
-def plane(light, scale):
+def supersample(light, scale):
     """An image (C, H, W) to look at, scaled, and sampled more finely than it has detail.
 
     Returns:
@@ -24,11 +24,11 @@ def plane(light, scale):
     return F.interpolate(light, fine, mode="bicubic", align_corners=True)[0].clamp(0, 1)
 
 
-def look(plane, homographies, size, box=None, outside="reflection"):
+def warp(plane, homographies, size, box=None, outside="reflection"):
     """What is seen of a plane at each of S instants: (S, C, h, w).
 
     Args:
-        plane: of :func:`plane`.
+        plane: of :func:`supersample`.
         homographies: (S, 3, 3) from a frame's pixels, from its centre, to the plane's, from its top left one.
         size: (height, width) of a frame.
         box: (top, bottom, left, right) of the part of the frame that is wanted, all if None.
@@ -49,12 +49,12 @@ def look(plane, homographies, size, box=None, outside="reflection"):
     return F.grid_sample(plane.expand(len(grid), -1, -1, -1), grid, padding_mode=outside, align_corners=True)
 
 
-def cover(views, layer, homographies):
+def composite(views, layer, homographies):
     """Lay a layer over views (S, 3, h, w), in place.
 
     Args:
         layer: the plane of a premultiplied RGBA image (4, H, W).
-        homographies: (S, 3, 3) as for :func:`look`; without a tilt, their last row is 0, 0, 1.
+        homographies: (S, 3, 3) as for :func:`warp`; without a tilt, their last row is 0, 0, 1.
     """
     size = tuple(views.shape[2:])
     bottom, right = ((side - 1) / DETAIL + 1 for side in layer.shape[1:])
@@ -68,7 +68,7 @@ def cover(views, layer, homographies):
         for ends in (low, [end + 1 for end in high])
     )
     if top < bottom and left < right:
-        over = look(layer, homographies, size, (top, bottom, left, right), "zeros")
+        over = warp(layer, homographies, size, (top, bottom, left, right), "zeros")
         views[:, :, top:bottom, left:right].mul_(1 - over[:, 3:]).add_(over[:, :3])
 
 
@@ -83,10 +83,10 @@ def backdrop(picture, homographies, size, scale, draw):
         homographies: (S, 3, 3), of the whole way, from a frame's pixels to pixels around some centre.
         size: (height, width) of a frame.
         scale: pixels to look at per pixel of the picture.
-        draw: a :class:`stfan.synthesis.rng.Draw`.
+        draw: a :class:`stfan.synthesis.rng.Rng`.
 
     Returns:
-        the part, (3, h, w) uint8, still unscaled, and the homographies to the pixels of its scaled :func:`plane`.
+        the part, (3, h, w) uint8, still unscaled, and the homographies to the pixels of its scaled :func:`supersample`.
     """
     y, x = ((side - 1) / 2 for side in size)
     ends = homographies @ torch.cat([_corners(-x, x, -y, y), torch.ones(1, 4, dtype=torch.float64)])
@@ -98,17 +98,21 @@ def backdrop(picture, homographies, size, scale, draw):
     ]
 
     def part():
-        top, left = (draw.whole(0, full - side) for full, side in zip(picture.shape[1:], sides, strict=True))
+        top, left = (
+            draw.randint(0, full - side) for full, side in zip(picture.shape[1:], sides, strict=True)
+        )
         return picture[:, top : top + sides[0], left : left + sides[1]]
 
     def contrast(part):
         return float(part[1].short().diff().abs().float().mean())
 
     middle = torch.tensor([(max(2, round(side * scale)) - 1) / 2 for side in reversed(sides)])
-    return max((part() for _ in range(PLACES)), key=contrast), moved(homographies, middle - (low + high) / 2)
+    return max((part() for _ in range(PLACES)), key=contrast), translated(
+        homographies, middle - (low + high) / 2
+    )
 
 
-def moved(homographies, by):
+def translated(homographies, by):
     """The same, but to pixels that are shifted by (x, y)."""
     homographies = homographies.clone()
     homographies[:, :2] += by.double()[:, None] * homographies[:, 2:]

@@ -18,17 +18,17 @@ LIGHT = to_linear(torch.arange(256, dtype=torch.float64) / 255).float()
 BETWEEN = to_linear((torch.arange(255, dtype=torch.float64) + 0.5) / 255).float()
 
 
-def decode(image):
+def srgb8_to_linear(image):
     """8-bit sRGB values as linear light in [0, 1], float32."""
     return LIGHT.to(image.device)[image.int()]
 
 
-def encode(light):
+def linear_to_srgb8(light):
     """Linear light as the nearest 8-bit sRGB values; what is below 0 or above 1 is clipped."""
     return torch.bucketize(light, BETWEEN.to(light.device), out_int32=True).to(torch.uint8)
 
 
-def glare(light, factor):
+def boost_highlights(light, factor):
     """Highlights as bright as they may have been before they were clipped: (3, H, W) of [0, 1] to [0, factor].
 
     What is white becomes `factor` times as bright, what is below 0.9 in the mean of its channels stays.
@@ -37,12 +37,12 @@ def glare(light, factor):
     return light * (1 + (factor - 1) * over)
 
 
-def expose(light, gain, draw):
+def add_sensor_noise(light, gain, draw):
     """Linear light (..., H, W) as a sensor gives it, in 8-bit sRGB: with Poisson-Gaussian noise, and clipped.
 
     Args:
         gain: from 0, no noise, to 1.
-        draw: a :class:`stfan.synthesis.rng.Draw`.
+        draw: a :class:`stfan.synthesis.rng.Rng`.
     """
     variance = gain * SHOT * light + gain**2 * READ
-    return encode(light + variance.sqrt() * draw.normal(*light.shape).to(light.device))
+    return linear_to_srgb8(light + variance.sqrt() * draw.normal(*light.shape).to(light.device))

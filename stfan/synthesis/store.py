@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from stfan.files import atomic_write
-from stfan.synthesis.dataset import Synthetic
-from stfan.synthesis.rng import Draw, generator
+from stfan.synthesis.dataset import SyntheticDataset
+from stfan.synthesis.rng import Rng, generator
 
 
 class StoredClips(Dataset):
@@ -22,7 +22,7 @@ class StoredClips(Dataset):
 
     Args:
         folder: where the clips are, each a file of (2, T, 3, H, W) uint8, blurry and sharp; made if it is missing.
-        source: a :class:`stfan.synthesis.dataset.Synthetic` that renders them.
+        source: a :class:`stfan.synthesis.dataset.SyntheticDataset` that renders them.
         clips: how many.
         length: frames of a sequence, at most the source's.
         crop: (height, width) of a sequence, at most the source's.
@@ -32,7 +32,7 @@ class StoredClips(Dataset):
         ValueError: a longer or larger sequence than the clips, or a folder with clips of another source; names what differs.
     """
 
-    def __init__(self, folder, source: Synthetic, clips, *, length, crop, seed=0):
+    def __init__(self, folder, source: SyntheticDataset, clips, *, length, crop, seed=0):
         self.folder, self.source, self.clips = Path(folder), source, clips
         self.length, self.crop, self.seed = length, tuple(crop), seed
         if length > source.length:
@@ -92,10 +92,10 @@ class StoredClips(Dataset):
             raise IndexError(f"sequences are numbered from 0, got {draw}")
         turn, at = divmod(draw, self.clips)
         order = torch.randperm(self.clips, generator=generator(self.seed, 1, turn))
-        number, rng = int(order[at]), Draw(generator(self.seed, 0, draw))
+        number, rng = int(order[at]), Rng(generator(self.seed, 0, draw))
         pair = self.stored(number)
         first, top, left = (
-            rng.whole(0, full - part)
+            rng.randint(0, full - part)
             for full, part in zip(
                 (self.source.length, *self.source.size), (self.length, *self.crop), strict=True
             )

@@ -27,7 +27,7 @@ def card(run, judge=True):
         "recipe": asdict(run.recipe),
         "iterations": run.iteration,
         "processes": run.processes,
-        "data": {"sequences": len(run.data), "test": sorted(run.clips), **run.origin},
+        "data": {"sequences": len(run.data), "test": sorted(run.clips), **run.provenance},
         "date": date.today().isoformat(),
         "device": devices()[device],
         "torch": torch.__version__,
@@ -48,7 +48,7 @@ def card(run, judge=True):
     return told
 
 
-def origin(recipe):
+def data_provenance(recipe):
     """What the card says of the data, read before the work: where it is from, and how the clips to judge on were made."""
     told, data = {}, None if recipe.synthetic else recipe.data
     judged, learnt = _made(recipe.validation or data), _made(data)

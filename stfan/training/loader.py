@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from stfan.data.paired_videos import find_videos
 from stfan.data.sequences import SequenceDataset
-from stfan.synthesis.dataset import Synthetic
+from stfan.synthesis.dataset import SyntheticDataset
 from stfan.synthesis.store import StoredClips
 
 
@@ -32,13 +32,15 @@ def sequences(recipe, device="cpu"):
             skip_corrupt=recipe.skip_corrupt,
         )
         if not judged and {"test", "valid"} & set(found.phases):
-            return data, _apart(found)
-    return data, _apart(find_videos(judged, gopro_blur=recipe.gopro_blur, strict=False)) if judged else {}
+            return data, validation_clips(found)
+    return data, validation_clips(
+        find_videos(judged, gopro_blur=recipe.gopro_blur, strict=False)
+    ) if judged else {}
 
 
 def synthetic(recipe, device="cpu"):
     """The clips of a recipe's pictures: rendered anew for each sequence, or stored."""
-    data = Synthetic(
+    data = SyntheticDataset(
         recipe.data,
         recipe.cutouts,
         length=recipe.clip_length if recipe.clips else recipe.length,
@@ -55,13 +57,13 @@ def synthetic(recipe, device="cpu"):
     )
 
 
-def _apart(found):
+def validation_clips(found):
     """The clips that are not for training: those for testing, or else for validation, or all if none is told apart."""
     phase = next((phase for phase in ("test", "valid") if phase in found.phases), None)
     return (found.only(phase) if phase else found).raise_problems().clips
 
 
-class Draws:
+class InfiniteBatchSampler:
     """The numbers of the sequences that one process takes: batch after batch, without end."""
 
     def __init__(self, first, batch, process, processes):
@@ -83,16 +85,16 @@ def loader(data, draws, workers, pinned):
         num_workers=workers,
         pin_memory=pinned,
         persistent_workers=workers > 0,
-        worker_init_fn=_deaf,
+        worker_init_fn=ignore_sigint,
     )
 
 
-def _deaf(worker):
+def ignore_sigint(worker):
     """Ctrl+C is for the process that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def take(batches, hint):
+def next_batch(batches, hint):
     """The next batch; what a worker says of a file, without the worker's traceback."""
     try:
         return next(batches)

@@ -4,7 +4,7 @@ import time
 from contextlib import contextmanager
 
 
-class Watch:
+class Meters:
     """Means of what is seen, and where the time goes, since they were asked for last."""
 
     def __init__(self):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stfan.files import atomic_write
-from stfan.synthesis.clip import Synthesis
+from stfan.synthesis.clip import SynthesisConfig
 
 
 class Rule(typing.NamedTuple):
@@ -90,7 +90,7 @@ class Recipe:
     layout: str = "auto"
     gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
-    synthesis: Synthesis = field(default_factory=Synthesis)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     cutouts: str | None = None
     hold_out: bool = True
     clips: int = setting(0, NOT_NEGATIVE)

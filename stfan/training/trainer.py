@@ -24,15 +24,15 @@ from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
 from stfan.model.network import STFAN, initialise
 from stfan.training import checkpoint, loader
-from stfan.training.card import PROTOCOL, origin
+from stfan.training.card import PROTOCOL, data_provenance
 from stfan.training.losses import Loss
-from stfan.training.meters import Watch
-from stfan.training.unroll import Window
+from stfan.training.meters import Meters
+from stfan.training.unroll import UnrolledLoss
 
 PATIENCE = timedelta(hours=12)  # of the other processes while one of them judges
 
 
-class Run:
+class Trainer:
     """A training run in a folder.
 
     Args:
@@ -62,7 +62,7 @@ class Run:
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.processes = self.accelerator.num_processes
         self.data, self.clips = loader.sequences(recipe, self.device)
-        self.origin = origin(recipe)
+        self.provenance = data_provenance(recipe)
         self.model = self.network(recipe)
         self.model.to(self.device, memory_format=torch.channels_last)
         loss = Loss(
@@ -78,9 +78,9 @@ class Run:
             betas=recipe.betas,
             fused=True,
         )
-        window = Window(self.model, loss.to(self.device), recipe.gradient_checkpointing)
-        self.window = self.accelerator.prepare_model(window)
-        self.mean = (
+        window = UnrolledLoss(self.model, loss.to(self.device), recipe.gradient_checkpointing)
+        self.unrolled_loss = self.accelerator.prepare_model(window)
+        self.ema_model = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
             if recipe.ema_decay
             else None
@@ -111,9 +111,9 @@ class Run:
         return precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
 
     @property
-    def judged(self):
+    def eval_model(self):
         """The network to judge and to export: the mean of the weights over time where there is one."""
-        return self.mean.module if self.mean else self.model
+        return self.ema_model.module if self.ema_model else self.model
 
     def train(
         self, minutes=None, on_step=lambda run, loss: None, report=lambda line: None, stop=lambda: False
@@ -136,16 +136,18 @@ class Run:
         writer = SummaryWriter(self.folder, purge_step=self.iteration + 1) if self.main else None
         if not self.clips:
             report("there are no clips to judge on: validation=FOLDER names some")
-        draws = loader.Draws(self.batches, self.recipe.batch, self.accelerator.process_index, self.processes)
+        draws = loader.InfiniteBatchSampler(
+            self.batches, self.recipe.batch, self.accelerator.process_index, self.processes
+        )
         batches = iter(loader.loader(self.data, draws, self.recipe.workers, self.device.type == "cuda"))
         can_skip = not (self.recipe.synthetic or self.recipe.skip_corrupt)
         hint = "; --resume auto with skip_corrupt=true passes over such files" if can_skip else ""
-        watch, due = Watch(), self._due()
+        watch, due = Meters(), self._due()
         with writer or nullcontext():
             while self.iteration < self.recipe.iterations:
                 with watch.waiting():
-                    batch = loader.take(batches, hint)
-                self._sequence(batch, watch, on_step)
+                    batch = loader.next_batch(batches, hint)
+                self.train_on_sequence(batch, watch, on_step)
                 self.batches += 1
                 before, due = due, self._due()
                 late = self._agreed(
@@ -172,7 +174,7 @@ class Run:
         """Whether any of the processes wishes so."""
         return bool(self.accelerator.reduce(torch.as_tensor(wish, device=self.device).float(), "sum") > 0)
 
-    def _refuse(self, finite, loss, norm, names):
+    def raise_non_finite(self, finite, loss, norm, names):
         """End all processes, each naming the sequences on which it went wrong."""
         said = f"loss {loss:.6g}, its gradient's norm {norm:.6g} on {', '.join(names)}"
         told = [(bool(finite), said, loss)]
@@ -186,7 +188,7 @@ class Run:
             f"learning_rate, with clip_norm, or in float32"
         )
 
-    def _sequence(self, batch, watch, on_step):
+    def train_on_sequence(self, batch, watch, on_step):
         """Train on one batch of sequences, with an optimiser step after each window."""
         blurry, sharp = (batch[side].to(self.device, non_blocking=True) for side in ("blurry", "sharp"))
         carried = None
@@ -195,16 +197,16 @@ class Run:
                 return
             for group in self.optimiser.param_groups:
                 group["lr"] = self.recipe.learning_rate * group["scale"] * self.recipe.rate(self.iteration)
-            loss, terms, carried = self.window(*pair, carried)
+            loss, terms, carried = self.unrolled_loss(*pair, carried)
             self.optimiser.zero_grad()
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
             finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
             if self._agreed(~finite):
-                self._refuse(finite, float(loss.detach()), float(norm), batch["name"])
+                self.raise_non_finite(finite, float(loss.detach()), float(norm), batch["name"])
             self.optimiser.step()
-            if self.mean:
-                self.mean.update_parameters(self.model)
+            if self.ema_model:
+                self.ema_model.update_parameters(self.model)
             self.iteration += 1
             watch.see({"loss": loss.detach(), **terms, "gradient": norm})
             on_step(self, loss.detach())
@@ -232,9 +234,9 @@ class Run:
             def keep(judged):
                 pictures[judged.clip] = torch.cat([judged.before, judged.after, judged.target], 2)
 
-            self.judged.eval()
-            scores = evaluate(Deblurrer(self.judged), self.clips, PROTOCOL, keep)
-            self.judged.train()
+            self.eval_model.eval()
+            scores = evaluate(Deblurrer(self.eval_model), self.clips, PROTOCOL, keep)
+            self.eval_model.train()
             told, buckets = scores["overall"], bucket_scores(scores)
             entry = {"iteration": self.iteration, "test": {side: told[side] for side in ("input", "output")}}
             self.curve.append(entry | ({"buckets": buckets} if buckets else {}))
@@ -261,11 +263,11 @@ class Run:
             state |= {"curve": self.curve, "optimiser": self.optimiser.state_dict()}
             checkpoint.write(self.folder, self.iteration, self._tensors(), state)
             (self.folder / "weights.json").unlink(missing_ok=True)
-            weights.save(self.judged, self.folder / "weights.safetensors")
+            weights.save(self.eval_model, self.folder / "weights.safetensors")
         self.accelerator.wait_for_everyone()
 
     def _tensors(self):
-        mean = {"mean": self.mean.state_dict()} if self.mean else {}
+        mean = {"mean": self.ema_model.state_dict()} if self.ema_model else {}
         return {"model": self.model.state_dict(), **mean}
 
     def load(self, place):
@@ -281,8 +283,8 @@ class Run:
             )
         try:
             self.model.load_state_dict(tensors["model"])
-            if self.mean:
-                self.mean.load_state_dict(tensors["mean"])
+            if self.ema_model:
+                self.ema_model.load_state_dict(tensors["mean"])
             self.optimiser.load_state_dict(state["optimiser"])
             for parameter, held in self.optimiser.state.items():  # as the parameters are laid out in memory
                 for name in ("exp_avg", "exp_avg_sq"):

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Window(nn.Module):
+class UnrolledLoss(nn.Module):
     """Some frames one after the other, and their loss; one forward pass for those who synchronise gradients."""
 
     def __init__(self, model, loss, gradient_checkpointing):

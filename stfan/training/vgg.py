@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from stfan.model.weights import _few, _read, _Unfit
+from stfan.model.weights import InvalidWeights, _read, shorten
 
 # VGG as far as conv3_3, where VGG16 and VGG19 are the same: {index in torchvision's `features`: channels in and out}
 CONVS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
@@ -51,7 +51,7 @@ def _read_vgg19(path):
             )
     try:
         tensors, _ = _read(path)
-    except _Unfit as error:
+    except InvalidWeights as error:
         raise ValueError(f"{path}: {error}") from error
     if "features.17.weight" in tensors:  # VGG19 has a ReLU there
         raise ValueError(f"{path}: weights of VGG16, not of VGG19")
@@ -91,7 +91,7 @@ def _take(tensors, names, path):
     """The tensors of all convolutions, in order, if they are what they must be."""
     missing = [name for name in names if name not in tensors]
     if missing:
-        raise ValueError(f"{path}: no weights of this network: it lacks {_few(missing)}")
+        raise ValueError(f"{path}: no weights of this network: it lacks {shorten(missing)}")
     for name, shape in zip(names, _shapes(), strict=True):
         tensor = tensors[name]
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():

@@ -21,7 +21,7 @@ from support.runs import SMALL, small
 
 pytest.importorskip("accelerate")
 from stfan.model.network import initialise
-from stfan.training.trainer import Run
+from stfan.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     process = command(tmp_path / "two", *settings(clips, batch=1, **chosen), processes=2)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    Run(small(clips, batch=2, **chosen), tmp_path / "one", cpu=True).train()
+    Trainer(small(clips, batch=2, **chosen), tmp_path / "one", cpu=True).train()
     states = [torch.load(latest(tmp_path / name) / "state.pt", weights_only=True) for name in ("one", "two")]
     rates = [[point["learning_rate"] for point in state["curve"] if "loss" in point] for state in states]
     assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])

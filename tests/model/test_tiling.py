@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import stfan
 from stfan import STFAN, Deblurrer
 from stfan.model.network import PRESETS
-from stfan.model.tiling import margin, tiled
+from stfan.model.tiling import halo, run_tiled
 from support.checkout import ROOT, run
 
 
@@ -40,13 +40,13 @@ def test_the_margin_is_what_a_step_depends_on_and_no_more(preset, axis):
     for tensor, scale in (*((image, 1) for image in images), (state, 4)):
         touched = tensor.grad.abs().movedim(axis, 0).flatten(1).sum(1).nonzero().flatten() * scale
         reach = max(at - int(touched[0]), int(touched[-1]) + scale - 1 - (at + 3))
-        assert reach == margin(model) if scale == 1 else reach <= margin(model)
+        assert reach == halo(model) if scale == 1 else reach <= halo(model)
 
 
 def test_what_lies_beyond_the_margin_makes_no_difference():
     model = lively("article").double()
     beyond = torch.ones(204, dtype=torch.bool)
-    beyond[100 - margin(model) : 104 + margin(model)] = False
+    beyond[100 - halo(model) : 104 + halo(model)] = False
     images, state = (
         torch.rand(3, 1, 3, 8, 204, dtype=torch.float64),
         torch.rand(1, 128, 2, 51, dtype=torch.float64),
@@ -77,7 +77,7 @@ def test_tiled_puts_together_what_a_function_makes():
             seen.append(x.shape[2:])
             return function(x, y)
 
-        for result, wanted in zip(tiled(watched, (x, y), tile, 8), function(x, y), strict=True):
+        for result, wanted in zip(run_tiled(watched, (x, y), tile, 8), function(x, y), strict=True):
             torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
         assert max(map(max, seen)) <= tile + 16
 
@@ -104,7 +104,7 @@ def test_tiles_do_not_show(make, size, tile):
 
 def test_tiles_would_show_with_a_smaller_margin(monkeypatch):
     """So what the test above says is not said of any margin."""
-    monkeypatch.setattr("stfan.model.deblurrer.margin", lambda model: 12)
+    monkeypatch.setattr("stfan.model.deblurrer.halo", lambda model: 12)
     model = lively("article")
     whole, tiles = Deblurrer(model), Deblurrer(model, 64)
     differences = [(tiles(frame) - whole(frame)).abs().max() for frame in torch.rand(3, 3, 8, 260)]

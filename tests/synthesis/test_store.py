@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.dataset import Synthetic
+from stfan.synthesis.clip import SynthesisConfig
+from stfan.synthesis.dataset import SyntheticDataset
 from stfan.synthesis.store import StoredClips
 
 
 @pytest.fixture
 def source(pictures):
-    return Synthetic(pictures, length=3, crop=(24, 32), settings=Synthesis(layers=(0, 0), h264_part=0.0))
+    return SyntheticDataset(
+        pictures, length=3, crop=(24, 32), settings=SynthesisConfig(layers=(0, 0), h264_part=0.0)
+    )
 
 
 def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path):
@@ -73,7 +75,7 @@ def test_a_clip_is_rendered_once(source, tmp_path, monkeypatch):
 
 def test_a_folder_of_other_clips_is_refused(pictures, source, tmp_path):
     StoredClips(tmp_path / "clips", source, 2, length=1, crop=(8, 8))
-    other = Synthetic(pictures, length=3, crop=(24, 32), seed=3)
+    other = SyntheticDataset(pictures, length=3, crop=(24, 32), seed=3)
     with pytest.raises(
         ValueError, match="clips: its clips are made with other seed and settings; take another"
     ):

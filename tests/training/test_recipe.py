@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from stfan.model import weights
-from stfan.synthesis.clip import Synthesis
+from stfan.synthesis.clip import SynthesisConfig
 from stfan.training.recipe import Recipe, read, write
 
 
@@ -127,12 +127,13 @@ def test_skipping_and_two_folders_are_for_data_sets():
 
 
 def test_the_table_of_the_synthesis(tmp_path):
-    recipe = Recipe(data="x", synthetic=True, synthesis=Synthesis(speed=(1.0, 14.0), crisp=0.25))
+    recipe = Recipe(data="x", synthetic=True, synthesis=SynthesisConfig(speed=(1.0, 14.0), crisp=0.25))
     write(recipe, tmp_path / "recipe.toml")
     assert read(tmp_path / "recipe.toml") == recipe
     changed = recipe.changed(["synthesis.gain=[0, 0.5]", "batch=3"])
     assert (
-        changed.synthesis == Synthesis(speed=(1.0, 14.0), crisp=0.25, gain=(0.0, 0.5)) and changed.batch == 3
+        changed.synthesis == SynthesisConfig(speed=(1.0, 14.0), crisp=0.25, gain=(0.0, 0.5))
+        and changed.batch == 3
     )
 
 

@@ -27,11 +27,11 @@ from accelerate.state import AcceleratorState
 
 from stfan.model.network import initialise
 from stfan.training.card import card as card_of
-from stfan.training.card import origin
+from stfan.training.card import data_provenance
 from stfan.training.checkpoint import checkpoints, latest
-from stfan.training.loader import Draws
-from stfan.training.trainer import Run
-from stfan.training.unroll import Window
+from stfan.training.loader import InfiniteBatchSampler
+from stfan.training.trainer import Trainer
+from stfan.training.unroll import UnrolledLoss
 from support.discs import discs
 from support.runs import small
 
@@ -75,7 +75,7 @@ def test_gradients_of_a_window_are_autograds(recompute):
     """Of three frames that a loop computes by itself, and then of one more that starts where they ended."""
     blurry, sharp = frames(4).double()
     model = initialise(STFAN(), "identity", 0).double()
-    window = Window(model, Loss(perceptual_weight=0.0), recompute)
+    window = UnrolledLoss(model, Loss(perceptual_weight=0.0), recompute)
 
     def by_hand(first, last, previous, output, state):
         total = 0
@@ -114,7 +114,7 @@ def test_recomputing_keeps_a_fraction():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            Window(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
+            UnrolledLoss(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
         return sum(kept.values())
 
     assert saved(True) < saved(False) / 4
@@ -122,7 +122,7 @@ def test_recomputing_keeps_a_fraction():
 
 def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
     def first(count, *arguments):
-        return [batch for batch, _ in zip(Draws(*arguments), range(count), strict=False)]
+        return [batch for batch, _ in zip(InfiniteBatchSampler(*arguments), range(count), strict=False)]
 
     assert first(3, 0, 2, 0, 1) == [[0, 1], [2, 3], [4, 5]]
     two = zip(first(3, 0, 1, 0, 2), first(3, 0, 1, 1, 2), strict=True)
@@ -135,17 +135,17 @@ def test_it_learns(clips, tmp_path):
         "window": 2,
         "initialisation": "identity",
         "learning_rate": 4e-4,
-        "slow": 0.1,
+        "slow_lr_scale": 0.1,
         "clip_norm": 0.5,
     }
-    run = Run(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
+    run = Trainer(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
     assert run.train()
     judged = next(point["test"] for point in run.curve if "test" in point)
     assert judged["output"]["psnr"] > judged["input"]["psnr"] + 0.2  # of a clip that it has not seen
 
 
 def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
-    run = Run(
+    run = Trainer(
         small(clips, iterations=3, length=3, ema_decay=0.9, slow_lr_scale=0.5, learning_rate=1e-3),
         tmp_path,
         cpu=True,
@@ -161,7 +161,7 @@ def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
         rates.add(tuple(sorted(group["lr"] for group in run.optimiser.param_groups)))
 
     run.train(on_step=look)
-    torch.testing.assert_close(run.judged.features[0].weight.detach(), wanted)
+    torch.testing.assert_close(run.eval_model.features[0].weight.detach(), wanted)
     assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
     exported = weights.load(tmp_path / "weights.safetensors").features[0].weight
     torch.testing.assert_close(exported, wanted, rtol=1e-3, atol=1e-5)
@@ -169,7 +169,7 @@ def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
 
 def test_a_step_is_adams_whatever_the_layout_in_memory(clips, tmp_path):
     """The weights are channels_last, and the kernel that steps does not look at strides; nor do older checkpoints."""
-    run = Run(small(clips, iterations=2), tmp_path, cpu=True)
+    run = Trainer(small(clips, iterations=2), tmp_path, cpu=True)
     assert run.model.fusion.weight.is_contiguous(memory_format=torch.channels_last)
     twin = [torch.nn.Parameter(p.detach().clone().contiguous()) for p in run.model.parameters()]
     adam = torch.optim.Adam(twin, lr=run.recipe.learning_rate, betas=run.recipe.betas, fused=False)
@@ -191,7 +191,7 @@ def test_a_step_is_adams_whatever_the_layout_in_memory(clips, tmp_path):
         held.update({name: held[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
     torch.save(state, place / "state.pt")
     AcceleratorState._reset_state(reset_partial_state=True)
-    run = Run(run.recipe.changed({"iterations": 4}), tmp_path, cpu=True)
+    run = Trainer(run.recipe.changed({"iterations": 4}), tmp_path, cpu=True)
     run.load(place)
     run.train(on_step=step)
     compare()
@@ -205,7 +205,7 @@ def test_the_norm_of_the_gradient_is_limited(clips, tmp_path):
             torch.stack([p.grad.norm() for p in run.model.parameters() if p.grad is not None]).norm().item()
         )
 
-    Run(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
+    Trainer(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
     assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
@@ -223,14 +223,14 @@ class Spoilt(torch.autograd.Function):
 
 @pytest.mark.parametrize("spoil", [lambda loss: loss * torch.nan, Spoilt.apply], ids=["loss", "gradient"])
 def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil):
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     before = {}
 
     def at_five(run, loss):
         if run.iteration == 5:
             before.update({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
-            inner = run.window.loss[0]
-            run.window.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
+            inner = run.unrolled_loss.loss[0]
+            run.unrolled_loss.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
 
     with pytest.raises(
         FloatingPointError,
@@ -242,7 +242,7 @@ def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil):
 
 
 def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
-    run = Run(small(clips, iterations=12), tmp_path, cpu=True)
+    run = Trainer(small(clips, iterations=12), tmp_path, cpu=True)
 
     def spoil(run, loss):
         if run.iteration == 8:
@@ -261,7 +261,7 @@ def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
 )
 def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch, error):
     """Which PyTorch says in words of its own."""
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     save = torch.save
 
     def full(content, path):
@@ -273,39 +273,39 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch
     with pytest.raises(OSError, match=r"00000008: can not be written: .*last good checkpoint is .*00000004"):
         run.train()
     assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
-    again = Run(small(clips), tmp_path, cpu=True)
+    again = Trainer(small(clips), tmp_path, cpu=True)
     again.load(latest(tmp_path))
     assert again.iteration == 4
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it(clips, tmp_path):
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     run.train()
     (tmp_path / "checkpoints" / "1notes.txt").write_text("mine")
     (latest(tmp_path) / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match=r"00000008: is damaged: .*remove it to go on from .*00000004"):
         run.load(latest(tmp_path))
     shutil.rmtree(latest(tmp_path))
-    other = Run(small(clips, kernel_size=3), tmp_path, cpu=True)
+    other = Trainer(small(clips, kernel_size=3), tmp_path, cpu=True)
     with pytest.raises(ValueError, match="00000004: is of another network"):
         other.load(latest(tmp_path))
 
 
 def test_another_number_of_processes_is_another_run(clips, tmp_path):
-    run = Run(small(clips, iterations=4), tmp_path, cpu=True)
+    run = Trainer(small(clips, iterations=4), tmp_path, cpu=True)
     run.processes = 2
     run.save()
     with pytest.raises(ValueError, match="of a run with 2 processes, this one has 1"):
-        Run(small(clips), tmp_path, cpu=True).load(latest(tmp_path))
+        Trainer(small(clips), tmp_path, cpu=True).load(latest(tmp_path))
 
 
 def test_old_checkpoints_go(clips, tmp_path):
-    Run(small(clips, iterations=16), tmp_path, cpu=True).train()
+    Trainer(small(clips, iterations=16), tmp_path, cpu=True).train()
     assert [place.name for place in checkpoints(tmp_path)] == ["00000012", "00000016"]
 
 
 def test_minutes_end_a_run_that_can_be_resumed(clips, tmp_path):
-    run = Run(small(clips, iterations=1000), tmp_path, cpu=True)
+    run = Trainer(small(clips, iterations=1000), tmp_path, cpu=True)
     assert not run.train(minutes=1e-9)
     assert run.iteration == 4 and latest(tmp_path).name == "00000004"
 
@@ -314,7 +314,7 @@ def test_the_card_tells_what_eval_finds(clips, tmp_path):
     from stfan.evaluation.evaluate import evaluate
     from stfan.evaluation.metrics import PROTOCOLS
 
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     run.train()
     card = json.loads(json.dumps(card_of(run)))
     found = evaluate(
@@ -328,7 +328,7 @@ def test_the_card_tells_what_eval_finds(clips, tmp_path):
 
 
 def test_no_card_of_older_weights(clips, tmp_path):
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     (tmp_path / "weights.json").write_text("{}")
     run.save()
     assert not (tmp_path / "weights.json").exists()
@@ -350,7 +350,7 @@ def test_a_recipe_with_all_of_it(tmp_path):
     (tmp_path / "sources.json").write_text('{"0.png": "mine"}')
     settings = {
         "synthetic": True,
-        "perceptual": 0.01,
+        "perceptual_weight": 0.01,
         "backbone": "hed-vgg16",
         "precision": "bfloat16",
         "workers": 1,
@@ -358,7 +358,7 @@ def test_a_recipe_with_all_of_it(tmp_path):
     files = {"weights": "first.safetensors", "sources": "sources.json", "validation": "set"}
     settings |= {name: str(tmp_path / file) for name, file in files.items()}
     recipe = small(pictures, window=3, gradient_checkpointing=True, iterations=4, **settings)
-    run = Run(recipe, tmp_path / "run", cpu=True)
+    run = Trainer(recipe, tmp_path / "run", cpu=True)
     assert run.model.kernel_size == 3 and run.train()
     card = json.loads(json.dumps(card_of(run)))
     assert {"loss", "mse", "perceptual"} <= set(card["curve"][0])
@@ -366,17 +366,17 @@ def test_a_recipe_with_all_of_it(tmp_path):
     assert card["data"]["pictures"] == [f"{i}.png" for i in range(5)]
     assert [clip["pictures"] for clip in card["data"]["clips"].values()] == [["5.png"]] * 2
     assert set(card["scores"]["clips"]) == {"00000", "00001"}
-    on_disk = origin(small(tmp_path / "set"))
+    on_disk = data_provenance(small(tmp_path / "set"))
     assert len(on_disk["pictures"]) == 1 and set(on_disk["pictures"]) <= {f"{i}.png" for i in range(5)}
     assert on_disk["clips"] == card["data"]["clips"]
     (tmp_path / "set" / "clips.json").write_text('{"clips": ["of another program"]}')
-    assert origin(small(tmp_path / "set")) == {}
+    assert data_provenance(small(tmp_path / "set")) == {}
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        Run(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
+        Trainer(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
 
 
 def test_one_gpu_has_a_number_in_the_card(clips, tmp_path, monkeypatch):
-    run = Run(small(clips), tmp_path, cpu=True)
+    run = Trainer(small(clips), tmp_path, cpu=True)
     run.device = torch.device("cuda")
     monkeypatch.setattr("stfan.training.card.devices", lambda: {"cpu": "slow", "cuda:0": "fast"})
     assert card_of(run, judge=False)["device"] == "fast"
@@ -384,7 +384,7 @@ def test_one_gpu_has_a_number_in_the_card(clips, tmp_path, monkeypatch):
 
 def test_two_folders_are_a_data_set(clips, tmp_path):
     recipe = small(clips / "train" / "a" / "input", sharp=str(clips / "train" / "a" / "GT"), iterations=2)
-    run = Run(recipe, tmp_path, cpu=True)
+    run = Trainer(recipe, tmp_path, cpu=True)
     said = []
     assert run.train(report=said.append) and "no clips to judge on" in said[0]
 
@@ -392,8 +392,8 @@ def test_two_folders_are_a_data_set(clips, tmp_path):
 def test_tensorboard_has_the_scalars(clips, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Run(small(clips, iterations=4), tmp_path, cpu=True).train()
-    again = Run(small(clips, validate_every=4), tmp_path, cpu=True)
+    Trainer(small(clips, iterations=4), tmp_path, cpu=True).train()
+    again = Trainer(small(clips, validate_every=4), tmp_path, cpu=True)
     again.load(latest(tmp_path))
     again.train()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -446,16 +446,16 @@ def test_the_compact_recipes_in_miniature(tmp_path):
         "checkpoint_every": 2,
     }
     frames_alone = read(weights.PRETRAINED / "compact-frames.toml").changed(where)
-    first = Run(frames_alone, tmp_path / "frames", cpu=True)
+    first = Trainer(frames_alone, tmp_path / "frames", cpu=True)
     assert first.train()
     assert "gain" in first.curve[-1]["buckets"]["noisy"]["8"]
     begun = where | {"weights": str(tmp_path / "frames" / "weights.safetensors"), "length": 2, "window": 2}
     clips = read(weights.PRETRAINED / "compact.toml").changed(begun)
     AcceleratorState._reset_state(reset_partial_state=True)
-    second = Run(clips, tmp_path / "clips", cpu=True)
+    second = Trainer(clips, tmp_path / "clips", cpu=True)
     second.train(stop=lambda: second.iteration >= 2)
     AcceleratorState._reset_state(reset_partial_state=True)
-    resumed = Run(clips, tmp_path / "clips", cpu=True)
+    resumed = Trainer(clips, tmp_path / "clips", cpu=True)
     resumed.load(latest(tmp_path / "clips"))
     assert resumed.iteration == 2 and resumed.train()
     told = card_of(resumed)
@@ -467,4 +467,4 @@ def test_weights_of_another_preset_are_told_apart(tmp_path):
     weights.save(STFAN("compact"), tmp_path / "w.safetensors")
     recipe = small("unused", weights=str(tmp_path / "w.safetensors"), preset="official", synthetic=False)
     with pytest.raises(ValueError, match=r"preset is official, and weights=.* are of the preset compact"):
-        Run.network(recipe)
+        Trainer.network(recipe)
