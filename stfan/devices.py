@@ -45,5 +45,5 @@ def fast_bfloat16(device: str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

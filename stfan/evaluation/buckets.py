@@ -1,6 +1,7 @@
 """Score clips by how strongly they are blurred, with and without sensor noise: a mean over all would hide the blur."""
 
 import re
+from typing import Any
 
 from rich.table import Table
 
@@ -8,7 +9,7 @@ NAME = re.compile(r"drift-(\d+)-(clean|noisy)-\d+")
 HIGHEST = 60.0  # dB, at which a PSNR is cut off: an error of a quarter of a level, in one pixel of sixteen
 
 
-def bucket_scores(result):
+def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Give the gain of each bucket of the clips that :func:`stfan.synthesis.export.synthesize_judging_set` makes.
 
     Args:
@@ -19,7 +20,7 @@ def bucket_scores(result):
         mean gain in dB, "worse": the share of clips that got worse, "worst": the least gain}}}; empty where no clip is
         one of a bucket. A clip's gain is the mean over its frames, with PSNRs cut off at 60 dB.
     """
-    found = {}
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name, clip in result["clips"].items():
         if (match := NAME.fullmatch(name)) is None:
             continue
@@ -29,7 +30,7 @@ def bucket_scores(result):
         ]
         before, after = (sum(side) / len(frames) for side in zip(*frames, strict=True))
         found.setdefault((match[2], int(match[1])), []).append((before, after - before))
-    scores = {}
+    scores: dict[str, dict[str, dict[str, Any]]] = {}
     for (kind, drift), clips in sorted(found.items()):
         gains = [gain for _, gain in clips]
         scores.setdefault(kind, {})[str(drift)] = {
@@ -42,7 +43,7 @@ def bucket_scores(result):
     return scores
 
 
-def bucket_table(scores):
+def bucket_table(scores: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """Draw the scores of :func:`bucket_scores`: a line for each bucket, never one over all."""
     drawn = Table(caption="gain in dB: mean of the clips, PSNR (rgb8)", caption_justify="left")
     for heading in ("noise", "drift, px a frame", "clips", "PSNR in", "gain", "worst", "got worse"):

@@ -1,4 +1,4 @@
-"""stfan train and stfan data as commands: killed and resumed, in two processes, on data that is amiss."""
+"""stfan train and stfan data as commands: killed and resumed, in two processes, on damaged data."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def settings(clips, **changes):
 
 
 def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
-    """To the bit, also with workers that were not there before."""
+    """Compare to the bit, also with workers that only the killed run had."""
     chosen = settings(clips, iterations=24, ema_decay=0.9, window=2)
     process = command(tmp_path / "whole", *chosen)
     assert process.wait(300) == 0, process.stderr.read()
@@ -105,13 +105,13 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     for index, moments in one.items():
         torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
     ours, theirs = (load_file(latest(tmp_path / name) / "model.safetensors") for name in ("one", "two"))
-    moved = initialise(STFAN(), "kaiming", 0).state_dict()
+    start = initialise(STFAN(), "kaiming", 0).state_dict()
     for name, tensor in ours.items():  # eight steps of at most 1e-4, of which these are a small part
-        assert (tensor - theirs[name]).norm() < 0.05 * (tensor - moved[name]).norm(), name
+        assert (tensor - theirs[name]).norm() < 0.05 * (tensor - start[name]).norm(), name
     assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2
 
 
-def test_data_check_says_what_is_there_and_what_is_amiss(clips, tmp_path, stfan):
+def test_data_check_lists_videos_and_problems(clips, tmp_path, stfan):
     done = stfan("data", "check", clips, "--split", tmp_path / "split.json")
     assert done.returncode == 0 and "4 videos, 24 pairs, no problems" in done.stdout, done.stderr
     entries = json.loads((tmp_path / "split.json").read_text())

@@ -1,6 +1,6 @@
-"""Synthesis: reproducible, and the blur, the layers, the highlights and the noise are what the formulas say.
+"""Synthesis is reproducible, and blur, layers, highlights and noise follow their formulas.
 
-One file, though long: all of it looks at clips made of the same few pictures.
+One file, though long: all tests look at clips made of the same few pictures.
 """
 
 import json
@@ -17,15 +17,16 @@ from stfan.data.paired_videos import find_videos
 from stfan.evaluation.contact_sheet import contact_sheet
 from stfan.evaluation.metrics import psnr
 from stfan.images import open_rgba
+from stfan.rng import Rng
 from stfan.synthesis import camera, compression, scene, sensor
 from stfan.synthesis.clip import SynthesisConfig
 from stfan.synthesis.dataset import SyntheticDataset, synthesize
 from stfan.synthesis.export import synthesize_set
 from stfan.synthesis.frame_averaging import from_video
-from stfan.synthesis.rng import Rng
 from support.clips import read_clip
 from support.discs import discs
 
+# A camera that stands still, and nothing else happens either.
 STILL = SynthesisConfig(
     speed=(1e-6, 1e-6),
     scale=(1, 1),
@@ -36,13 +37,13 @@ STILL = SynthesisConfig(
     compressed_part=0,
     cut_part=0,
     gap_part=0,
-)  # and nothing else happens either
+)
 PAN = replace(STILL, subframes=5, exposure=(1, 1))
 
 
 @pytest.fixture
 def pyav():
-    """Default settings compress some clips with it."""
+    """Skip without PyAV: default settings compress some clips with it."""
     return pytest.importorskip("av", reason="PyAV is not installed")
 
 
@@ -51,7 +52,7 @@ def seeded(seed):
 
 
 def linear(values):
-    """IEC 61966-2-1, of 8-bit values."""
+    """Convert 8-bit values to linear light by IEC 61966-2-1."""
     srgb = np.asarray(values, np.float64) / 255
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
@@ -66,12 +67,12 @@ def flat(grey, height=120, width=160):
 
 
 def columns(width=400, height=60):
-    """A picture that is another along x only, and nowhere the same."""
+    """Make a picture that varies along x only, and is nowhere the same."""
     return torch.randint(0, 256, (3, 1, width), generator=seeded(0), dtype=torch.uint8).expand(-1, height, -1)
 
 
 def place(frame, picture):
-    """Where along x in the columns a frame is from."""
+    """Find where along x in the columns a frame is from."""
     row, long = frame[:, 0].float(), picture[:, 0].float()
     differences = [(long[:, x : x + 32] - row).abs().max() for x in range(long.shape[1] - 31)]
     assert min(differences) <= 1
@@ -80,7 +81,7 @@ def place(frame, picture):
 
 @pytest.fixture
 def pan(monkeypatch):
-    """A camera that goes to the right, one pixel with each sub-frame."""
+    """Move the camera to the right, one pixel with each sub-frame."""
 
     def path(frames, steps, speed, draw):
         path = torch.zeros(frames * steps, 6, dtype=torch.float64)
@@ -138,7 +139,7 @@ def test_another_seed_changes_more_than_the_picture(pictures):
 
 def test_each_picture_is_first_once_in_a_round(pictures):
     made = SyntheticDataset(pictures, length=1, crop=16, settings=STILL)
-    rounds = [[made.clip(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
+    rounds = [[made.render(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
     assert sorted(rounds[0]) == sorted(rounds[1]) == [f"{i:02d}.png" for i in range(12)]
     assert rounds[0] != rounds[1]
     assert [item["name"] for item in made] == [f"{name[:2]}-{i}" for i, name in enumerate(rounds[0])]
@@ -172,7 +173,7 @@ def test_a_clip_with_a_short_exposure_is_sharp(pictures):
 
 @pytest.mark.parametrize(("grey", "least", "most"), [(128, 40, 45), (25, 36, 41), (8, 32, 37)])
 def test_noise_is_that_of_a_good_camera(grey, least, most):
-    """With the strongest noise, of a still picture; what it is made of is in sensor.py."""
+    """Measure the strongest noise, on a still picture; sensor.py says what it consists of."""
     noisy = replace(STILL, gain=(1, 1))
     blurry, sharp = synthesize([flat(grey)], [], 4, 64, seeded(0), noisy)
     assert (sharp == grey).all()
@@ -180,7 +181,7 @@ def test_noise_is_that_of_a_good_camera(grey, least, most):
 
 
 def test_a_pan_is_the_mean_light_of_shifted_crops_and_its_target_the_middle_one(pan):
-    """Sampled exactly at pixels, so that numpy can say what must come out."""
+    """Sample exactly at pixels, so that numpy can compute the result."""
     picture = columns()
     blurry, sharp = synthesize([picture], [], 4, 32, seeded(0), PAN)
     places = [place(frame, picture) for frame in sharp]
@@ -273,7 +274,7 @@ def test_highlights_leave_white_streaks(pan):
     assert (white[0][0, 0] == 255).float().mean() > 0.3
 
 
-def test_glare_leaves_what_is_not_bright():
+def test_boosted_highlights_leave_what_is_not_bright():
     light = torch.tensor([0.1, 0.89, 1.0])[None, None].expand(3, 1, 3)
     torch.testing.assert_close(sensor.boost_highlights(light, 4.0)[0, 0], torch.tensor([0.1, 0.89, 4.0]))
 
@@ -343,7 +344,7 @@ def test_the_parts_share_no_picture(pictures):
     seen = {}
     for part in ("train", "test"):
         made = SyntheticDataset(pictures, length=2, crop=16, part=part, settings=settings)
-        seen[part] = {name for draw in range(30) for name in made.clip(draw)[2]["pictures"]}
+        seen[part] = {name for draw in range(30) for name in made.render(draw)[2]["pictures"]}
     assert seen["test"] == {"05.png", "11.png"}
     assert seen["train"] == {f"{i:02d}.png" for i in range(12)} - seen["test"]
 
@@ -395,7 +396,7 @@ def test_folders_that_will_not_do_are_refused_before_anything_is_made(pictures, 
     refused(pictures, "00.png: a cut-out needs an alpha channel", cutouts=pictures)
     bad = discs(tmp_path / "bad", 6)
     (bad / "03.png").write_text("no picture")
-    refused(bad, "03.png: can not be read", OSError)
+    refused(bad, "03.png: cannot be read", OSError)
 
 
 def test_a_picture_that_breaks_off_is_named(tmp_path):
@@ -432,7 +433,7 @@ def test_other_errors_are_clear(pictures):
         ("subframes", 0),
     ],
 )
-def test_settings_that_can_not_be_are_refused(name, value):
+def test_impossible_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .*, got"):
         SynthesisConfig(**{name: value})
 
@@ -495,7 +496,7 @@ def test_a_contact_sheet_shows_every_clip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_contact_sheet_that_can_not_be_is_refused(tmp_path):
+def test_an_impossible_contact_sheet_is_refused(tmp_path):
     frames = torch.zeros(2, 3, 8, 8)
     with pytest.raises(ValueError, match="there are no clips to show"):
         contact_sheet([], tmp_path / "sheet.png")

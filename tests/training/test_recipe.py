@@ -1,4 +1,4 @@
-"""The recipe of a training run: the article's by default, TOML as a file, and hard to get wrong."""
+"""The recipe of a training run: its defaults are the article's, its file is TOML, and mistakes are named."""
 
 import math
 from dataclasses import fields
@@ -149,7 +149,7 @@ def test_the_table_of_the_synthesis(tmp_path):
         ("precision=half", 'precision must be "auto" or "float32" or "bfloat16", got "half"'),
     ],
 )
-def test_settings_of_the_synthesis_that_can_not_be(setting, words):
+def test_wrong_settings_of_the_synthesis_are_named(setting, words):
     with pytest.raises(ValueError, match=words):
         Recipe().changed([setting])
 
