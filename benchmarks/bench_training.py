@@ -24,12 +24,12 @@ class Step(Contender):
         import fac_ext
         from stfan.model.network import STFAN, initialise
         from stfan.training.losses import Loss
-        from stfan.training.unroll import Window
+        from stfan.training.unroll import UnrolledLoss
 
         self.torch, self.cuda, self.options = torch, options.device.startswith("cuda"), options
         self.release_memory, self.buffer = fac_ext.release_memory, None
         self.model = initialise(STFAN(), "kaiming", 0).to(options.device)
-        self.window = Window(self.model, Loss(perceptual_weight=0.0), options.recompute)
+        self.unrolled_loss = UnrolledLoss(self.model, Loss(perceptual_weight=0.0), options.recompute)
         self.optimiser = torch.optim.Adam(self.model.parameters(), 1e-6)
         self.operands = [torch.rand(2, 1, options.frames, 3, *CROP, device=options.device)]
 
@@ -37,7 +37,7 @@ class Step(Contender):
         with self.torch.autocast(
             self.options.device.split(":")[0], self.torch.bfloat16, enabled=self.options.bf16
         ):
-            loss, _, _ = self.window(*self.operands[0], None)
+            loss, _, _ = self.unrolled_loss(*self.operands[0], None)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

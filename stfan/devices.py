@@ -1,8 +1,5 @@
 """The devices that torch can compute on."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 
@@ -48,8 +45,5 @@ def fast_bfloat16(device: str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    ask: Callable[[], dict[str, Any]] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )  # an older torch does not tell
-    features = ask()
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -1,4 +1,4 @@
-"""What a device is fast in: asked of what torch says of it, not timed."""
+"""Fast dtypes of a device: by what torch says of it, not timed."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
     try:
-        from stfan.training.trainer import Run
+        from stfan.training.trainer import Trainer
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
@@ -54,19 +54,19 @@ def train(
     recipe = choose_recipe(folder, newest, settings or [], config, resume)
     folder.mkdir(parents=True, exist_ok=True)
     with LogHandler(stderr_console).attached():
-        run = Run(recipe, folder, cpu)
-    if run.main:
+        trainer = Trainer(recipe, folder, cpu)
+    if trainer.main:
         recipes.write(recipe, folder / "recipe.toml")
     if newest:
-        run.load(newest)
-    done, stop = run_training(run, minutes)
-    if run.main:
-        write_card(run, done)
+        trainer.load(newest)
+    done, stop = run_training(trainer, minutes)
+    if trainer.main:
+        write_card(trainer, done)
         print(folder / "weights.safetensors")
         if not done:
-            progress = f"{run.iteration} of {recipe.iterations} iterations"
+            progress = f"{trainer.iteration} of {recipe.iterations} iterations"
             print(f"stfan: {progress}; --resume auto goes on", file=sys.stderr)
-    run.accelerator.end_training()
+    trainer.accelerator.end_training()
     if stop():
         raise typer.Exit(130)
 
@@ -110,28 +110,30 @@ def check_same(folder: Path, earlier: recipes.Recipe, recipe: recipes.Recipe) ->
         raise ValueError(f"{folder}: was begun otherwise ({'; '.join(changes)}); take another folder")
 
 
-def run_training(run: Any, minutes: float | None) -> tuple[bool, Callable[[], bool]]:
+def run_training(trainer: Any, minutes: float | None) -> tuple[bool, Callable[[], bool]]:
     """Train with a progress bar; return whether all iterations are done, and whether Ctrl+C was pressed."""
-    bar = ProgressBar(stderr_console, run.folder.name, run.recipe.iterations, run.main, "iterations")
-    handler = LogHandler(stderr_console, quiet=not run.main)
+    bar = ProgressBar(
+        stderr_console, trainer.folder.name, trainer.recipe.iterations, trainer.main, "iterations"
+    )
+    handler = LogHandler(stderr_console, quiet=not trainer.main)
 
-    def on_step(run: Any, loss: Any) -> None:
+    def on_step(trainer: Any, loss: Any) -> None:
         if not bar.progress.disable:  # else no GPU has to wait for its loss
             bar.advance(f", loss {float(loss):.5f}")
 
     def report(line: str) -> None:
-        if run.main:
+        if trainer.main:
             print_line(stderr_console, line)
 
     with handler.attached(), bar.progress, graceful_interrupt(stderr_console, "sequence") as stop:
-        bar.start(run.iteration)
-        done = run.train(minutes, on_step=on_step, report=report, stop=stop)
+        bar.start(trainer.iteration)
+        done = trainer.train(minutes, on_step=on_step, report=report, stop=stop)
     return done, stop
 
 
-def write_card(run: Any, judge: bool) -> None:
-    """Write the card of the weights, with their scores if `judge` is set."""
-    from stfan.training.card import card
+def write_card(trainer: Any, with_scores: bool) -> None:
+    """Write the card of the weights, with their scores if `with_scores` is set."""
+    from stfan.training.card import build_card
 
-    with atomic_write(run.folder / "weights.json") as partial:
-        partial.write_text(to_json(card(run, judge=judge), indent=1) + "\n")
+    with atomic_write(trainer.folder / "weights.json") as partial:
+        partial.write_text(to_json(build_card(trainer, with_scores), indent=1) + "\n")

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from stfan.data.paired_videos import Video
 from stfan.images import image_size, open_rgb
+from stfan.rng import seeded_generator
 
 log = logging.getLogger("stfan")
 GREY = (0.2989, 0.587, 0.114)  # weights of R, G and B, as torchvision has them
@@ -125,7 +125,7 @@ class SequenceDataset(Dataset[dict[str, Any]]):
     def _load(self, draw: int) -> dict[str, Any]:
         video, frames = self._sequences[self._shuffled(draw)]
         size = self._frame_size(video.blurry[frames[0]])
-        generator = _generator(self.seed, 1, draw)
+        generator = seeded_generator(self.seed, 1, draw, bits=32)
         uniforms = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
         box = self._draw_box(size, generator)
         brightness, contrast = (
@@ -168,7 +168,9 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         """Return the number of the sequence that a draw takes."""
         epoch, position = divmod(draw, len(self))
         if epoch != self._epoch:
-            self._order = torch.randperm(len(self), generator=_generator(self.seed, 0, epoch)).tolist()
+            self._order = torch.randperm(
+                len(self), generator=seeded_generator(self.seed, 0, epoch, bits=32)
+            ).tolist()
             self._epoch = epoch
         return self._order[position]
 
@@ -199,8 +201,3 @@ def sequence_indices(frames: int, length: int) -> list[list[int]]:
     if frames % length:
         starts.append(frames - length)
     return [list(range(start, start + length)) for start in starts]
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    """Return a generator for these numbers, unrelated to that for any others."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

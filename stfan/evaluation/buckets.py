@@ -9,7 +9,7 @@ NAME = re.compile(r"drift-(\d+)-(clean|noisy)-\d+")
 HIGHEST = 60.0  # dB, at which a PSNR is cut off: an error of a quarter of a level, in one pixel of sixteen
 
 
-def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Give the gain of each bucket of the clips that :func:`stfan.synthesis.export.synthesize_judging_set` makes.
 
     Args:
@@ -30,7 +30,7 @@ def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float
         ]
         before, after = (sum(side) / len(frames) for side in zip(*frames, strict=True))
         found.setdefault((match[2], int(match[1])), []).append((before, after - before))
-    scores: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, dict[str, dict[str, Any]]] = {}
     for (kind, drift), clips in sorted(found.items()):
         gains = [gain for _, gain in clips]
         scores.setdefault(kind, {})[str(drift)] = {
@@ -43,7 +43,7 @@ def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float
     return scores
 
 
-def bucket_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
+def bucket_table(scores: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """Draw the scores of :func:`bucket_scores`: a line for each bucket, never one over all."""
     drawn = Table(caption="gain in dB: mean of the clips, PSNR (rgb8)", caption_justify="left")
     for heading in ("noise", "drift, px a frame", "clips", "PSNR in", "gain", "worst", "got worse"):

@@ -26,7 +26,7 @@ def contact_sheet(
 
     Args:
         items: mappings with "name", "blurry" and "sharp", (T, 3, h, w) in [0, 1] or uint8, as
-            :class:`stfan.synthesis.dataset.Synthetic` gives them.
+            :class:`stfan.synthesis.dataset.SyntheticDataset` gives them.
         path: the file, written atomically; it is replaced if it exists.
         columns: the most frames of a clip.
         side: the most pixels of a frame's longer side; larger frames are reduced.

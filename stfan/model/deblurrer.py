@@ -1,17 +1,20 @@
-"""Frame in, frame out: the recurrence of the network over a video of any length and size."""
+"""Deblur frame by frame: the recurrence of the network over a video of any length and size."""
 
 import logging
 import math
 import re
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from fac_ext import release_memory
-from stfan.model.tiling import margin, tiled
+from stfan.model.network import STFAN
+from stfan.model.tiling import halo, run_tiled
 from stfan.scene_cuts import find_cuts
 
-SMALLEST_TILE = 64  # pixels: with the margin around it, a smaller one saves little
-# Of errors that are RuntimeErrors: what allocators and oneDNN say.
+SMALLEST_TILE = 64  # pixels: with the halo around it, a smaller one saves little
+# What allocators and oneDNN say in a plain RuntimeError.
 NO_MEMORY = re.compile(
     "not enough memory|can't allocate memory|out of memory|bad_alloc|ALLOC_FAILED|could not create a (primitive|memory)",
     re.IGNORECASE,
@@ -21,40 +24,41 @@ log = logging.getLogger(__name__)
 
 
 class Deblurrer:
-    """Deblurs a video frame by frame, keeping what the next frame needs and nothing else.
+    """Deblurs a video frame by frame; it keeps what the next frame needs and nothing else.
 
     Args:
-        model: an STFAN in eval mode; frames are taken to its device, and to its dtype or, if that is a half, to
-            float32: they are then added to what it computes in that, and lose nothing.
+        model: an STFAN in eval mode. Frames are converted to its device and its dtype. With a half dtype they become
+            float32 instead, so that the frame to which the network adds its result is not rounded.
         tile: None for whole frames while they fit; 0 for whole frames; or a multiple of 4: frames are then computed in
-            tiles of at most so many pixels a side, for less memory and more time. But for rounding the result is the
-            same, since what is handed on is kept for the whole frame, and a tile is computed with all around it that
-            one step depends on.
-        reset_on_cut: start afresh where a scene cut is seen; see :func:`stfan.scene_cuts.find_cuts`.
+            tiles of at most so many pixels a side, which takes less memory and more time. The result is the same but
+            for rounding: the state is kept for the whole frame, and a tile is computed with all around it that one
+            step depends on.
+        reset_on_cut: start afresh at each scene cut; see :func:`stfan.scene_cuts.find_cuts`.
 
-    Where memory runs out, and tile is not 0, the frame is computed again in smaller tiles, and so are those that follow;
+    When memory runs out, and tile is not 0, the frame is computed again in smaller tiles, and so are all later frames;
     a warning is logged.
     """
 
-    def __init__(self, model, tile=None, reset_on_cut=False):
+    def __init__(self, model: STFAN, tile: int | None = None, reset_on_cut: bool = False):
         if tile is not None and (type(tile) is not int or tile < 0 or tile % 4):
             raise ValueError(f"Deblurrer: tile must be None, 0 or a positive multiple of 4, got {tile!r}")
         self.model, self.tile, self.reset_on_cut = model, tile, reset_on_cut
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the past: the next frame is the first of a new shot."""
-        self._past = {}
+        self._past: dict[str, Tensor] = {}
 
-    def state(self):
-        """All that the next frame needs, as a dict of tensors; it is empty before the first frame.
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the next frame needs, as a dict of tensors; it is empty before the first frame.
 
-        "previous" and "output", the last frame and what became of it, (N, 3, H, W) with H and W multiples of 4;
-        "state", what the network handed on, (N, C, H/4, W/4); "size", the height and width of the frame as given.
+        Returns:
+            "previous" and "output", the last frame and its deblurred version, (N, 3, H, W) with H and W multiples of 4;
+            "state", the network's, (N, C, H/4, W/4); "size", the height and width of the frame as given.
         """
         return {name: tensor.contiguous() for name, tensor in self._past.items()}
 
-    def restore(self, state):
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`state` returned, of this Deblurrer or of another one with the same model.
 
         Raises:
@@ -75,52 +79,42 @@ class Deblurrer:
                         f"Deblurrer: {name} must be {shape} by size, got {tuple(state[name].shape)}"
                     )
             state = {
-                "previous": self._take_frame(state["previous"]),
-                "output": self._take_frame(state["output"]),
-                "state": self._take(state["state"], self._weight().dtype),
+                "previous": self._copy_frame(state["previous"]),
+                "output": self._copy_frame(state["output"]),
+                "state": self._copy(state["state"], self._weight().dtype),
                 "size": state["size"].clone(),
             }
         self._past = dict(state)
 
     @torch.no_grad()
-    def __call__(self, frame):
-        """The deblurred frame, clamped to [0, 1].
+    def __call__(self, frame: Tensor) -> Tensor:
+        """Deblur the next frame.
 
         Args:
-            frame: (3, H, W) of any size, RGB in [0, 1], floating-point; or (N, 3, H, W), frames of N videos that go
-                side by side. Sizes that are no multiple of 4 are continued by reflection, and cropped back.
+            frame: (3, H, W) of any size, RGB in [0, 1], floating-point; or (N, 3, H, W), frames of N videos side by
+                side. Sizes that are no multiple of 4 are extended by reflection, and cropped back.
 
         Returns:
-            a tensor of the frame's shape, dtype and device.
+            the deblurred frame, clamped to [0, 1], of the frame's shape, dtype and device.
 
         Raises:
             TypeError: no floating-point tensor.
             ValueError: another shape, or one that changed since the last reset.
-            FloatingPointError: what the network gave is not finite: of a half type, try float32.
+            FloatingPointError: the network's result is not finite: if it is in a half type, try float32.
             RuntimeError: out of memory, even in the smallest tiles, or with tile=0.
 
         After an error the state is as it was before.
         """
-        if not isinstance(frame, torch.Tensor) or not frame.is_floating_point():
-            got = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
+        if not isinstance(frame, Tensor) or not frame.is_floating_point():
+            got = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
             raise TypeError(f"Deblurrer: frame must be a floating-point tensor in [0, 1], got {got}")
         if frame.dim() not in (3, 4) or frame.shape[-3] != 3 or not frame.numel():
             raise ValueError(f"Deblurrer: frame must be (3, H, W) or (N, 3, H, W), got {tuple(frame.shape)}")
-        current = self._take_frame(_padded(frame if frame.dim() == 4 else frame[None]))
+        current = self._copy_frame(_pad(frame if frame.dim() == 4 else frame[None]))
         height, width = frame.shape[-2:]
-        fresh = [True] * len(current)
-        if self._past:
-            was = len(self._past["previous"]), *self._past["size"].tolist()
-            if was != (len(current), height, width):
-                raise ValueError(
-                    f"Deblurrer: frames were {was[0]} of {was[2]}x{was[1]}, this is {len(current)} of {width}x{height}; "
-                    "call reset() before a new video"
-                )
-            fresh = (
-                find_cuts(self._past["previous"], current) if self.reset_on_cut else [False] * len(current)
-            )
-        output, state = self._fit_step(current, fresh)
-        if not torch.stack(output.aminmax()).isfinite().all():  # NaN is both the least and the largest
+        output, state = self._fit_step(current, self._find_shot_starts(current, height, width))
+        # aminmax gives NaN as both the least and the largest.
+        if not torch.stack(output.aminmax()).isfinite().all():
             raise FloatingPointError(
                 f"Deblurrer: the network gave numbers that are not finite, in {self._weight().dtype}"
             )
@@ -131,27 +125,41 @@ class Deblurrer:
             "state": state,
             "size": torch.tensor([height, width]),
         }
-        output = output[..., :height, :width].to(frame.device, frame.dtype, copy=True)  # ours stays ours
+        # A copy: the caller may change it.
+        output = output[..., :height, :width].to(frame.device, frame.dtype, copy=True)
         return output if frame.dim() == 4 else output[0]
 
-    def _weight(self):
+    def _find_shot_starts(self, current: Tensor, height: int, width: int) -> list[bool]:
+        """Say for each of N frames whether a shot begins with it; raise ValueError if their size changed."""
+        if not self._past:
+            return [True] * len(current)
+        count, (past_height, past_width) = len(self._past["previous"]), self._past["size"].tolist()
+        if (count, past_height, past_width) != (len(current), height, width):
+            raise ValueError(
+                f"Deblurrer: frames were {count} of {past_width}x{past_height}, "
+                f"this is {len(current)} of {width}x{height}; call reset() before a new video"
+            )
+        return find_cuts(self._past["previous"], current) if self.reset_on_cut else [False] * len(current)
+
+    def _weight(self) -> Tensor:
         return next(self.model.parameters())
 
-    def _take_frame(self, frame):
-        return self._take(frame, torch.promote_types(self._weight().dtype, torch.float32))
+    def _copy_frame(self, frame: Tensor) -> Tensor:
+        return self._copy(frame, torch.promote_types(self._weight().dtype, torch.float32))
 
-    def _take(self, tensor, dtype):
-        """A copy, which nobody else can change, on the model's device.
+    def _copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Copy a tensor, so that nobody else can change it, to the model's device.
 
-        It is channels_last, in which convolutions are fastest, and so is all that the network makes of it.
+        The copy is channels_last, in which convolutions are fastest, and so are all tensors that the network makes of
+        it.
         """
         return tensor.to(self._weight().device, dtype, copy=True, memory_format=torch.channels_last)
 
-    def _fit_step(self, current, fresh):
-        """What :meth:`_step` returns, in tiles as small as the memory makes them."""
+    def _fit_step(self, current: Tensor, starts: list[bool]) -> tuple[Tensor, Tensor]:
+        """Do :meth:`_step`; while memory runs out, do it again in smaller tiles."""
         while True:
             try:
-                return self._step(current, fresh)
+                return self._step(current, starts)
             except (RuntimeError, MemoryError) as error:
                 self.tile = self._smaller_tile(error, current)
             # Only here is the exception gone, and with it the tensors of the step that failed.
@@ -159,8 +167,8 @@ class Deblurrer:
             if current.is_cuda:
                 torch.cuda.empty_cache()
 
-    def _smaller_tile(self, error, current):
-        """Half the side of the tiles that the memory had no room for; other errors are raised again."""
+    def _smaller_tile(self, error: Exception, current: Tensor) -> int:
+        """Return half the side of the tiles that did not fit in memory; raise other errors again."""
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not NO_MEMORY.search(str(error)):
             raise error
         height, width = current.shape[2:]
@@ -169,7 +177,7 @@ class Deblurrer:
                 f"out of memory on {current.device} at {width}x{height}, and tile 0 allows no tiles; leave it out, or "
                 f"give their side in pixels, 512 say: {error}"
             ) from error
-        tile = min(self.tile or math.inf, max(height, width))
+        tile = min(self.tile or max(height, width), max(height, width))
         if tile <= SMALLEST_TILE:
             raise RuntimeError(
                 f"out of memory on {current.device}, in tiles of {tile} pixels: {error}"
@@ -178,35 +186,36 @@ class Deblurrer:
         log.warning("out of memory at %dx%d: going on in tiles of %d pixels", width, height, smaller)
         return smaller
 
-    def _step(self, current, fresh):
-        """Output, not clamped, and next state for frames; fresh are B bools: does the frame begin a shot?"""
-        if all(fresh):
+    def _step(self, current: Tensor, starts: list[bool]) -> tuple[Tensor, Tensor]:
+        """Return the output, not clamped, and the next state; `starts` says which of the N frames begin a shot."""
+        if all(starts):
             previous = output = current
             (state,) = self._run(self._initial_state, current)
         else:
             previous, output, state = (self._past[name] for name in ("previous", "output", "state"))
-        if any(fresh) and not all(fresh):
+        if any(starts) and not all(starts):
             previous, output, state = previous.clone(), output.clone(), state.clone()
-            previous[fresh] = output[fresh] = current[fresh]
-            (state[fresh],) = self._run(self._initial_state, current[fresh])
+            previous[starts] = output[starts] = current[starts]
+            (state[starts],) = self._run(self._initial_state, current[starts])
         output, state = self._run(self.model, previous, current, output, state)
         return output, state
 
-    def _initial_state(self, frame):
+    def _initial_state(self, frame: Tensor) -> tuple[Tensor]:
         return (self.model.initial_state(frame),)
 
-    def _run(self, function, *tensors):
+    def _run(self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
         if not self.tile:
             return function(*tensors)
-        return tiled(function, tensors, self.tile, margin(self.model))
+        return run_tiled(function, tensors, self.tile, halo(self.model))
 
 
-def _padded(frames):
-    """Frames (N, 3, H, W) continued at the bottom and the right to multiples of 4, by reflection at the last pixel."""
+def _pad(frames: Tensor) -> Tensor:
+    """Extend frames (N, 3, H, W) at the bottom and the right to multiples of 4, by reflection at the last pixel."""
     for axis in (2, 3):
         size = frames.shape[axis]
         if size % 4:
-            period = max(2 * (size - 1), 1)  # there and back; over again where there are fewer than 4 pixels
-            way = torch.arange(size + -size % 4, device=frames.device) % period
-            frames = frames.index_select(axis, torch.minimum(way, period - way))
+            # The pixels there and back; over again where there are fewer than 4.
+            period = max(2 * (size - 1), 1)
+            position = torch.arange(size + -size % 4, device=frames.device) % period
+            frames = frames.index_select(axis, torch.minimum(position, period - position))
     return frames

@@ -1,139 +1,32 @@
-"""The network: filters for alignment and for deblurring are predicted for every pixel, and applied with fac.
+"""The network: it predicts filters for alignment and for deblurring for every pixel, and applies them with fac.
 
 Source: "Spatio-Temporal Filter Adaptive Network for Video Deblurring", Zhou et al., ICCV 2019. B is the batch,
 H and W the frame's size, C the preset's number of channels, k the filters' size; features live at a quarter of the
 resolution.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fac_ext import fac
+from stfan.model.layers import (
+    FullSizeLayers,
+    HalfSizeLayers,
+    LeakyConv2d,
+    LeakyConvTranspose2d,
+    ResBlock,
+)
 
 HALVES = torch.float16, torch.bfloat16
 
 
-class ResBlock(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
-
-    def forward(self, x):
-        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
-
-
-class LeakyConv2d(nn.Conv2d):
-    def forward(self, x):
-        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
-
-
-class LeakyConvTranspose2d(nn.ConvTranspose2d):
-    def forward(self, x):
-        return nn.functional.leaky_relu(super().forward(x), 0.1, inplace=True)
-
-
-class FullSizeLayers(NamedTuple):
-    """The article's layers: from the frame's size down to a quarter and up again, two residual blocks at each size."""
-
-    conv: type  # all convolutions outside the residual blocks
-    up_conv: type
-    last_up_kernel: int  # of the second up-convolution
-    channels: int = 128
-
-    def encoder(self, images):
-        """(B, images, H, W) -> (B, C, H/4, W/4)"""
-        return nn.Sequential(
-            *(self.conv(images, 32, 3, 1, 1), ResBlock(32), ResBlock(32)),
-            *(self.conv(32, 64, 3, 2, 1), ResBlock(64), ResBlock(64)),
-            *(self.conv(64, 128, 3, 2, 1), ResBlock(128), ResBlock(128)),
-        )
-
-    def filter_head(self, channels, taps):
-        """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
-        conv = self.conv
-        return nn.Sequential(conv(channels, 128, 3, 1, 1), ResBlock(128), ResBlock(128), conv(128, taps, 1))
-
-    def summary(self, taps):
-        """The 1x1 convolution of all the alignment filters that the deblurring filters' head reads."""
-        return self.conv(taps, 128, 1)
-
-    def decoder(self):
-        k = self.last_up_kernel
-        return FullSizeDecoder(
-            *(self.up_conv(256, 64, 4, 2, 1), ResBlock(64), ResBlock(64)),
-            *(self.up_conv(64, 32, k, 2, 1, output_padding=4 - k), ResBlock(32), ResBlock(32)),
-            self.conv(32, 3, 3, 1, 1),
-        )
-
-
-class FullSizeDecoder(nn.Sequential):
-    """(B, 2C, H/4, W/4) -> (B, 3, H, W)"""
-
-    def forward(self, fused, frame):
-        return super().forward(fused)
-
-
-class HalfSizeLayers(NamedTuple):
-    """Layers for a CPU: none at the frame's size. 2 x 2 pixels become channels at first, and channels pixels at last."""
-
-    half: int  # channels at half the size
-    channels: int  # at a quarter
-    encoder_blocks: int  # residual blocks at a quarter; at a half there is one
-    head_blocks: int
-    decoder_blocks: int
-
-    conv = nn.Conv2d
-
-    def encoder(self, images):
-        """(B, images, H, W) -> (B, C, H/4, W/4)"""
-        half, c = self.half, self.channels
-        return nn.Sequential(
-            *(nn.PixelUnshuffle(2), nn.Conv2d(4 * images, half, 3, 1, 1), ResBlock(half)),
-            *(nn.Conv2d(half, c, 3, 2, 1), *self._blocks(self.encoder_blocks)),
-        )
-
-    def _blocks(self, count):
-        return [ResBlock(self.channels) for _ in range(count)]
-
-    def filter_head(self, channels, taps):
-        """(B, channels, H/4, W/4) -> (B, taps, H/4, W/4)"""
-        c = self.channels
-        return nn.Sequential(
-            nn.Conv2d(channels, c, 3, 1, 1), *self._blocks(self.head_blocks), nn.Conv2d(c, taps, 1)
-        )
-
-    def summary(self, taps):
-        """None: the deblurring filters' head reads what the alignment filters are made of."""
-
-    def decoder(self):
-        half, c = self.half, self.channels
-        return HalfSizeDecoder(
-            *(nn.Conv2d(2 * c, c, 3, 1, 1), *self._blocks(self.decoder_blocks)),
-            *(nn.Conv2d(c, 4 * half, 3, 1, 1), nn.PixelShuffle(2), ResBlock(half)),
-            last=nn.Conv2d(half + 12, 12, 3, 1, 1),
-        )
-
-
-class HalfSizeDecoder(nn.Module):
-    """(B, 2C, H/4, W/4) -> (B, 3, H, W): the last layer reads the frame too."""
-
-    def __init__(self, *layers, last):
-        super().__init__()
-        self.trunk, self.last, self.shuffle = nn.Sequential(*layers), last, nn.PixelShuffle(2)
-
-    def forward(self, fused, frame):
-        frame = nn.functional.pixel_unshuffle(frame, 2)
-        return self.shuffle(self.last(torch.cat([self.trunk(fused), frame], 1)))
-
-
 class Preset(NamedTuple):
-    """What the presets differ in."""
+    """The settings in which the presets differ: their layers, and how fac pads."""
 
     layers: FullSizeLayers | HalfSizeLayers
-    padding_mode: str  # of fac
+    padding_mode: Literal["zeros", "replicate"]
 
 
 PRESETS = {
@@ -149,7 +42,7 @@ class STFAN(nn.Module):
     Args:
         preset: "article": zero-padded FAC, no activation outside the residual blocks;
             "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
-            residual blocks, those that make the filters and the image among them, and a larger second up-convolution;
+            residual blocks, also after those that make the filters and the image, and a larger second up-convolution;
             or "compact", our own for a CPU: the same steps at a tenth of the cost, with no layer at the frame's size.
         kernel_size: k of both filters.
 
@@ -166,10 +59,10 @@ class STFAN(nn.Module):
     compact   703,452     104               48
     ========  ==========  ================  ===
 
-    The authors' own weights take BGR frames: :func:`stfan.load` turns their channels round.
+    The authors' own weights take BGR frames: :func:`stfan.load` reverses their channels.
     """
 
-    def __init__(self, preset="article", kernel_size=5):
+    def __init__(self, preset: str = "article", kernel_size: int = 5):
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"STFAN: preset must be {' or '.join(PRESETS)}, got {preset!r}")
@@ -186,30 +79,32 @@ class STFAN(nn.Module):
         self.fusion = layers.conv(2 * c, c, 3, 1, 1)
         self.reconstruction = layers.decoder()
 
-    def forward(self, previous, current, previous_output, state=None):
-        """One step.
+    def forward(
+        self, previous: Tensor, current: Tensor, previous_output: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Do one step.
 
         Args:
             previous, current: the last blurry frame and this one, (B, 3, H, W).
-            previous_output: what this network made of the last one, (B, 3, H, W).
-            state: what it handed on, (B, C, H/4, W/4); None is :meth:`initial_state` of current.
+            previous_output: this network's output for the last frame, (B, 3, H, W).
+            state: the next_state of the last step, (B, C, H/4, W/4); None is :meth:`initial_state` of current.
 
         Returns:
             (output, next_state) of the shapes and dtypes of current and state. The output is not clamped.
 
         For the first frame give it as all three images, without a state. To a network in a half type give
-        float32 frames: what it computes is then added to a frame that is not rounded.
+        float32 frames: the network's result is then added to a frame that is not rounded.
         """
         self._check_frame("current", current)
         b, _, h, w = current.shape
-        for name, tensor, wanted in (
+        for name, tensor, shape in (
             ("previous", previous, (b, 3, h, w)),
             ("previous_output", previous_output, (b, 3, h, w)),
             ("state", state, (b, self.channels, h // 4, w // 4)),
         ):
-            if tensor is not None and tuple(tensor.shape) != wanted:
+            if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(
-                    f"STFAN: {name} must be {wanted} to go with current, got {tuple(tensor.shape)}"
+                    f"STFAN: {name} must be {shape} to go with current, got {tuple(tensor.shape)}"
                 )
         dtype = self.fusion.weight.dtype
         frame = current.to(dtype)
@@ -219,38 +114,40 @@ class STFAN(nn.Module):
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
         align, summary = self._align(motion)
         aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
-        del align  # before the deblurring filters, which are as large, are made
+        del align  # frees it before the deblurring filters, which are as large, are made
         deblur = self.deblur(torch.cat([motion, summary], 1))
         deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
         del deblur
         fused = torch.cat([aligned, deblurred], 1)
         return self.reconstruction(fused, frame) + current, self.fusion(fused)
 
-    def _align(self, motion):
-        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, C, H/4, W/4).
+    def _align(self, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the alignment filters (B, taps, H/4, W/4) and their summary (B, C, H/4, W/4).
 
-        In the preset "article" nothing bends between the filters' last layer and their summary, both 1x1, so the
-        product of the two is one map of 128 channels to 128, which spares reading all the filters.
+        In the preset "article" no activation stands between the filters' last layer and their summary, both 1x1. So
+        the product of the two is one map of 128 channels to 128, and the summary need not read all the filters.
         """
-        hidden, last = self.align[:-1](motion), self.align[-1]
+        hidden, last = self.align[:-1](motion), last_conv(self.align)
         align = last(hidden)
         if self.align_summary is None:
             return align, hidden
         if self.preset != "article":
             return align, self.align_summary(align)
-        weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
-        weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
-        return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
+        summary_weight, summary_bias = _parameters(self.align_summary)
+        weight, bias = _parameters(last)
+        summary_weight = summary_weight.flatten(1)
+        product, offset = summary_weight @ weight.flatten(1), summary_weight @ bias + summary_bias
+        return align, nn.functional.conv2d(hidden, product[..., None, None], offset)
 
-    def initial_state(self, frame):
-        """The state before the first frame, (B, C, H/4, W/4), made of its own features."""
+    def initial_state(self, frame: Tensor) -> Tensor:
+        """Compute the state before the first frame, (B, C, H/4, W/4), from that frame's own features."""
         self._check_frame("frame", frame)
         return self._first_state(self.features(frame.to(self.fusion.weight.dtype)))
 
-    def _first_state(self, features):
-        return self.fusion(torch.cat([features, features], 1))
+    def _first_state(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.fusion(torch.cat([features, features], 1)))
 
-    def _check_frame(self, name, frame):
+    def _check_frame(self, name: str, frame: Tensor) -> None:
         dtype = self.fusion.weight.dtype
         if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[2] % 4 or frame.shape[3] % 4:
             raise ValueError(
@@ -261,14 +158,29 @@ class STFAN(nn.Module):
             raise TypeError(f"STFAN: {name} must be {dtype} as the weights are, got {frame.dtype}")
 
 
-def initialise(model, kind, seed):
-    """Kaiming's initialisation as PyTorch has it, or on top of a stronger one a network that starts as the identity.
+def last_conv(head: nn.Sequential) -> nn.Conv2d:
+    """Return the last layer of a filter head, which makes the filters."""
+    return cast(nn.Conv2d, head[-1])
 
-    PyTorch's is uniform, of variance 1 / (3 fan_in), the biases' too; it is what the article's code gets. The variance
-    for which Kaiming's is known, 2 / fan_in, makes STFAN grow without bounds within three frames.
 
-    Of the identity both filters start as a single centre tap, so that FAC passes features and state through; residual
-    branches, the old state's part in the new one and the output start small, so that nothing grows over a long video.
+def _parameters(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias of a convolution; all of this network's have a bias."""
+    assert conv.bias is not None
+    return conv.weight, conv.bias
+
+
+def initialise(model: STFAN, kind: Literal["kaiming", "identity"], seed: int) -> STFAN:
+    """Initialise a network in place, and return it.
+
+    Args:
+        model: the network.
+        kind: "kaiming", Kaiming's initialisation as PyTorch has it: uniform, of variance 1 / (3 fan_in), also for the
+            biases. The article's code gets the same. The variance for which Kaiming's is known, 2 / fan_in, makes
+            STFAN grow without bounds within three frames.
+            Or "identity", a network that starts as the identity, on top of a stronger initialisation. Both filters
+            start as a single centre tap, so that FAC passes features and state through. Residual branches, the old
+            state's part in the new one and the output start small, so that nothing grows over a long video.
+        seed: of torch's random numbers.
     """
     torch.manual_seed(seed)
     convolutions = [
@@ -277,17 +189,19 @@ def initialise(model, kind, seed):
     for module in convolutions:
         module.reset_parameters()
         if kind == "identity":
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
+            weight, bias = _parameters(module)
+            nn.init.kaiming_normal_(weight, nonlinearity="linear")
+            nn.init.zeros_(bias)
     if kind == "kaiming":
         return model
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.weight *= 0.1
-        for head in (model.align[-1], model.deblur[-1]):
-            head.weight *= 0.02
-            head.bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1
-        model.fusion.weight[:, : model.channels] *= 0.25
-        convolutions[-1].weight *= 0.01  # the reconstruction's
+        for block in model.modules():
+            if isinstance(block, ResBlock):
+                block.conv2.weight.mul_(0.1)
+        for head in (model.align, model.deblur):
+            weight, bias = _parameters(last_conv(head))
+            weight.mul_(0.02)
+            bias.view(-1, model.kernel_size**2)[:, model.kernel_size**2 // 2] = 1
+        model.fusion.weight[:, : model.channels].mul_(0.25)
+        convolutions[-1].weight.mul_(0.01)  # the reconstruction's
     return model

@@ -1,101 +1,81 @@
-"""Weight files: ours (safetensors), the article's and the authors' (PyTorch), told apart by the names in them."""
+"""Load and save weight files: ours (safetensors), the article's and the authors' (PyTorch), told apart by their names."""
 
 import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from stfan.files import atomic_write
 from stfan.model.network import PRESETS, STFAN
+from stfan.model.weight_formats import KINDS, Kind
+
+try:
+    from numpy._core.multiarray import scalar as numpy_scalar
+except ImportError:  # NumPy 1
+    from numpy.core.multiarray import scalar as numpy_scalar  # type: ignore[no-redef]
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 BUNDLED = tuple(sorted(path.stem for path in PRETRAINED.glob("*.safetensors")))  # names that load() takes
 DEFAULT = "article"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-# The modules of our model, and what they are called elsewhere.
-ARTICLE = {
-    "features": "feat.net",
-    "motion": "stfan.ext",
-    "align": "stfan.align",
-    "align_summary": "stfan.deblur1",
-    "deblur": "stfan.deblur2",
-    "fusion": "fusion",
-    "reconstruction.0": "recon.up1",
-    "reconstruction.1": "recon.res2",
-    "reconstruction.2": "recon.res3",
-    "reconstruction.3": "recon.up4",
-    "reconstruction.4": "recon.res5",
-    "reconstruction.5": "recon.res6",
-    "reconstruction.6": "recon.conv7",
-}
-AUTHORS = {
-    **{f"features.{i}": f"conv{i // 3 + 1}_{i % 3 + 1}" for i in range(9)},
-    **{f"motion.{i}": f"kconv{i // 3 + 1}_{i % 3 + 1}" for i in range(9)},
-    "align": "fac_warp",
-    "align_summary": "kconv4",
-    "deblur": "fac_deblur",
-    "fusion": "fea",
-    "reconstruction.0": "upconv2_u",
-    "reconstruction.1": "upconv2_2",
-    "reconstruction.2": "upconv2_1",
-    "reconstruction.3": "upconv1_u",
-    "reconstruction.4": "upconv1_2",
-    "reconstruction.5": "upconv1_1",
-    "reconstruction.6": "img_prd",
-}
-
-# NumPy's numbers stand beside the tensors in the authors' checkpoints. To load one runs nothing.
-_number = np.float64(0).__reduce__()[0]
-NUMBERS = [
-    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+# The authors' checkpoints hold NumPy's numbers beside the tensors. Loading these classes and functions runs no code.
+NUMPY_GLOBALS: list[Any] = [
+    *((numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(np.dtype, *(type(np.dtype(name)) for name in ("float32", "float64", "int64"))),
 ]
 
 
-def load(path=None, device="cpu", dtype=None):
-    """A trained network, in eval mode.
+class InvalidWeights(Exception):
+    """A file does not hold weights of the network; the message says why, without the file's name."""
+
+
+def load(
+    path: str | Path | None = None, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> STFAN:
+    """Load a trained network, in eval mode.
 
     Args:
         path: "article" or "compact" for bundled weights (their cards lie beside them), DEFAULT if not given; or a weight
-            file. What :func:`save` writes; or a
-            state dict as torch.save writes it, ours or that of the article's Net (whose unused layer is dropped); or
-            the authors' checkpoint, which becomes the preset "official" and takes RGB frames as all do here.
-        device: where the network goes.
+            file. That is a file that :func:`save` wrote; or a state dict that torch.save wrote, ours or that of the
+            article's Net (whose unused layer is dropped); or the authors' checkpoint, which becomes the preset
+            "official" and takes RGB frames as all do here.
+        device: the device to load the network to.
         dtype: of the weights: torch.float32, as if not given, torch.float16, torch.bfloat16 or torch.float64.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another dtype; or no weight file, or one of another network, or damaged, or with code in it, of
-            which none is run. The message names the file and what is wrong with it.
+        ValueError: another dtype; or the file is no weight file, or one of another network, or damaged, or contains
+            code, of which none is run. The message names the file and what is wrong with it.
     """
     dtype = torch.float32 if dtype is None else dtype
     if dtype not in DTYPES:
         raise ValueError(f"load: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
     path = locate(path)
     try:
-        model = _fill(*_read(path))
-    except _Unfit as error:
+        model = _build_model(*read_tensors(path))
+    except InvalidWeights as error:
         raise ValueError(f"{path}: {error}") from error
     return model.to(device, dtype).eval()
 
 
-def locate(path=None):
+def locate(path: str | Path | None = None) -> Path:
     """Find a weight file.
 
     Args:
         path: a file, or the name of bundled weights, DEFAULT if not given.
 
     Raises:
-        FileNotFoundError: no such file; names the bundled weights.
+        FileNotFoundError: no such file; the message names the bundled weights.
     """
     path = Path(path or DEFAULT)
     if str(path) in BUNDLED:
@@ -105,176 +85,155 @@ def locate(path=None):
     return path
 
 
-def save(model, path):
-    """Write a model's weights in half precision, whole or not at all."""
+def save(model: STFAN, path: str | Path) -> None:
+    """Write a model's weights in half precision, completely or not at all."""
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path) as partial:
         save_file(tensors, partial, {"preset": model.preset})
 
 
-def count(model):
-    """The number of parameters."""
+def count(model: nn.Module) -> int:
+    """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class _Unfit(Exception):
-    """What is wrong with a file."""
+def read_tensors(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Read a weight file of any kind without running code from it.
 
+    Returns:
+        {name: tensor} as the file has it, which nothing has checked, and the preset, None where the file names none.
 
-def _read(path):
-    """The {name: tensor} of a file, and its preset or None where it does not say."""
+    Raises:
+        InvalidWeights: the file is none, or damaged, or contains code.
+        OSError: it cannot be read.
+    """
     if not path.is_file():
-        raise _Unfit("is a folder, not a weight file" if path.is_dir() else "is no regular file")
+        raise InvalidWeights("is a folder, not a weight file" if path.is_dir() else "is no regular file")
     with open(path, "rb") as file:
         head = file.read(9)
     if head[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return tensors, (file.metadata() or {}).get("preset")
-        except SafetensorError as error:
-            raise _Unfit(f"a damaged or truncated safetensors file: {error}") from error
+        return _read_safetensors(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
-            warnings.simplefilter("ignore")  # about old formats: what it can not read raises
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_GLOBALS):
+            warnings.simplefilter("ignore")  # about old formats: those that it cannot read raise an error
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of many types where the bytes are any
+    except Exception as error:  # of many types, as the bytes may be anything
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
-            raise _Unfit(f"refused: to load it would call {_few(code.groups())}") from error
-        raise _Unfit("neither safetensors nor PyTorch's, or damaged or truncated") from error
+            raise InvalidWeights(f"refused: to load it would call {shorten(code.groups())}") from error
+        raise InvalidWeights("neither safetensors nor PyTorch's, or damaged or truncated") from error
     if isinstance(content, dict):
         content = content.get("deblurnet_state_dict", content)
     if not isinstance(content, dict):
-        raise _Unfit(f"holds something of type {type(content).__name__}, not a state dict")
+        raise InvalidWeights(f"holds something of type {type(content).__name__}, not a state dict")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}, None
 
 
-def _fill(tensors, said):
-    """The model that a file's tensors are of, with them in it; said is the preset that the file names, or None."""
-    kind, preset = _recognise(tensors, said)
-    names = _shapes(preset, 5)
-    theirs = {name: kind.name(name) for name in names}
-    missing = [name for name in theirs.values() if name not in tensors]
-    unknown = [name for name in tensors if name not in kind.unused and name not in theirs.values()]
-    if len(missing) == len(names):
-        raise _Unfit(f"holds no weights of STFAN, but {_few(unknown) or 'nothing'}")
-    if missing:
-        raise _Unfit(f"{kind.title}, but it lacks {_few(missing)}")
-    if unknown:
-        raise _Unfit(f"{kind.title}, but it also holds {_few(unknown)}")
-    tensors = {name: tensors[theirs[name]] for name in names}
-    for name, tensor in tensors.items():
-        plain = (
-            isinstance(tensor, torch.Tensor)
-            and tensor.layout == torch.strided
-            and tensor.device.type == "cpu"
-        )
-        if not plain or not tensor.is_floating_point():
-            raise _Unfit(f"{kind.title}, but its {theirs[name]} is no plain floating-point tensor")
-        if not tensor.isfinite().all():
-            raise _Unfit(f"{kind.title}, but its {theirs[name]} holds numbers that are not finite")
-    taps = next(tensor for name, tensor in reversed(tensors.items()) if name.startswith("align.")).numel()
-    kernel_size = math.isqrt(taps // PRESETS[preset].layers.channels)
-    kernel_size = kernel_size if kernel_size % 2 else 5
-    wanted = _shapes(preset, kernel_size)
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], str | None]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, (file.metadata() or {}).get("preset")
+    except SafetensorError as error:
+        raise InvalidWeights(f"a damaged or truncated safetensors file: {error}") from error
+
+
+def shorten(names: Iterable[str]) -> str:
+    """List the first three names, escaped, since a file may name its tensors anything, and count the others."""
+    names = list(names)
+    first = [repr(name)[1:-1][:100] for name in names[:3]]
+    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _build_model(tensors: Mapping[str, Any], stated: str | None) -> STFAN:
+    """Make the model that a file's tensors belong to, and load them.
+
+    Args:
+        tensors: of the file.
+        stated: the preset that the file names, or None.
+    """
+    kind, preset = _recognise(tensors, stated)
+    file_names = {name: kind.name(name) for name in _shapes(preset, 5)}
+    _check_names(tensors, kind, file_names)
+    tensors = {name: tensors[file_name] for name, file_name in file_names.items()}
+    _check_tensors(tensors, kind, file_names)
+    kernel_size = _find_kernel_size(tensors, preset)
+    shapes = _shapes(preset, kernel_size)
     wrong = [
-        f"{theirs[name]} of shape {tuple(tensor.shape)} instead of {wanted[name]}"
+        f"{file_names[name]} of shape {tuple(tensor.shape)} instead of {shapes[name]}"
         for name, tensor in tensors.items()
-        if tuple(tensor.shape) != wanted[name]
+        if tuple(tensor.shape) != shapes[name]
     ]
     if wrong:
-        raise _Unfit(f"{kind.title}, but with {_few(wrong)}")
+        raise InvalidWeights(f"{kind.title}, but with {shorten(wrong)}")
     with torch.device("meta"):  # which draws no random numbers
         model = STFAN(preset, kernel_size)
     model.load_state_dict(kind.convert(tensors), assign=True)
     return model
 
 
-def _recognise(tensors, said):
-    """The kind of a file, and the preset that its tensors are of: by their names and, where those agree, by a shape."""
-    if said is not None and said not in PRESETS:
-        raise _Unfit(f"weights of a preset {said!r}; known are {' and '.join(PRESETS)}")
+def _check_names(tensors: Mapping[str, Any], kind: Kind, file_names: Mapping[str, str]) -> None:
+    """Raise InvalidWeights for tensors that are missing or unknown."""
+    missing = [name for name in file_names.values() if name not in tensors]
+    unknown = [name for name in tensors if name not in kind.unused and name not in file_names.values()]
+    if len(missing) == len(file_names):
+        raise InvalidWeights(f"holds no weights of STFAN, but {shorten(unknown) or 'nothing'}")
+    if missing:
+        raise InvalidWeights(f"{kind.title}, but it lacks {shorten(missing)}")
+    if unknown:
+        raise InvalidWeights(f"{kind.title}, but it also holds {shorten(unknown)}")
 
-    def fit(pair):
+
+def _check_tensors(tensors: Mapping[str, Any], kind: Kind, file_names: Mapping[str, str]) -> None:
+    """Raise InvalidWeights for what is no plain floating-point tensor, or not finite."""
+    for name, tensor in tensors.items():
+        is_plain = (
+            isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        )
+        if not is_plain or not tensor.is_floating_point():
+            raise InvalidWeights(
+                f"{kind.title}, but its {file_names[name]} is no plain floating-point tensor"
+            )
+        if not tensor.isfinite().all():
+            raise InvalidWeights(
+                f"{kind.title}, but its {file_names[name]} holds numbers that are not finite"
+            )
+
+
+def _find_kernel_size(tensors: Mapping[str, Tensor], preset: str) -> int:
+    """Compute the kernel size from the bias of the alignment filters' last layer; 5 if that has an odd shape."""
+    bias = [tensor for name, tensor in tensors.items() if name.startswith("align.")][-1]
+    kernel_size = math.isqrt(bias.numel() // PRESETS[preset].layers.channels)
+    return kernel_size if kernel_size % 2 else 5
+
+
+def _recognise(tensors: Mapping[str, Any], stated: str | None) -> tuple[Kind, str]:
+    """Find the kind of a file and its preset: by the names of the tensors and, where those agree, by a shape."""
+    if stated is not None and stated not in PRESETS:
+        raise InvalidWeights(f"weights of a preset {stated!r}; known are {' and '.join(PRESETS)}")
+
+    def count_names(pair: tuple[Kind, str]) -> tuple[int, bool]:
         kind, preset = pair
-        return sum(kind.name(name) in tensors for name in _shapes(preset, 5)), preset == said
+        return sum(kind.name(name) in tensors for name in _shapes(preset, 5)), preset == stated
 
     pairs = [(kind, preset) for kind in KINDS for preset in ([kind.preset] if kind.preset else PRESETS)]
-    kind, preset = max(pairs, key=fit)
+    kind, preset = max(pairs, key=count_names)
     if kind.preset is None and preset in ("article", "official"):
-        last_up = tensors.get("reconstruction.3.weight")
-        larger = isinstance(last_up, torch.Tensor) and last_up.shape[-1:] == (4,)
-        preset = said if said in ("article", "official") else "official" if larger else "article"
-    if said is not None and said != preset:
-        raise _Unfit(f"says that it is of the preset {said}, but its tensors are of the preset {preset}")
+        if stated in ("article", "official"):
+            preset = stated
+        else:
+            last_up = tensors.get("reconstruction.3.weight")
+            is_larger = isinstance(last_up, Tensor) and last_up.shape[-1:] == (4,)
+            preset = "official" if is_larger else "article"
+    if stated is not None and stated != preset:
+        raise InvalidWeights(
+            f"says that it is of the preset {stated}, but its tensors are of the preset {preset}"
+        )
     return kind, preset
 
 
-def _shapes(preset, kernel_size):
+def _shapes(preset: str, kernel_size: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in STFAN(preset, kernel_size).state_dict().items()}
-
-
-def _few(names):
-    shown = [repr(name)[1:-1][:100] for name in list(names)[:3]]  # a file can call them anything
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _rename(name, modules):
-    """A parameter's name, with the module's name as it is elsewhere."""
-    ours = next(ours for ours in modules if name.startswith(f"{ours}."))
-    return modules[ours] + name.removeprefix(ours)
-
-
-def _authors_name(name):
-    """Theirs: a convolution is the first of two layers, and a residual block has a "stem" of three."""
-    name = _rename(name, AUTHORS)
-    if ".conv1." in name or ".conv2." in name:
-        return name.replace(".conv1.", ".stem.0.").replace(".conv2.", ".stem.2.")
-    module, leaf = name.rsplit(".", 1)
-    return f"{module}.0.{leaf}"
-
-
-def _from_authors(tensors):
-    """Turn round the channels of the authors' weights.
-
-    They feed BGR frames, in the order current, previous, previous output, and join the deblurred features to the
-    aligned ones; we feed RGB frames in the opposite order, and join the aligned features to the deblurred ones.
-    """
-    turned = {
-        "features.0.weight": 1,
-        "motion.0.weight": 1,
-        "reconstruction.6.weight": 0,
-        "reconstruction.6.bias": 0,
-    }
-    swapped = {"fusion.weight": 1, "reconstruction.0.weight": 0}
-    return (
-        tensors
-        | {name: tensors[name].flip(axis) for name, axis in turned.items()}
-        | {name: tensors[name].roll(128, axis) for name, axis in swapped.items()}
-    )
-
-
-class Kind(NamedTuple):
-    """A kind of weight file: what it calls the parameters of our model, and how it becomes that."""
-
-    title: str
-    preset: str | None  # None: any
-    name: Callable
-    unused: tuple = ()  # parameters of no effect, passed over
-    convert: Callable = dict
-
-
-KINDS = (
-    Kind("weights of STFAN", None, str),
-    Kind(
-        "weights of the article's Net",
-        "article",
-        lambda name: _rename(name, ARTICLE),
-        unused=("stfan.conv22.weight", "stfan.conv22.bias"),
-    ),
-    Kind("weights of the authors", "official", _authors_name, convert=_from_authors),
-)

@@ -1,45 +1,62 @@
-"""One clip: a shot or two of pictures with cut-outs before them, through the open shutter of a moving camera."""
+"""Render one clip: a shot or two of pictures with cut-outs in front, through the open shutter of a moving camera."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stfan.images import open_rgb, open_rgba
+from stfan.rng import Rng
 from stfan.synthesis import compression, scene, sensor
-from stfan.synthesis.camera import UNTILTED, homographies, wander
+from stfan.synthesis.camera import UNTILTED, homographies, sample_camera_path
 from stfan.synthesis.crispness import crisp_scale
 
-MARGIN = 1.3  # a picture is not scaled below so many times the frame
-LAYER = (0.25, 0.8)  # longer side of a cut-out, of the frame's shorter one
+MARGIN = 1.3  # least size of a scaled picture, relative to the frame
+LAYER = (0.25, 0.8)  # longer side of a cut-out, relative to the frame's shorter one
+BOUNDS = {  # of both ends of a range
+    "exposure": (0, 1),
+    "scale": (0.01, 1),
+    "gain": (0, 1),
+    "crf": (0, 51),
+    "quality": (1, 95),
+    "layers": (0, 100),
+    "highlights": (1, 1000),
+    "speed": (1e-6, 1e4),
+    "layer_speed": (1e-6, 1e4),
+}
+
+Picture = str | Path | Tensor  # a file, or (3, H, W) uint8; a cut-out is (4, H, W)
 
 
 @dataclass(frozen=True)
-class Synthesis:
-    """What clips are like. Pairs are ranges (low, high) that are drawn from for each clip.
+class SynthesisConfig:
+    """Settings of synthetic clips. Pairs are ranges (low, high), from which a value is drawn for each clip.
 
     Attributes:
-        subframes: per frame, at least: a fast camera gets more, so that one moves by about a pixel.
-        speed: of the camera's drift along either axis, standard deviation in pixels per frame; log-uniform.
-        exposure: how long the shutter is open, of the time of a frame.
+        subframes: least number per frame; a fast camera gets more, so that one moves by about a pixel.
+        speed: standard deviation of the camera's drift along either axis, in pixels per frame; log-uniform.
+        exposure: part of the time of a frame in which the shutter is open.
         sharp_part: part of the clips whose exposure is a single sub-frame: nothing to deblur.
-        crisp: pictures are first reduced until the correlation of neighbouring differences is at most this
-            (:mod:`stfan.synthesis.crispness`), so that they are crisp at the pixel; 1 leaves them as they are.
+        crisp: largest correlation of neighbouring differences in a picture (:mod:`stfan.synthesis.crispness`). Pictures
+            are first reduced until theirs is no larger, so that they are crisp at the pixel; 1 leaves them as they are.
         scale: pixels of the scaled picture per pixel of the picture, unless too few would be left; at most 1.
         layers: number of moving cut-outs.
-        layer_speed: of a cut-out across the frame, relative to the camera's; log-uniform.
-        highlights: how many times as bright as white the brightest places are; log-uniform.
+        layer_speed: speed of a cut-out across the frame, relative to the camera's; log-uniform.
+        highlights: brightness of the brightest places, relative to white; log-uniform.
         gain: of the sensor: 1 for the strongest noise (:mod:`stfan.synthesis.sensor`), 0 for none.
         compressed_part: part of the clips that are compressed and decoded again.
-        h264_part: part of these that become H.264 (which needs PyAV), the others JPEG.
-        crf: constant rate factor of H.264, less is better.
+        h264_part: part of these that become H.264 (which needs PyAV); the others become JPEG.
+        crf: constant rate factor of H.264; lower gives better quality.
         quality: of JPEG.
-        cut_part: part of the clips that another shot begins in.
-        gap_part: part of the clips that lack frames: before every fifth one to three are missing.
+        cut_part: part of the clips in which another shot begins.
+        gap_part: part of the clips that lack frames: one to three are missing before every fifth one.
 
     Raises:
-        ValueError: a range that is none, or out of bounds.
+        ValueError: a range is none, or out of bounds.
     """
 
     subframes: int = 15
@@ -59,18 +76,11 @@ class Synthesis:
     cut_part: float = 0.05
     gap_part: float = 0.05
 
-    def __post_init__(self):
-        bounds = {"exposure": (0, 1), "scale": (0.01, 1), "gain": (0, 1), "crf": (0, 51), "quality": (1, 95)}
-        bounds |= {
-            "layers": (0, 100),
-            "highlights": (1, 1000),
-            "speed": (1e-6, 1e4),
-            "layer_speed": (1e-6, 1e4),
-        }
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in bounds:
-                low, high = bounds[field.name]
+            if field.name in BOUNDS:
+                low, high = BOUNDS[field.name]
                 if not (len(value) == 2 and low <= value[0] <= value[1] <= high):
                     raise ValueError(
                         f"{field.name} must be (low, high) from {low:g} to {high:g}, got {value}"
@@ -83,101 +93,176 @@ class Synthesis:
             raise ValueError(f"subframes must be 1 or more, got {self.subframes}")
 
 
-class _Take(NamedTuple):
-    """How a clip is taken."""
+class ClipParameters(NamedTuple):
+    """Camera and sensor of one clip.
 
-    speed: float  # pixels per frame
-    steps: int  # sub-frames per frame
-    opened: int  # of these, while the shutter is open
+    Attributes:
+        speed: of the camera, in pixels per frame.
+        steps: number of sub-frames per frame.
+        open_steps: number of these while the shutter is open.
+        highlights: brightness of the brightest places, relative to white.
+        gain: of the sensor.
+    """
+
+    speed: float
+    steps: int
+    open_steps: int
     highlights: float
     gain: float
 
+    @classmethod
+    def sample(cls, settings: SynthesisConfig, rng: Rng) -> "ClipParameters":
+        """Draw the parameters of a clip."""
+        speed = rng.log_uniform(*settings.speed)
+        steps = max(settings.subframes, round(speed)) // 2 * 2 + 1
+        exposure = rng.uniform(*settings.exposure)
+        open_steps = 1 if rng.chance(settings.sharp_part) else round((exposure * steps - 1) / 2) * 2 + 1
+        return cls(
+            speed, steps, open_steps, rng.log_uniform(*settings.highlights), rng.uniform(*settings.gain)
+        )
 
-def clip(pictures, cutouts, first, frames, size, draw, settings, device):
-    """Blurry, sharp, and what was drawn, pictures and cutouts by number."""
-    speed = draw.log_uniform(*settings.speed)
-    steps = max(settings.subframes, round(speed)) // 2 * 2 + 1
-    exposure = draw.uniform(*settings.exposure)
-    opened = 1 if draw.chance(settings.sharp_part) else round((exposure * steps - 1) / 2) * 2 + 1
-    take = _Take(speed, steps, opened, draw.log_uniform(*settings.highlights), draw.uniform(*settings.gain))
-    gaps = draw.chance(settings.gap_part)
-    times = np.cumsum([1 + (draw.whole(1, 3) if gaps and draw.chance(0.2) else 0) for _ in range(frames)])
-    cut = draw.whole(1, frames - 1) if frames > 1 and draw.chance(settings.cut_part) else frames
-    facts = {"pictures": [], "cutouts": [], "speed": round(speed, 2), "exposure": round(opened / steps, 3)}
+
+def render_clip(
+    pictures: Sequence[Picture],
+    cutouts: Sequence[Picture],
+    first: int,
+    frames: int,
+    size: tuple[int, int],
+    rng: Rng,
+    settings: SynthesisConfig,
+    device: str | torch.device,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Render a clip.
+
+    Args:
+        pictures, cutouts: what shots and layers are drawn from.
+        first: number of the picture of the first shot.
+        frames: number of frames, T.
+        size: (height, width) of a frame.
+        rng: source of all random numbers.
+        settings: of the clip.
+        device: what renders.
+
+    Returns:
+        blurry and sharp, (T, 3, height, width) uint8 on the CPU, and what was drawn; pictures and cutouts by number.
+    """
+    parameters = ClipParameters.sample(settings, rng)
+    facts: dict[str, Any] = {
+        "pictures": [],
+        "cutouts": [],
+        "speed": round(parameters.speed, 2),
+        "exposure": round(parameters.open_steps / parameters.steps, 3),
+    }
     blurry, sharp = [], []
-    for shot in filter(len, (times[:cut], times[cut:])):
-        picture = first if not facts["pictures"] else draw.whole(0, len(pictures) - 1)
-        layers = [
-            draw.whole(0, len(cutouts) - 1)
-            for _ in range(draw.whole(*settings.layers) if len(cutouts) else 0)
-        ]
+    for times in _sample_shots(frames, settings, rng):
+        picture = first if not facts["pictures"] else rng.randint(0, len(pictures) - 1)
+        count = rng.randint(*settings.layers) if len(cutouts) else 0
+        layers = [rng.randint(0, len(cutouts) - 1) for _ in range(count)]
         facts["pictures"].append(picture)
         facts["cutouts"] += layers
-        seen = [cutouts[layer] for layer in layers]
-        when = (shot - shot[0]).tolist()
-        for views in _shot(pictures[picture], seen, when, size, take, draw, settings, device):
-            blurry.append(sensor.expose(views.mean(0), take.gain, draw).cpu())
-            sharp.append(sensor.encode(views[len(views) // 2]).cpu())
-    blurry, sharp = torch.stack(blurry), torch.stack(sharp)
-    facts |= {"highlights": round(take.highlights, 2), "gain": round(take.gain, 3), "compression": None}
-    if draw.chance(settings.compressed_part):
-        if draw.chance(settings.h264_part):
-            crf = draw.whole(*settings.crf)
-            blurry, facts["compression"] = compression.h264(blurry, crf), f"H.264, crf {crf}"
-        else:
-            quality = draw.whole(*settings.quality)
-            blurry, facts["compression"] = compression.jpeg(blurry, quality), f"JPEG, quality {quality}"
-    return blurry, sharp, facts
+        shot = _render_shot(
+            pictures[picture], [cutouts[i] for i in layers], times, size, parameters, rng, settings, device
+        )
+        for views in shot:
+            blurry.append(sensor.add_sensor_noise(views.mean(0), parameters.gain, rng).cpu())
+            sharp.append(sensor.linear_to_srgb8(views[len(views) // 2]).cpu())
+    facts |= {"highlights": round(parameters.highlights, 2), "gain": round(parameters.gain, 3)}
+    compressed, facts["compression"] = _compress(torch.stack(blurry), settings, rng)
+    return compressed, torch.stack(sharp), facts
 
 
-def _shot(picture, cutouts, times, size, take, draw, settings, device):
-    """For each frame, by its time in frames: (open sub-frames, 3, height, width) in linear light."""
-    file, picture = picture, picture if isinstance(picture, torch.Tensor) else open_rgb(picture)
+def _sample_shots(frames: int, settings: SynthesisConfig, rng: Rng) -> list[list[int]]:
+    """Draw gaps and a cut.
+
+    Returns:
+        for each shot the times of its frames, counted in frames from its first one.
+    """
+    has_gaps = rng.chance(settings.gap_part)
+    steps = [1 + (rng.randint(1, 3) if has_gaps and rng.chance(0.2) else 0) for _ in range(frames)]
+    times = np.cumsum(steps)
+    cut = rng.randint(1, frames - 1) if frames > 1 and rng.chance(settings.cut_part) else frames
+    return [(shot - shot[0]).tolist() for shot in (times[:cut], times[cut:]) if len(shot)]
+
+
+def _compress(frames: Tensor, settings: SynthesisConfig, rng: Rng) -> tuple[Tensor, str | None]:
+    """Draw whether and how a clip is compressed; return the result, and the kind of compression in words."""
+    if not rng.chance(settings.compressed_part):
+        return frames, None
+    if rng.chance(settings.h264_part):
+        crf = rng.randint(*settings.crf)
+        return compression.h264(frames, crf), f"H.264, crf {crf}"
+    quality = rng.randint(*settings.quality)
+    return compression.jpeg(frames, quality), f"JPEG, quality {quality}"
+
+
+def _render_shot(
+    file: Picture,
+    cutouts: Sequence[Picture],
+    times: list[int],
+    size: tuple[int, int],
+    parameters: ClipParameters,
+    rng: Rng,
+    settings: SynthesisConfig,
+    device: str | torch.device,
+) -> Iterator[Tensor]:
+    """Yield for each frame its open sub-frames, (open_steps, 3, height, width) in linear light."""
+    picture = file if isinstance(file, Tensor) else open_rgb(file)
     height, width = picture.shape[1:]
     if height < size[0] or width < size[1]:
         raise ValueError(f"a picture is {width}x{height}, smaller than the frames' {size[1]}x{size[0]}")
     least = MARGIN * max(size[0] / height, size[1] / width)
-    reduced = _reduction(file, picture, settings.crisp, least)
-    scale = min(1, max(reduced * draw.uniform(*settings.scale), least))
-    way = homographies(wander(times[-1] + 1, take.steps, take.speed, draw), size)
-    part, way = scene.backdrop(picture, way, size, scale, draw)
-    background = sensor.glare(scene.plane(sensor.decode(part.to(device)), scale), take.highlights)
-    layers = [_layer(cutout, times, size, take, draw, settings, device) for cutout in cutouts]
+    crisp = _crisp_scale(file, picture, settings.crisp, least)
+    scale = min(1, max(crisp * rng.uniform(*settings.scale), least))
+    steps, open_steps = parameters.steps, parameters.open_steps
+    path = homographies(sample_camera_path(times[-1] + 1, steps, parameters.speed, rng), size)
+    part, path = scene.backdrop(picture, path, size, scale, rng)
+    plane = scene.supersample(sensor.srgb8_to_linear(part.to(device)), scale)
+    background = sensor.boost_highlights(plane, parameters.highlights)
+    layers = [_render_layer(cutout, times, size, parameters, rng, settings, device) for cutout in cutouts]
     for time in times:
-        start = time * take.steps + (take.steps - take.opened) // 2
-        instants = slice(start, start + take.opened)
-        views = scene.look(background, way[instants], size)
-        for layer, its_way in layers:
-            scene.cover(views, layer, its_way[instants])
+        start = time * steps + (steps - open_steps) // 2
+        instants = slice(start, start + open_steps)
+        views = scene.warp(background, path[instants], size)
+        for layer, layer_path in layers:
+            scene.composite(views, layer, layer_path[instants])
         yield views
 
 
-REDUCTIONS = {}  # of files that were measured
+_measured_scales: dict[tuple[str, float, float], float] = {}
 
 
-def _reduction(file, picture, limit, least):
-    """The scale at which a picture is crisp."""
+def _crisp_scale(file: Picture, picture: Tensor, limit: float, least: float) -> float:
+    """Return the scale at which a picture is crisp; each file is measured once."""
     if limit == 1:
         return 1.0
-    if isinstance(file, torch.Tensor):
+    if isinstance(file, Tensor):
         return crisp_scale(picture, limit, least)
     key = str(file), limit, least
-    if key not in REDUCTIONS:
-        REDUCTIONS[key] = crisp_scale(picture, limit, least)
-    return REDUCTIONS[key]
+    if key not in _measured_scales:
+        _measured_scales[key] = crisp_scale(picture, limit, least)
+    return _measured_scales[key]
 
 
-def _layer(cutout, times, size, take, draw, settings, device):
-    """The plane of a cut-out, and its way through the frame; at the time of some frame its centre is in it."""
-    cutout = cutout if isinstance(cutout, torch.Tensor) else open_rgba(cutout)
-    speed = take.speed * draw.log_uniform(*settings.layer_speed)
-    side = draw.uniform(*LAYER) * min(size)
-    cutout = cutout.flip(2) if draw.chance(0.5) else cutout
-    light = torch.cat([sensor.decode(cutout[:3]), cutout[3:] / 255])
+def _render_layer(
+    file: Picture,
+    times: list[int],
+    size: tuple[int, int],
+    parameters: ClipParameters,
+    rng: Rng,
+    settings: SynthesisConfig,
+    device: str | torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return the plane of a cut-out, and its path: at the time of a random frame its centre is in that frame."""
+    cutout = file if isinstance(file, Tensor) else open_rgba(file)
+    speed = parameters.speed * rng.log_uniform(*settings.layer_speed)
+    side = rng.uniform(*LAYER) * min(size)
+    cutout = cutout.flip(2) if rng.chance(0.5) else cutout
+    light = torch.cat([sensor.srgb8_to_linear(cutout[:3]), cutout[3:] / 255])
     light[:3] *= light[3:]
-    plane = scene.plane(light.to(device), min(1, side / max(cutout.shape[1:])))
-    way = homographies(wander(times[-1] + 1, take.steps, speed, draw) * UNTILTED, size)
-    there = way[times[draw.whole(0, len(times) - 1)] * take.steps + take.steps // 2]
-    place = torch.tensor([draw.uniform(-0.5, 0.5) * size[1], draw.uniform(-0.5, 0.5) * size[0], 1])
+    plane = scene.supersample(light.to(device), min(1, side / max(cutout.shape[1:])))
+    steps = parameters.steps
+    path = homographies(sample_camera_path(times[-1] + 1, steps, speed, rng) * UNTILTED, size)
+    in_frame = path[times[rng.randint(0, len(times) - 1)] * steps + steps // 2]
+    position = torch.tensor([rng.uniform(-0.5, 0.5) * size[1], rng.uniform(-0.5, 0.5) * size[0], 1])
     centre = torch.tensor([(side - 1) / 2 / scene.DETAIL for side in reversed(plane.shape[1:])])
-    return plane, scene.moved(way, centre - (there @ place.double())[:2])
+    return plane, scene.translated(path, centre - (in_frame @ position.double())[:2])

@@ -1,4 +1,4 @@
-"""What compression leaves of frames."""
+"""Compress frames and decode them again, for the traces that compression leaves."""
 
 import io
 from fractions import Fraction
@@ -6,12 +6,13 @@ from fractions import Fraction
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from stfan.images import to_8bit
 
 
-def jpeg(frames, quality):
-    """Frames (T, 3, H, W) uint8 after JPEG of a quality from 1 to 95, colours at half resolution."""
+def jpeg(frames: Tensor, quality: int) -> Tensor:
+    """Compress frames (T, 3, H, W) uint8 to JPEG of a quality from 1 to 95, colours at half resolution."""
     decoded = []
     for frame in frames:
         file = io.BytesIO()
@@ -22,8 +23,13 @@ def jpeg(frames, quality):
     return torch.stack(decoded)
 
 
-def h264(frames, crf):
-    """Frames (T, 3, H, W) uint8 after H.264 of a constant rate factor from 0 to 51, less is better; needs PyAV."""
+def h264(frames: Tensor, crf: int) -> Tensor:
+    """Compress frames (T, 3, H, W) uint8 to H.264; needs PyAV.
+
+    Args:
+        frames: the clip.
+        crf: constant rate factor from 0 to 51; lower gives better quality.
+    """
     import av
 
     from stfan.video.colour import BT709, FromTensor, to_tensor
@@ -48,5 +54,5 @@ def h264(frames, crf):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as container:
-        return torch.stack([to_8bit(to_tensor(frame)) for frame in container.decode(video=0)])
+    with av.open(file, "r") as compressed:
+        return torch.stack([to_8bit(to_tensor(frame)) for frame in compressed.decode(video=0)])

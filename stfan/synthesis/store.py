@@ -1,38 +1,49 @@
-"""Clips that are rendered once, kept on the disk in 8 bits, and cut anew each time that they are trained on."""
+"""Render clips once, keep them on the disk in 8 bits, and cut sequences from them, different ones in every draw."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from stfan.files import atomic_write
-from stfan.synthesis.dataset import Synthetic
-from stfan.synthesis.rng import Draw, generator
+from stfan.rng import Rng, seeded_generator
+from stfan.synthesis.dataset import SyntheticDataset
 
 
-class StoredClips(Dataset):
-    """Sequences cut from a number of synthetic clips: to make a clip takes as long as to train on it, to read it no time.
+class StoredClips(Dataset[dict[str, Any]]):
+    """Sequences cut from a number of synthetic clips: to render a clip takes as long as to train on it, to read it no time.
 
-    Each draw takes a clip, in a new order in every round through all of them; a part of its frames, forwards or backwards;
-    and of these a part of the picture, mirrored and turned by chance. All of it comes from the seed and the draw's
-    number alone. A clip that is not in the folder yet is rendered and put there.
+    Each draw takes a clip, in a new order in every round through all of them; a part of its frames, forwards or
+    backwards; and of these a part of the picture, mirrored and turned by chance. All of it comes from the seed and the
+    draw's number alone. A clip that is not in the folder yet is rendered and stored there.
 
     Args:
-        folder: where the clips are, each a file of (2, T, 3, H, W) uint8, blurry and sharp; made if it is missing.
-        source: a :class:`stfan.synthesis.dataset.Synthetic` that renders them.
-        clips: how many.
-        length: frames of a sequence, at most the source's.
+        folder: the folder of the clips, each a file of (2, T, 3, H, W) uint8, blurry and sharp; made if it is missing.
+        source: a :class:`stfan.synthesis.dataset.SyntheticDataset` that renders them.
+        clips: number of clips.
+        length: number of frames of a sequence, at most the source's.
         crop: (height, width) of a sequence, at most the source's.
         seed: a number from 0.
 
     Raises:
-        ValueError: a longer or larger sequence than the clips, or a folder with clips of another source; names what differs.
+        ValueError: a sequence is longer or larger than the clips, or the folder holds clips of another source; the
+            message names what differs.
     """
 
-    def __init__(self, folder, source: Synthetic, clips, *, length, crop, seed=0):
+    def __init__(
+        self,
+        folder: str | Path,
+        source: SyntheticDataset,
+        clips: int,
+        *,
+        length: int,
+        crop: tuple[int, int],
+        seed: int = 0,
+    ):
         self.folder, self.source, self.clips = Path(folder), source, clips
         self.length, self.crop, self.seed = length, tuple(crop), seed
         if length > source.length:
@@ -46,8 +57,8 @@ class StoredClips(Dataset):
         self.pictures = source.pictures
         self._check_folder()
 
-    def _check_folder(self):
-        """Write down what the clips are made of, or compare it with what the folder's clips were made of."""
+    def _check_folder(self) -> None:
+        """Write clips.json, which says how the clips are made, or compare it with that of the folder's clips."""
         facts = {
             "frames": self.source.length,
             "size": list(self.source.size),
@@ -59,49 +70,47 @@ class StoredClips(Dataset):
         }
         card = self.folder / "clips.json"
         if card.exists():
-            before = json.loads(card.read_text())
-            other = [name for name, value in facts.items() if before.get(name) != value]
-            if other:
+            stored = json.loads(card.read_text())
+            different = [name for name, value in facts.items() if stored.get(name) != value]
+            if different:
                 raise ValueError(
-                    f"{self.folder}: its clips are made with other {' and '.join(other)}; take another folder"
+                    f"{self.folder}: its clips are made with other {' and '.join(different)}; take another folder"
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(card) as partial:
             partial.write_text(json.dumps(facts, indent=1) + "\n")
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Return the number of clips."""
         return self.clips
 
-    def stored(self, number):
-        """Clip number `number`, (2, T, 3, H, W) uint8 of which only what is used is read; rendered if it is missing."""
+    def load_clip(self, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Map clip `number` into memory, (2, T, 3, H, W) uint8, of which only the used part is read; render it if missing."""
         file = self.folder / f"{number:05d}.npy"
         if not file.exists():
-            blurry, sharp, _ = self.source.clip(number, self.source.device)
-            with atomic_write(file) as partial, open(partial, "wb") as written:
-                np.save(written, torch.stack([blurry, sharp]).numpy())
-        return np.load(file, mmap_mode="r")
+            blurry, sharp, _ = self.source.render(number, self.source.device)
+            with atomic_write(file) as partial, open(partial, "wb") as output:
+                np.save(output, torch.stack([blurry, sharp]).numpy())
+        clip: np.ndarray[Any, np.dtype[np.uint8]] = np.load(file, mmap_mode="r")
+        return clip
 
-    def __getitem__(self, draw):
-        """Sequence number `draw`, from 0 without end.
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        """Return sequence number `draw`, from 0 without end.
 
         Returns:
             {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": clip and draw}
         """
         if draw < 0:
             raise IndexError(f"sequences are numbered from 0, got {draw}")
-        turn, at = divmod(draw, self.clips)
-        order = torch.randperm(self.clips, generator=generator(self.seed, 1, turn))
-        number, rng = int(order[at]), Draw(generator(self.seed, 0, draw))
-        pair = self.stored(number)
-        first, top, left = (
-            rng.whole(0, full - part)
-            for full, part in zip(
-                (self.source.length, *self.source.size), (self.length, *self.crop), strict=True
-            )
-        )
+        turn, position = divmod(draw, self.clips)
+        order = torch.randperm(self.clips, generator=seeded_generator(self.seed, 1, turn))
+        number, rng = int(order[position]), Rng(seeded_generator(self.seed, 0, draw))
+        clip = self.load_clip(number)
+        whole, part = (self.source.length, *self.source.size), (self.length, *self.crop)
+        first, top, left = (rng.randint(0, full - side) for full, side in zip(whole, part, strict=True))
         (height, width), last = self.crop, first + self.length
-        pair = pair[:, first:last, :, top : top + height, left : left + width]
+        pair = clip[:, first:last, :, top : top + height, left : left + width]
         for axis in (1, 3, 4):  # backwards, upside down, mirrored
             if rng.chance(0.5):
                 pair = np.flip(pair, axis)

@@ -1,10 +1,11 @@
-"""The card of the weights that a run makes: what they are, and where they are from."""
+"""Build the card of the weights that a run makes: what they are, and where they come from."""
 
 import json
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,56 +15,66 @@ from stfan.evaluation.evaluate import evaluate
 from stfan.evaluation.metrics import PROTOCOLS
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
+from stfan.synthesis.dataset import SyntheticDataset
+from stfan.synthesis.store import StoredClips
+from stfan.training.recipe import Recipe
 
 PROTOCOL = PROTOCOLS["rgb8"]
 
 
-def card(run, judge=True):
-    """What the exported weights are, as JSON: recipe, data, device, curve, and scores on the clips kept apart."""
-    device = f"cuda:{run.device.index or 0}" if run.device.type == "cuda" else "cpu"
-    told = {
-        "preset": run.model.preset,
-        "parameters": weights.count(run.model),
-        "recipe": asdict(run.recipe),
-        "iterations": run.iteration,
-        "processes": run.processes,
-        "data": {"sequences": len(run.data), "test": sorted(run.clips), **run.origin},
+def build_card(trainer: Any, with_scores: bool = True) -> dict[str, Any]:
+    """Describe the exported weights for JSON: recipe, data, device, curve, and scores on the validation clips.
+
+    Args:
+        trainer: the :class:`stfan.training.trainer.Trainer` that exported them.
+        with_scores: score the weights on the validation clips, if there are any.
+    """
+    device = f"cuda:{trainer.device.index or 0}" if trainer.device.type == "cuda" else "cpu"
+    card: dict[str, Any] = {
+        "preset": trainer.model.preset,
+        "parameters": weights.count(trainer.model),
+        "recipe": asdict(trainer.recipe),
+        "iterations": trainer.iteration,
+        "processes": trainer.processes,
+        "data": {"sequences": len(trainer.data), "test": sorted(trainer.clips), **trainer.provenance},
         "date": date.today().isoformat(),
         "device": devices()[device],
         "torch": torch.__version__,
-        "curve": run.curve,
+        "curve": trainer.curve,
     }
-    if run.recipe.synthetic:
-        told["data"]["pictures"] = [path.name for path in run.data.pictures]
-    if run.recipe.weights:
+    if isinstance(trainer.data, SyntheticDataset | StoredClips):
+        card["data"]["pictures"] = [path.name for path in trainer.data.pictures]
+    if trainer.recipe.weights:
         with suppress(OSError, ValueError):
-            told["begun_from"] = json.loads(Path(run.recipe.weights).with_suffix(".json").read_text())
-    if run.clips and judge:  # the exported weights, which are rounded to half precision
-        model = weights.load(run.folder / "weights.safetensors", run.device)
-        told["scores"] = evaluate(Deblurrer(model), run.clips, PROTOCOL)
-        if buckets := bucket_scores(told["scores"]):
-            told["buckets"] = buckets
-        for clip in told["scores"]["clips"].values():
+            card["begun_from"] = json.loads(Path(trainer.recipe.weights).with_suffix(".json").read_text())
+    if trainer.clips and with_scores:
+        # The exported weights, not the trainer's: they are rounded to half precision.
+        model = weights.load(trainer.folder / "weights.safetensors", trainer.device)
+        card["scores"] = evaluate(Deblurrer(model), trainer.clips, PROTOCOL)
+        if buckets := bucket_scores(card["scores"]):
+            card["buckets"] = buckets
+        for clip in card["scores"]["clips"].values():
             del clip["per_frame"]
-    return told
+    return card
 
 
-def origin(recipe):
-    """What the card says of the data, read before the work: where it is from, and how the clips to judge on were made."""
-    told, data = {}, None if recipe.synthetic else recipe.data
-    judged, learnt = _made(recipe.validation or data), _made(data)
-    if judged:
-        told["clips"] = {name: facts for name, facts in judged.items() if name.startswith("test/")}
-    if learnt:
-        lists = [facts["pictures"] for name, facts in learnt.items() if name.startswith("train/")]
-        told["pictures"] = sorted({picture for pictures in lists for picture in pictures})
+def data_provenance(recipe: Recipe) -> dict[str, Any]:
+    """Say for the card where the data is from, and how the validation clips were made; read before the work begins."""
+    provenance: dict[str, Any] = {}
+    data = None if recipe.synthetic else recipe.data
+    validation, training = _synthesis_facts(recipe.validation or data), _synthesis_facts(data)
+    if validation:
+        provenance["clips"] = {name: facts for name, facts in validation.items() if name.startswith("test/")}
+    if training:
+        lists = [facts["pictures"] for name, facts in training.items() if name.startswith("train/")]
+        provenance["pictures"] = sorted({picture for pictures in lists for picture in pictures})
     if recipe.sources:
-        told["sources"] = json.loads(Path(recipe.sources).read_text())
-    return told
+        provenance["sources"] = json.loads(Path(recipe.sources).read_text())
+    return provenance
 
 
-def _made(root):
-    """{clip: facts} of a set that stfan.synthesis has made, {} of any other."""
-    made = root and Path(root, "clips.json")
-    found = json.loads(made.read_text()) if made and made.exists() else {}
-    return found["clips"] if {"settings", "clips"} <= set(found) else {}
+def _synthesis_facts(root: str | None) -> dict[str, Any]:
+    """Read {clip: facts} of a data set that stfan.synthesis has made; return {} for any other."""
+    path = Path(root, "clips.json") if root else None
+    content = json.loads(path.read_text()) if path and path.exists() else {}
+    return dict(content["clips"]) if {"settings", "clips"} <= set(content) else {}

@@ -1,4 +1,4 @@
-"""Describe a training run in one dataclass. Its defaults are the article's; as a file it is TOML."""
+"""Describe a training run in one dataclass, whose defaults are the article's; read and write it as TOML."""
 
 import difflib
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stfan.files import atomic_write
-from stfan.synthesis.clip import Synthesis
+from stfan.synthesis.clip import SynthesisConfig
 
 
 class Rule(typing.NamedTuple):
-    """What each number of a setting must be, in words and as a test."""
+    """A rule for each number of a setting, in words and as a test."""
 
     words: str
     holds: typing.Callable[[Any], bool]
@@ -35,54 +35,55 @@ def setting(default: Any, *rules: Rule) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold all that a run's result depends on, and how often it reports and saves.
+    """All that a run's result depends on, and how often it reports and saves.
 
     The article states the loss, Kaiming's initialisation, Adam at 1e-4 times 0.1 every 400k iterations, 900k of them,
-    sequences of 20 frames and their augmentation. It does not state batch, crop and window: those are the authors'
-    code's, which makes an optimiser step after each frame.
+    sequences of 20 frames and their augmentation. It does not state batch, crop and window: these are as in the
+    authors' code, which makes an optimiser step after each frame.
 
     Attributes:
-        data: a data set as stfan.data knows them; where it is synthetic, a folder of pictures.
-        sharp: the folder with the sharp frames, where data is one with the blurry ones.
+        data: a data set that stfan.data knows; if synthetic, a folder of pictures.
+        sharp: the folder with the sharp frames, if data is one with the blurry frames.
         layout: of data, "auto" or one that stfan.data.layouts knows, or the authors' JSON file.
-        gopro_blur: which of GoPro's two kinds of blurry frames.
-        synthetic: make clips of pictures while training goes on (stfan.synthesis).
-        synthesis: what these clips are like (stfan.synthesis.clip); in TOML a table.
-        cutouts: a folder of RGBA pictures that move before synthetic ones.
+        gopro_blur: which of GoPro's two kinds of blurry frames to use.
+        synthetic: make clips of pictures during training (stfan.synthesis).
+        synthesis: settings of these clips (stfan.synthesis.clip); in TOML a table.
+        cutouts: a folder of RGBA pictures that move in front of synthetic backgrounds.
         hold_out: leave every sixth picture, by name, for the test clips of `stfan data synth`.
         clips: number of synthetic clips, rendered once and stored as 8-bit files; 0 renders each sequence anew.
         clip_length, clip_size: frames, and height and width in pixels, of a stored clip.
         store: the folder of the stored clips.
-        validation: a data set to judge on, data's own test part if not given, or none where data is synthetic.
-        sources: a JSON file that goes into the card: where the data comes from, and under which licences.
+        validation: a data set to validate on; if not given, the test part of data, or none if data is synthetic.
+        sources: a JSON file that is copied into the card: where the data comes from, and under which licences.
         length: frames of a sequence.
         crop: height and width in pixels, multiples of 4.
-        noise: standard deviation of what is added to the blurry frames of a data set, whose values are in [0, 1].
-        brightness, contrast: the range that a sequence's factor is drawn from, of a data set.
-        skip_corrupt: pass over sequences with a picture that can not be read, instead of stopping; of a data set only.
+        noise: standard deviation of the noise on the blurry frames of a data set, whose values are in [0, 1].
+        brightness, contrast: range from which a factor is drawn for each sequence, of a data set.
+        skip_corrupt: pass over sequences with a picture that cannot be read, instead of stopping; for data sets only.
         preset, kernel_size: of the network; weights, if given, must be of this preset.
         weights: a weight file to begin from instead of an initialisation.
-        initialisation: "kaiming", or "identity", from which the network begins as one that changes nothing.
-        pixel_loss: what is taken of the difference of output and truth: "mse", "l1" or "psnr" (stfan.training.losses).
-        perceptual_weight: weight of the perceptual loss beside it; 0 does without.
-        backbone, backbone_weights: of the perceptual loss, as stfan.training.losses.Perceptual takes them.
+        initialisation: "kaiming", or "identity", with which the network changes nothing at first.
+        pixel_loss: loss of the pixels: "mse", "l1" or "psnr" (stfan.training.losses).
+        perceptual_weight: weight of the perceptual loss beside it; 0 leaves it out.
+        backbone, backbone_weights: of the perceptual loss; see stfan.training.losses.Perceptual.
         batch: sequences of an iteration, in each process.
-        iterations: optimiser steps in all.
-        learning_rate: of Adam at first.
+        iterations: total number of optimiser steps.
+        learning_rate: initial learning rate of Adam.
         betas: of Adam.
-        schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" takes it down to zero.
+        schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" lowers it to zero.
         warmup: iterations over which the rate rises to its first value.
         slow_lr_scale: learning-rate multiplier for the filter-predicting and recurrent-state layers, whose steps add
             up over k^2 taps a channel or over the frames.
-        window: frames between optimiser steps, through which is propagated back (K of truncated back-propagation).
+        window: frames between optimiser steps, through which the gradient is propagated back (K of truncated
+            back-propagation).
         gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
-        clip_norm: the most that the gradient's norm may be; 0 is no limit.
-        ema_decay: the part that a mean of the weights over time keeps at each step, say 0.999; 0 is without. Where it
-            is not 0, that mean is what is judged and exported.
+        clip_norm: largest norm of the gradient; 0 is no limit.
+        ema_decay: part that an exponential moving average of the weights keeps at each step, say 0.999; 0 is without.
+            If it is not 0, that average is validated and exported.
         precision: "float32"; "bfloat16" in autocast; or "auto", bfloat16 where the processor computes it fast.
         seed: of all random draws.
         workers: processes that read the data, for each process that trains. The result does not depend on it.
-        log_every, checkpoint_every, validate_every: iterations; 0 of the last is never but at the end.
+        log_every, checkpoint_every, validate_every: iterations; 0 of the last is only at the end.
     """
 
     data: str = ""
@@ -90,7 +91,7 @@ class Recipe:
     layout: str = "auto"
     gopro_blur: Literal["blur_gamma", "blur"] = "blur_gamma"
     synthetic: bool = False
-    synthesis: Synthesis = field(default_factory=Synthesis)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     cutouts: str | None = None
     hold_out: bool = True
     clips: int = setting(0, NOT_NEGATIVE)
@@ -156,21 +157,21 @@ class Recipe:
             )
 
     def rate(self, iteration: int) -> float:
-        """Give the factor of the first learning rate in an iteration, counted from 0."""
+        """Return the factor of the initial learning rate in an iteration, counted from 0."""
         rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
         return rise * (self.decay ** (iteration // self.decay_every) if self.decay_every else 1.0)
 
     def changed(self, settings: dict[str, Any] | list[str]) -> "Recipe":
-        """Return the recipe with other values.
+        """Return the recipe with some settings changed.
 
         Args:
             settings: {name: value}, or texts name=value as on a command line; synthesis.NAME=VALUE is one of the
                 table's.
 
         Raises:
-            ValueError: there is no such name, or its value is of another kind; names the nearest there is.
+            ValueError: there is no such name, or its value is of another kind; the message gives the nearest name.
         """
         if not isinstance(settings, dict):
             settings = dict(_split(text) for text in settings)
@@ -183,21 +184,21 @@ class Recipe:
 
 
 def read(path: str | Path) -> Recipe:
-    """Read a recipe from a TOML file; what it does not name is the article's.
+    """Read a recipe from a TOML file; settings that it does not name are the article's.
 
     Raises:
-        OSError: it can not be read.
-        ValueError: it is not TOML, or no recipe; names the file and the key.
+        OSError: it cannot be read.
+        ValueError: it is not TOML, or no recipe; the message names the file and the key.
     """
     try:
         settings = tomllib.loads(Path(path).read_text("utf-8"))
         return Recipe(**_known(settings, Recipe, "recipe"))
-    except ValueError as error:  # of TOML and of text that is none too
+    except ValueError as error:  # also of TOML and of text that is no UTF-8
         raise ValueError(f"{path}: {error}") from error
 
 
 def write(recipe: Recipe, path: str | Path) -> None:
-    """Write all of a recipe as TOML."""
+    """Write a recipe with all its settings as TOML."""
     settings = {key: value for key, value in asdict(recipe).items() if value is not None}
     table = settings.pop("synthesis")
     lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
@@ -207,6 +208,7 @@ def write(recipe: Recipe, path: str | Path) -> None:
 
 
 def _known(settings: dict[str, Any], kind: type, what: str) -> dict[str, Any]:
+    """Return the settings; raise ValueError for a name that the dataclass does not have."""
     names = [key.name for key in fields(kind)]
     for name in settings:
         if name not in names:
@@ -216,7 +218,7 @@ def _known(settings: dict[str, Any], kind: type, what: str) -> dict[str, Any]:
 
 
 def _split(text: str) -> tuple[str, Any]:
-    """(name, value) of name=value, where the value is TOML or else a plain text."""
+    """Split name=value into (name, value); the value is TOML or else plain text."""
     name, sign, value = text.partition("=")
     if not sign:
         raise ValueError(f"recipe: a setting must be NAME=VALUE, got {text}")
@@ -227,10 +229,10 @@ def _split(text: str) -> tuple[str, Any]:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """Give a value the type of its field, or raise an error in words."""
+    """Convert a value to the type of its field; raise ValueError if it is of another kind."""
     parts, origin = typing.get_args(hint), typing.get_origin(hint)
     if is_dataclass(hint):
-        return value if isinstance(value, hint) else _table(name, value, hint)
+        return value if isinstance(value, typing.cast(type, hint)) else _table(name, value, hint)
     if origin is types.UnionType:
         if value is None:
             return None

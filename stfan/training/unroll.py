@@ -1,31 +1,41 @@
-"""Some frames that a network learns from at once."""
+"""Unroll the network over a few frames, through which the gradient is propagated back."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stfan.model.network import STFAN
 
-class Window(nn.Module):
-    """Some frames one after the other, and their loss; one forward pass for those who synchronise gradients."""
+Carried = tuple[Tensor, Tensor, Tensor | None]  # previous frame, its output, state
 
-    def __init__(self, model, loss, gradient_checkpointing):
+
+class UnrolledLoss(nn.Module):
+    """Loss over a window of successive frames, in one forward pass, as wrappers that synchronise gradients need it.
+
+    Args:
+        model: the network.
+        loss: maps (output, target) to (a scalar, {term: scalar}).
+        gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
+    """
+
+    def __init__(self, model: STFAN, loss: nn.Module, gradient_checkpointing: bool):
         super().__init__()
         self.model, self.gradient_checkpointing = model, gradient_checkpointing
-        self.loss = [loss]  # in a list its weights are none of this module's
+        self.loss = [loss]  # within a list it is no submodule, so its weights are none of this module's
 
-    def forward(self, blurry, sharp, carried):
-        """
+    def forward(
+        self, blurry: Tensor, sharp: Tensor, carried: Carried | None
+    ) -> tuple[Tensor, dict[str, Tensor], Carried]:
+        """Compute the loss of a window.
+
         Args:
             blurry, sharp: (B, T, 3, H, W) in [0, 1].
-            carried: what the frames before gave, None at a sequence's beginning.
+            carried: what the window before returned, None at the beginning of a sequence.
 
         Returns:
-            (the mean loss, {term: its mean}, what to carry on), of which only the loss leads back.
+            (the mean loss, {term: its mean}, what to give the next window); the graph is attached to the loss alone.
         """
-        if carried is None:
-            previous = output = blurry[:, 0]
-            carried = previous, output, None
-        previous, output, state = carried
+        previous, output, state = carried if carried is not None else (blurry[:, 0], blurry[:, 0], None)
         outputs = []
         for frame in blurry.unbind(1):
             if self.gradient_checkpointing:
@@ -35,4 +45,5 @@ class Window(nn.Module):
             outputs.append(output)
             output, previous = output.clamp(0, 1).to(frame.dtype), frame
         loss, terms = self.loss[0](torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1))
+        assert state is not None
         return loss, terms, (previous, output.detach(), state.detach())

@@ -1,4 +1,4 @@
-"""stfan train and stfan data as commands: killed and resumed, in two processes, on data that is amiss."""
+"""stfan train and stfan data as commands: killed and resumed, in two processes, on damaged data."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from support.runs import SMALL, small
 
 pytest.importorskip("accelerate")
 from stfan.model.network import initialise
-from stfan.training.trainer import Run
+from stfan.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def settings(clips, **changes):
 
 
 def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
-    """To the bit, also with workers that were not there before."""
+    """Compare to the bit, also with workers that only the killed run had."""
     chosen = settings(clips, iterations=24, ema_decay=0.9, window=2)
     process = command(tmp_path / "whole", *chosen)
     assert process.wait(300) == 0, process.stderr.read()
@@ -91,7 +91,7 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     process = command(tmp_path / "two", *settings(clips, batch=1, **chosen), processes=2)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    Run(small(clips, batch=2, **chosen), tmp_path / "one", cpu=True).train()
+    Trainer(small(clips, batch=2, **chosen), tmp_path / "one", cpu=True).train()
     states = [torch.load(latest(tmp_path / name) / "state.pt", weights_only=True) for name in ("one", "two")]
     rates = [[point["learning_rate"] for point in state["curve"] if "loss" in point] for state in states]
     assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])
@@ -105,13 +105,13 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     for index, moments in one.items():
         torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
     ours, theirs = (load_file(latest(tmp_path / name) / "model.safetensors") for name in ("one", "two"))
-    moved = initialise(STFAN(), "kaiming", 0).state_dict()
+    start = initialise(STFAN(), "kaiming", 0).state_dict()
     for name, tensor in ours.items():  # eight steps of at most 1e-4, of which these are a small part
-        assert (tensor - theirs[name]).norm() < 0.05 * (tensor - moved[name]).norm(), name
+        assert (tensor - theirs[name]).norm() < 0.05 * (tensor - start[name]).norm(), name
     assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2
 
 
-def test_data_check_says_what_is_there_and_what_is_amiss(clips, tmp_path, stfan):
+def test_data_check_lists_videos_and_problems(clips, tmp_path, stfan):
     done = stfan("data", "check", clips, "--split", tmp_path / "split.json")
     assert done.returncode == 0 and "4 videos, 24 pairs, no problems" in done.stdout, done.stderr
     entries = json.loads((tmp_path / "split.json").read_text())

@@ -60,7 +60,7 @@ def test_frames_of_another_dtype(small, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tile", [None, 4])
 def test_a_model_in_half_rounds_what_it_adds_but_not_the_frame(dtype, tile):
-    """So that half of a change is gone only where the change itself is small."""
+    """Check that rounding is small against the change that the network makes."""
     model = initialise(STFAN(kernel_size=3), "identity", 0).eval()
     video = torch.rand(3, 3, 8, 8)
     whole, half = Deblurrer(model, tile), Deblurrer(copy.deepcopy(model).to(dtype), tile)
@@ -77,7 +77,7 @@ def test_a_model_in_half_rounds_what_it_adds_but_not_the_frame(dtype, tile):
 
 
 def test_frames_may_be_changed_afterwards(small):
-    """A decoder may fill the same tensor again, and a caller may draw into the result."""
+    """Change frame and result: a decoder may fill the same tensor again, a caller may draw into the result."""
     video = torch.rand(3, 3, 8, 8)
     careful = Deblurrer(small)
     wanted = [careful(frame.clone()) for frame in video]
@@ -136,7 +136,7 @@ def test_bad_tiles(small, tile):
 
 
 def test_whole_frames_only_if_so_asked(small, caplog):
-    """Where memory runs out then, it says what to do, and nothing is changed."""
+    """When memory runs out, the message says what to do, and nothing changes."""
     deblurrer, room = Deblurrer(small, tile=0), [True]
 
     def step(*tensors):
@@ -161,7 +161,7 @@ def test_whole_frames_only_if_so_asked(small, caplog):
 
 
 def held():
-    """The tensors that there are, and their bytes; and all of Python's objects."""
+    """Count the tensors that exist, their bytes, and all of Python's objects."""
     gc.collect()
     objects = gc.get_objects()
     tensors = [thing for thing in objects if type(thing) is torch.Tensor]
@@ -183,7 +183,7 @@ def test_memory_is_flat(small, options, frames):
 @pytest.mark.parametrize("size", [(16, 20), (9, 7)])
 @pytest.mark.parametrize("options", [{}, {"tile": 8}, {"reset_on_cut": True}])
 def test_a_stored_state_goes_on_bit_for_bit(small, tmp_path, size, options):
-    """Through a file, at every frame, into a new Deblurrer."""
+    """Store the state in a file at every frame, and restore it into a new Deblurrer."""
     video = torch.cat([shot(0, 3, size), shot(1, 3, size)])
     steady = Deblurrer(small, **options)
     state = Deblurrer(small).state()
@@ -240,7 +240,7 @@ def test_a_state_that_is_none_is_refused(small, change, words):
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 def test_a_frame_that_is_not_finite_is_an_error(number):
-    """One number of it is enough; and the frame before it is still the last one."""
+    """Spoil one number of a frame; the frame before it is still the last one."""
     model = torch.nn.Linear(1, 1)
     model.initial_state = lambda frame: frame[:, :1, ::4, ::4].expand(-1, 128, -1, -1)
     model.forward = lambda previous, current, output, state: (current.clone(), state)

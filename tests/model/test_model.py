@@ -1,4 +1,4 @@
-"""The network against the article's, built afresh; its start, its gradients, its errors."""
+"""The network agrees with the article's, built afresh; its start, its gradients, its errors."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def stage(first, channels):
 
 
 class Article(nn.Module):
-    """The article's network from plain layers and fac_reference, with its defects mended: no unused layer, and
+    """The article's network from plain layers and fac_reference. Two defects are corrected: no layer is unused, and
     the kernel size is passed on. Layers are made in the order in which STFAN makes its own."""
 
     def __init__(self, k):
@@ -105,7 +105,7 @@ def test_its_size_is_what_its_description_says(preset):
 
 
 def test_compact_has_no_layer_at_the_frames_size():
-    """None of its convolutions sees more than half the frame's height, and it keeps to its price."""
+    """Check that no convolution has more than half the frame's height, and that the cost is within bounds."""
     model, heights = STFAN("compact").eval(), []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -148,7 +148,7 @@ def test_first_state_comes_from_the_frames_own_features():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_two_frames_reach_every_weight(preset):
-    """The next state's layer learns from the next frame alone: one frame would leave it as it was born."""
+    """Use two frames: the next state's layer learns from the next frame alone, and one would leave it unchanged."""
     model = initialise(STFAN(preset), "identity", 0)
     frames, target = torch.rand(2, 1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     state = model.initial_state(frames[0]).detach()

@@ -1,4 +1,4 @@
-"""The preset "official" against the authors' network, stated anew in plain functions, with its own names and BGR frames."""
+"""The preset "official" agrees with the authors' network, written anew in plain functions with its names and BGR frames."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from support.authors import shapes
 
 
 def draw():
-    """Random parameters that neither blow up nor die away over a few frames."""
+    """Draw parameters with which values neither explode nor vanish over a few frames."""
     weights = {}
     for name, shape in shapes().items():
         inputs = shape[0] * 4 if len(shape) == 4 and shape[-1] == 4 else np.prod(shape[1:])
@@ -54,7 +54,7 @@ class Authors:
 
     @staticmethod
     def filter(x, filters):
-        """Every pixel of every channel with its own 5 x 5 filter, the border repeated; filter channel c*25 + i*5 + j."""
+        """Filter every pixel of every channel with its own 5 x 5 filter c*25 + i*5 + j; the border is repeated."""
         b, c, h, w = x.shape
         patches = F.unfold(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5).view(b, c, 25, h, w)
         return (patches * filters.view(b, c, 25, h, w)).sum(2)
@@ -74,7 +74,7 @@ class Authors:
 
 
 def checkpoint(path, weights, **options):
-    """A file as the authors' trainer writes it: of a DataParallel model, with NumPy's numbers beside the weights."""
+    """Write a file as the authors' trainer does: of a DataParallel model, with NumPy's numbers beside the weights."""
     content = {
         "epoch_idx": 7,
         "Best_Img_PSNR": np.float64(31.2),

@@ -1,4 +1,4 @@
-"""Scene cuts: found where they are, and not where things only move or flash."""
+"""Scene cuts are found, and not confused with motion or flashes."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_cuts_are_found():
 
 @pytest.mark.parametrize("speed", [(0, 24), (18, 0), (-18, -24), (7, -20)])
 def test_fast_pans_are_no_cuts(speed):
-    """By up to a quarter of the frame from one frame to the next."""
+    """Pan by up to a quarter of the frame from one frame to the next."""
     for seed in range(5):
         assert cuts_of(shot(seed, 6, speed=speed)) == []
 

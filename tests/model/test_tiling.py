@@ -1,4 +1,4 @@
-"""Tiles that do not show, and that come by themselves when memory runs out."""
+"""Tiles do not show, and come by themselves when memory runs out."""
 
 import math
 import os
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 import stfan
 from stfan import STFAN, Deblurrer
 from stfan.model.network import PRESETS
-from stfan.model.tiling import margin, tiled
+from stfan.model.tiling import halo, run_tiled
 from support.checkout import ROOT, run
 
 
 def lively(preset):
-    """Random weights with which every frame shows in the next one."""
+    """Make random weights with which every frame shows in the next one."""
     model = STFAN(preset).eval()
     with torch.no_grad():
         for head in (model.align[-1], model.deblur[-1]):
@@ -26,8 +26,8 @@ def lively(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("axis", [2, 3])
-def test_the_margin_is_what_a_step_depends_on_and_no_more(preset, axis):
-    """By the gradients of 4 pixels' column of the output and of the feature that it belongs to."""
+def test_the_halo_is_what_a_step_depends_on_and_no_more(preset, axis):
+    """Take the gradients of a column of 4 pixels of the output and of the feature that it belongs to."""
     model, at = lively(preset).double(), 100
     shape = [1, 3, 8, 8]
     shape[axis] = 2 * at + 4
@@ -40,13 +40,13 @@ def test_the_margin_is_what_a_step_depends_on_and_no_more(preset, axis):
     for tensor, scale in (*((image, 1) for image in images), (state, 4)):
         touched = tensor.grad.abs().movedim(axis, 0).flatten(1).sum(1).nonzero().flatten() * scale
         reach = max(at - int(touched[0]), int(touched[-1]) + scale - 1 - (at + 3))
-        assert reach == margin(model) if scale == 1 else reach <= margin(model)
+        assert reach == halo(model) if scale == 1 else reach <= halo(model)
 
 
-def test_what_lies_beyond_the_margin_makes_no_difference():
+def test_what_lies_beyond_the_halo_makes_no_difference():
     model = lively("article").double()
     beyond = torch.ones(204, dtype=torch.bool)
-    beyond[100 - margin(model) : 104 + margin(model)] = False
+    beyond[100 - halo(model) : 104 + halo(model)] = False
     images, state = (
         torch.rand(3, 1, 3, 8, 204, dtype=torch.float64),
         torch.rand(1, 128, 2, 51, dtype=torch.float64),
@@ -61,8 +61,8 @@ def test_what_lies_beyond_the_margin_makes_no_difference():
         assert torch.equal(before, after)
 
 
-def test_tiled_puts_together_what_a_function_makes():
-    """Of tensors at three scales, in both directions, with the zeros of a convolution at the frame's own border."""
+def test_run_tiled_joins_what_a_function_returns():
+    """Use tensors at three scales, in both directions, with a convolution's zeros at the frame's own border."""
     weight, small_weight = torch.randn(2, 1, 9, 9), torch.randn(3, 1, 3, 3)
 
     def function(x, y):
@@ -77,7 +77,7 @@ def test_tiled_puts_together_what_a_function_makes():
             seen.append(x.shape[2:])
             return function(x, y)
 
-        for result, wanted in zip(tiled(watched, (x, y), tile, 8), function(x, y), strict=True):
+        for result, wanted in zip(run_tiled(watched, (x, y), tile, 8), function(x, y), strict=True):
             torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
         assert max(map(max, seen)) <= tile + 16
 
@@ -102,9 +102,9 @@ def test_tiles_do_not_show(make, size, tile):
         torch.testing.assert_close(tiles.state()[name], tensor, rtol=0, atol=1e-4)
 
 
-def test_tiles_would_show_with_a_smaller_margin(monkeypatch):
-    """So what the test above says is not said of any margin."""
-    monkeypatch.setattr("stfan.model.deblurrer.margin", lambda model: 12)
+def test_tiles_would_show_with_a_smaller_halo(monkeypatch):
+    """Show that the test above would not pass with any halo."""
+    monkeypatch.setattr("stfan.model.deblurrer.halo", lambda model: 12)
     model = lively("article")
     whole, tiles = Deblurrer(model), Deblurrer(model, 64)
     differences = [(tiles(frame) - whole(frame)).abs().max() for frame in torch.rand(3, 3, 8, 260)]
@@ -112,7 +112,7 @@ def test_tiles_would_show_with_a_smaller_margin(monkeypatch):
 
 
 class Limited(STFAN):
-    """Has memory for so many pixels at a time, and no more."""
+    """Has memory for so many pixels at a time."""
 
     pixels, error = math.inf, None
 
@@ -149,7 +149,7 @@ def test_no_frame_is_lost_when_memory_runs_out(small, caplog, error, when):
         if t == when:
             model.pixels = 4 * 240
         torch.testing.assert_close(short(frame), free(frame), rtol=0, atol=1e-5)
-    assert short.tile == 64  # with its margins 240 pixels wide at most
+    assert short.tile == 64  # with its halo 240 pixels wide at most
     assert [record.getMessage() for record in caplog.records] == [
         f"out of memory at 400x4: going on in tiles of {tile} pixels" for tile in (200, 100, 64)
     ]

@@ -1,4 +1,4 @@
-"""Weight files: every kind that is known loads by one function, and what is none is refused in one line."""
+"""Weight files: one function loads every known kind, and refuses all other files in one line."""
 
 import pickle
 import random
@@ -21,7 +21,7 @@ def assert_same(model, other):
 
 
 def article_names():
-    """What the article's Net calls its parameters, in the order in which it makes them."""
+    """List the names of the parameters of the article's Net, in the order in which it makes them."""
 
     def residual(name):
         return [f"{name}.conv1", f"{name}.conv2"]
@@ -51,7 +51,7 @@ def article_names():
 
 
 def article_state(model):
-    """The state dict of the article's Net with a model's weights; our layers are made in the same order."""
+    """Make the state dict of the article's Net with a model's weights; our layers are made in the same order."""
     unused = {"stfan.conv22.weight": torch.rand(128, 256, 3, 3), "stfan.conv22.bias": torch.rand(128)}
     ours = iter(model.state_dict().values())
     return {name: unused[name] if name in unused else next(ours) for name in article_names()}
@@ -108,7 +108,7 @@ def test_other_dtypes(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, "float32", torch.complex64])
-def test_a_dtype_that_can_not_be(dtype):
+def test_another_dtype_is_refused(dtype):
     with pytest.raises(ValueError, match=r"load: dtype must be one of torch.float32, .* got"):
         stfan.load(dtype=dtype)
 
@@ -142,7 +142,7 @@ def test_the_articles_net(tmp_path, prefix):
 
 
 def bad_states():
-    """{name: (content of a file, what is said of it)}"""
+    """Return {name: (content of a file, words of its error)}."""
     state = STFAN(kernel_size=1).half().state_dict()
     some = {
         name: tensor for name, tensor in state.items() if not name.startswith(("features", "fusion.bias"))
@@ -184,7 +184,7 @@ def bad_states():
 
 
 def bad_files(folder, mark):
-    """{path: what is said of it}"""
+    """Write the files; return {path: words of its error}."""
     said = {}
 
     def put(name, words, write):
@@ -252,7 +252,7 @@ def test_the_command_refuses_it_in_one_line(tmp_path, stfan):
 
 @pytest.mark.parametrize("kind", ["zip.pt", "old.pt", "w.safetensors"])
 def test_any_bytes_load_or_are_refused(tmp_path, kind):
-    """Nothing but ValueError, whichever bytes are wrong."""
+    """Expect nothing but ValueError, whichever bytes are wrong."""
     path, state = tmp_path / kind, {"fusion.bias": torch.ones(128), "fusion.weight": torch.ones(2, 3)}
     if kind == "w.safetensors":
         save_file(state, path)

@@ -38,7 +38,45 @@ toolkit: str | None = fac_ext.build_info()["cuda"]
 print(compare(x, maps[0]), toolkit, fac_ext.__version__)
 fac_ext.release_memory()
 """
-CASES = {"fac_ext": FAC_EXT}
+STFAN_USER = """\
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import stfan
+from stfan import STFAN, Deblurrer
+from stfan.training.recipe import Recipe
+from stfan.video.encoder import Encoding
+from stfan.video.pipeline import DeblurResult, deblur_video
+from stfan.video.reader import VideoReader
+from stfan.video.writer import VideoWriter
+
+
+def deblur(source: Path, out: Path) -> DeblurResult:
+    model: STFAN = stfan.load("article", device="cpu", dtype=torch.float32)
+    with VideoReader(source, end=2.0) as reader:
+        writer = VideoWriter(out, reader, Encoding(crf=18))
+        return deblur_video(reader, writer, out, Deblurrer(model, tile=256), overwrite=True)
+
+
+def deblur_frames(frames: Tensor, model: STFAN) -> list[Tensor]:
+    deblurrer = Deblurrer(model.eval(), reset_on_cut=True)
+    outputs = [deblurrer(frame) for frame in frames]
+    state: dict[str, Tensor] = deblurrer.state()
+    deblurrer.restore(state)
+    return outputs
+
+
+result = deblur(Path("in.mp4"), Path("out.mp4"))
+path: Path = result.path
+network = STFAN("compact", kernel_size=3)
+size: tuple[int, ...] = deblur_frames(torch.rand(2, 3, 16, 16), network)[0].shape
+recipe: Recipe = Recipe(data="clips", batch=2).changed(["batch=4"])
+rate: float = recipe.rate(0) * recipe.learning_rate
+print(path, result.complete, size, rate, network.channels)
+"""
+CASES = {"fac_ext": FAC_EXT, "stfan": STFAN_USER}
 
 # (statement, what mypy says of it)
 MISUSES = [
@@ -57,7 +95,7 @@ def check(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
 
     def run(name, text):
-        path = folder / f"{name}.py"
+        path = folder / f"user_of_{name}.py"
         path.write_text(text)
         options = ("--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={folder / 'cache'}")
         command = [sys.executable, "-m", "mypy", *options, path]

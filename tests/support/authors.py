@@ -1,8 +1,8 @@
-"""The network of the authors."""
+"""Names and shapes of the authors' network."""
 
 
 def shapes():
-    """{name: shape} of the authors' parameters."""
+    """Return {name: shape} of the authors' parameters."""
     found = {}
 
     def layer(name, shape, outputs):

@@ -1,4 +1,4 @@
-"""Clips as tensors."""
+"""Read clips as tensors."""
 
 import torch
 
@@ -6,5 +6,5 @@ from stfan.images import open_rgb
 
 
 def read_clip(paths):
-    """The (T, 3, H, W) float tensors in [0, 1] of a clip's input and GT."""
+    """Read a clip's input and GT as (T, 3, H, W) float tensors in [0, 1]."""
     return tuple(torch.stack([open_rgb(path) for path in side]).float() / 255 for side in paths)

@@ -1,11 +1,11 @@
-"""Small pictures of discs, to make clips of."""
+"""Draw small pictures of discs, for synthetic clips."""
 
 import numpy as np
 from PIL import Image
 
 
 def discs(folder, count, side=80, alpha=False):
-    """Pictures of discs, or cut-outs of one."""
+    """Draw pictures of discs, or cut-outs of one disc, into a new folder."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, : side + 20]

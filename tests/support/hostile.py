@@ -4,7 +4,7 @@ import os
 
 
 class Hostile:
-    """Runs a command when it is unpickled."""
+    """Object that runs a command when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark

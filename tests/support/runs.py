@@ -1,4 +1,4 @@
-"""Runs that are soon done."""
+"""Recipes of short runs."""
 
 from stfan.training.recipe import Recipe
 
@@ -15,4 +15,5 @@ SMALL = {
 
 
 def small(clips, **settings):
+    """Return the recipe of a short run."""
     return Recipe(**{"data": str(clips), **SMALL, **settings})

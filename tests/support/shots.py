@@ -1,11 +1,11 @@
-"""Views that move, made up."""
+"""Make up shots of a moving view."""
 
 import torch
 from torch.nn import functional as F
 
 
 def shot(seed, frames, size=(72, 96), speed=(0, 0)):
-    """A view that moves over a still picture of soft spots, by speed pixels a frame; each seed with a light of its own."""
+    """Move a view over a still picture of soft spots, by speed pixels a frame; each seed has a light of its own."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size[0] + abs(speed[0]) * frames, size[1] + abs(speed[1]) * frames
     spots = torch.rand(1, 3, height // 12 + 2, width // 12 + 2, generator=generator)

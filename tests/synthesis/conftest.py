@@ -1,4 +1,4 @@
-"""Pictures and cut-outs to make clips of."""
+"""Pictures and cut-outs for synthetic clips."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How crisp a picture is: known autocorrelations, and the scale at which a blurred picture is crisp."""
+"""Crispness of a picture: known autocorrelations, and the scale at which a blurred picture is crisp."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from stfan.synthesis.crispness import STEP, crisp_scale, neighbour_correlation
 
 
 def blocks(size, edge):
-    """A random picture of squares of so many pixels, with edges of one pixel."""
+    """Make a random picture of squares of so many pixels, with edges of one pixel."""
     cells = torch.randint(0, 256, (3, size // edge, size // edge)).float()
     return F.interpolate(cells[None], scale_factor=edge)[0]
 

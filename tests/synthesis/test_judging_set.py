@@ -1,4 +1,4 @@
-"""The clips to judge weights on: buckets of drift, each with and without noise."""
+"""Clips to judge weights on: buckets of drift, each with and without noise."""
 
 import json
 

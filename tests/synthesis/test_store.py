@@ -1,22 +1,24 @@
-"""Clips that are rendered once: what is cut from them, and what a folder of them refuses."""
+"""Stored clips: what is cut from them, and which folders and sizes are refused."""
 
 import numpy as np
 import pytest
 import torch
 
-from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.dataset import Synthetic
+from stfan.synthesis.clip import SynthesisConfig
+from stfan.synthesis.dataset import SyntheticDataset
 from stfan.synthesis.store import StoredClips
 
 
 @pytest.fixture
 def source(pictures):
-    return Synthetic(pictures, length=3, crop=(24, 32), settings=Synthesis(layers=(0, 0), h264_part=0.0))
+    return SyntheticDataset(
+        pictures, length=3, crop=(24, 32), settings=SynthesisConfig(layers=(0, 0), h264_part=0.0)
+    )
 
 
 def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path):
     stored = StoredClips(tmp_path / "clips", source, 4, length=2, crop=(16, 16), seed=5)
-    clips = [torch.stack(source.clip(i)[:2]).numpy() for i in range(4)]
+    clips = [torch.stack(source.render(i)[:2]).numpy() for i in range(4)]
     seen = set()
     for draw in range(24):
         sequence = stored[draw]
@@ -40,7 +42,7 @@ def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path
 
 
 def attitude(pair, flips):
-    """A pair turned back."""
+    """Turn a pair back."""
     pair = pair.swapaxes(3, 4) if flips[3] else pair
     for axis, flip in zip((1, 3, 4), flips, strict=False):
         pair = np.flip(pair, axis) if flip else pair
@@ -66,14 +68,14 @@ def test_draws_depend_on_nothing_but_their_number(source, tmp_path):
 def test_a_clip_is_rendered_once(source, tmp_path, monkeypatch):
     stored = StoredClips(tmp_path / "clips", source, 2, length=1, crop=(8, 8))
     stored[0], stored[1]
-    monkeypatch.setattr(source, "clip", None)
+    monkeypatch.setattr(source, "render", None)
     for draw in range(2, 6):
         stored[draw]
 
 
 def test_a_folder_of_other_clips_is_refused(pictures, source, tmp_path):
     StoredClips(tmp_path / "clips", source, 2, length=1, crop=(8, 8))
-    other = Synthetic(pictures, length=3, crop=(24, 32), seed=3)
+    other = SyntheticDataset(pictures, length=3, crop=(24, 32), seed=3)
     with pytest.raises(
         ValueError, match="clips: its clips are made with other seed and settings; take another"
     ):

@@ -1,6 +1,6 @@
-"""Synthesis: reproducible, and the blur, the layers, the highlights and the noise are what the formulas say.
+"""Synthesis is reproducible, and blur, layers, highlights and noise follow their formulas.
 
-One file, though long: all of it looks at clips made of the same few pictures.
+One file, though long: all tests look at clips made of the same few pictures.
 """
 
 import json
@@ -17,16 +17,17 @@ from stfan.data.paired_videos import find_videos
 from stfan.evaluation.contact_sheet import contact_sheet
 from stfan.evaluation.metrics import psnr
 from stfan.images import open_rgba
+from stfan.rng import Rng
 from stfan.synthesis import camera, compression, scene, sensor
-from stfan.synthesis.clip import Synthesis
-from stfan.synthesis.dataset import Synthetic, synthesize
+from stfan.synthesis.clip import SynthesisConfig
+from stfan.synthesis.dataset import SyntheticDataset, synthesize
 from stfan.synthesis.export import synthesize_set
 from stfan.synthesis.frame_averaging import from_video
-from stfan.synthesis.rng import Draw
 from support.clips import read_clip
 from support.discs import discs
 
-STILL = Synthesis(
+# A camera that stands still, and nothing else happens either.
+STILL = SynthesisConfig(
     speed=(1e-6, 1e-6),
     scale=(1, 1),
     layers=(0, 0),
@@ -36,13 +37,13 @@ STILL = Synthesis(
     compressed_part=0,
     cut_part=0,
     gap_part=0,
-)  # and nothing else happens either
+)
 PAN = replace(STILL, subframes=5, exposure=(1, 1))
 
 
 @pytest.fixture
 def pyav():
-    """Default settings compress some clips with it."""
+    """Skip without PyAV: default settings compress some clips with it."""
     return pytest.importorskip("av", reason="PyAV is not installed")
 
 
@@ -51,7 +52,7 @@ def seeded(seed):
 
 
 def linear(values):
-    """IEC 61966-2-1, of 8-bit values."""
+    """Convert 8-bit values to linear light by IEC 61966-2-1."""
     srgb = np.asarray(values, np.float64) / 255
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
@@ -66,12 +67,12 @@ def flat(grey, height=120, width=160):
 
 
 def columns(width=400, height=60):
-    """A picture that is another along x only, and nowhere the same."""
+    """Make a picture that varies along x only, and is nowhere the same."""
     return torch.randint(0, 256, (3, 1, width), generator=seeded(0), dtype=torch.uint8).expand(-1, height, -1)
 
 
 def place(frame, picture):
-    """Where along x in the columns a frame is from."""
+    """Find where along x in the columns a frame is from."""
     row, long = frame[:, 0].float(), picture[:, 0].float()
     differences = [(long[:, x : x + 32] - row).abs().max() for x in range(long.shape[1] - 31)]
     assert min(differences) <= 1
@@ -80,23 +81,23 @@ def place(frame, picture):
 
 @pytest.fixture
 def pan(monkeypatch):
-    """A camera that goes to the right, one pixel with each sub-frame."""
+    """Move the camera to the right, one pixel with each sub-frame."""
 
     def path(frames, steps, speed, draw):
         path = torch.zeros(frames * steps, 6, dtype=torch.float64)
         path[:, 0] = torch.arange(frames * steps) - (frames * steps - 1) / 2
         return path
 
-    monkeypatch.setattr("stfan.synthesis.clip.wander", path)
+    monkeypatch.setattr("stfan.synthesis.clip.sample_camera_path", path)
 
 
 def test_srgb_is_the_standards_curve():
     assert sensor.to_linear(torch.tensor(0.5)).item() == pytest.approx(0.214041, abs=1e-6)  # IEC 61966-2-1
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(sensor.encode(sensor.decode(levels)), levels)
-    np.testing.assert_allclose(sensor.decode(levels), linear(levels), rtol=1e-6)
+    assert torch.equal(sensor.linear_to_srgb8(sensor.srgb8_to_linear(levels)), levels)
+    np.testing.assert_allclose(sensor.srgb8_to_linear(levels), linear(levels), rtol=1e-6)
     light = torch.linspace(-0.1, 1.1, 5000)
-    assert np.abs(sensor.encode(light).numpy() - srgb(light.double().numpy())).max() <= 0.5 + 1e-3
+    assert np.abs(sensor.linear_to_srgb8(light).numpy() - srgb(light.double().numpy())).max() <= 0.5 + 1e-3
 
 
 def test_a_seed_gives_the_same_bits_whatever_the_threads(pyav, pictures, cutouts):
@@ -115,7 +116,7 @@ def test_a_seed_gives_the_same_bits_whatever_the_threads(pyav, pictures, cutouts
 
 
 def test_a_draw_is_the_same_whatever_the_workers_and_the_order(pyav, pictures, cutouts):
-    made = Synthetic(pictures, cutouts, length=3, crop=32, seed=5)
+    made = SyntheticDataset(pictures, cutouts, length=3, crop=32, seed=5)
     assert len(made) == 12
     alone = {draw: made[draw] for draw in (7, 2, 40)}
     for workers in (0, 2):
@@ -130,13 +131,15 @@ def test_a_draw_is_the_same_whatever_the_workers_and_the_order(pyav, pictures, c
 
 def test_another_seed_changes_more_than_the_picture(pictures):
     one = [sorted(pictures.iterdir())[0]]
-    clips = [Synthetic(one, length=2, crop=32, seed=seed, settings=STILL)[0]["sharp"] for seed in (0, 1, 0)]
+    clips = [
+        SyntheticDataset(one, length=2, crop=32, seed=seed, settings=STILL)[0]["sharp"] for seed in (0, 1, 0)
+    ]
     assert torch.equal(clips[0], clips[2]) and not torch.equal(clips[0], clips[1])
 
 
 def test_each_picture_is_first_once_in_a_round(pictures):
-    made = Synthetic(pictures, length=1, crop=16, settings=STILL)
-    rounds = [[made.clip(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
+    made = SyntheticDataset(pictures, length=1, crop=16, settings=STILL)
+    rounds = [[made.render(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
     assert sorted(rounds[0]) == sorted(rounds[1]) == [f"{i:02d}.png" for i in range(12)]
     assert rounds[0] != rounds[1]
     assert [item["name"] for item in made] == [f"{name[:2]}-{i}" for i, name in enumerate(rounds[0])]
@@ -147,7 +150,7 @@ def test_a_device_renders_the_same(pictures, cutouts, kind):
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     files = [sorted(folder.iterdir()) for folder in (pictures, cutouts)]
-    settings = Synthesis(layers=(2, 2), compressed_part=0)
+    settings = SynthesisConfig(layers=(2, 2), compressed_part=0)
     here, there = (synthesize(*files, 3, 48, seeded(1), settings, where) for where in ("cpu", kind))
     for a, b in zip(here, there, strict=True):
         assert b.device.type == "cpu"
@@ -170,7 +173,7 @@ def test_a_clip_with_a_short_exposure_is_sharp(pictures):
 
 @pytest.mark.parametrize(("grey", "least", "most"), [(128, 40, 45), (25, 36, 41), (8, 32, 37)])
 def test_noise_is_that_of_a_good_camera(grey, least, most):
-    """With the strongest noise, of a still picture; what it is made of is in sensor.py."""
+    """Measure the strongest noise, on a still picture; sensor.py says what it consists of."""
     noisy = replace(STILL, gain=(1, 1))
     blurry, sharp = synthesize([flat(grey)], [], 4, 64, seeded(0), noisy)
     assert (sharp == grey).all()
@@ -178,7 +181,7 @@ def test_noise_is_that_of_a_good_camera(grey, least, most):
 
 
 def test_a_pan_is_the_mean_light_of_shifted_crops_and_its_target_the_middle_one(pan):
-    """Sampled exactly at pixels, so that numpy can say what must come out."""
+    """Sample exactly at pixels, so that numpy can compute the result."""
     picture = columns()
     blurry, sharp = synthesize([picture], [], 4, 32, seeded(0), PAN)
     places = [place(frame, picture) for frame in sharp]
@@ -242,7 +245,7 @@ def test_layers_are_mixed_in_linear_light_where_they_are():
     views = torch.zeros(2, 3, 30, 40)
     way = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     way[:, 0, 2], way[:, 1, 2] = torch.tensor([5.5, -4.5]), 5.5  # the second is 10 pixels to the right
-    scene.cover(views, scene.plane(half, 1), way)
+    scene.composite(views, scene.supersample(half, 1), way)
     expected = torch.zeros(2, 3, 30, 40)
     for view, left in zip(expected, (14, 24), strict=True):
         view[:, 9:20, left : left + 11] = 0.5
@@ -253,7 +256,7 @@ def test_a_layer_far_away_is_not_seen():
     views = torch.full((1, 3, 8, 8), 0.25)
     way = torch.eye(3, dtype=torch.float64)[None].clone()
     way[:, 0, 2] = 1000.0
-    scene.cover(views, scene.plane(torch.ones(4, 5, 5), 1), way)
+    scene.composite(views, scene.supersample(torch.ones(4, 5, 5), 1), way)
     assert (views == 0.25).all()
 
 
@@ -271,9 +274,9 @@ def test_highlights_leave_white_streaks(pan):
     assert (white[0][0, 0] == 255).float().mean() > 0.3
 
 
-def test_glare_leaves_what_is_not_bright():
+def test_boosted_highlights_leave_what_is_not_bright():
     light = torch.tensor([0.1, 0.89, 1.0])[None, None].expand(3, 1, 3)
-    torch.testing.assert_close(sensor.glare(light, 4.0)[0, 0], torch.tensor([0.1, 0.89, 4.0]))
+    torch.testing.assert_close(sensor.boost_highlights(light, 4.0)[0, 0], torch.tensor([0.1, 0.89, 4.0]))
 
 
 @pytest.mark.parametrize(("kind", "size"), [("jpeg", (48, 64)), ("h264", (48, 64)), ("h264", (33, 31))])
@@ -301,7 +304,7 @@ def test_compression_is_of_the_blurry_side_alone(pyav, pictures):
 
 def test_paths_have_the_speed_that_is_asked_for_and_forget_it():
     steps, frames = 15, 6000
-    path = camera.wander(frames, steps, 10.0, Draw(seeded(0)))
+    path = camera.sample_camera_path(frames, steps, 10.0, Rng(seeded(0)))
     assert path.shape == (frames * steps, 6)
     speed = steps * path[:, :2].diff(dim=0)
     assert speed.square().mean().sqrt() == pytest.approx(10, rel=0.1)
@@ -327,7 +330,7 @@ def test_a_view_through_a_homography_is_bilinear_between_pixels():
     image = torch.rand(1, 6, 7, generator=seeded(0))
     way = torch.eye(3, dtype=torch.float64)[None].repeat(2, 1, 1)
     way[:, 0, 2], way[:, 1, 2] = torch.tensor([3.0, 3.5]), 2.5
-    views = scene.look(scene.plane(image, 1), way, (2, 3))
+    views = scene.warp(scene.supersample(image, 1), way, (2, 3))
     torch.testing.assert_close(views[0], image[:, 2:4, 2:5], atol=1e-5, rtol=0)
     between = (  # the cubic of Keys with a = -3/4, half way
         -0.09375 * (image[:, 2:4, 1:4] + image[:, 2:4, 4:7])
@@ -340,8 +343,8 @@ def test_the_parts_share_no_picture(pictures):
     settings = replace(STILL, cut_part=1)
     seen = {}
     for part in ("train", "test"):
-        made = Synthetic(pictures, length=2, crop=16, part=part, settings=settings)
-        seen[part] = {name for draw in range(30) for name in made.clip(draw)[2]["pictures"]}
+        made = SyntheticDataset(pictures, length=2, crop=16, part=part, settings=settings)
+        seen[part] = {name for draw in range(30) for name in made.render(draw)[2]["pictures"]}
     assert seen["test"] == {"05.png", "11.png"}
     assert seen["train"] == {f"{i:02d}.png" for i in range(12)} - seen["test"]
 
@@ -351,10 +354,10 @@ def test_a_set_on_disk_is_the_draws_and_says_how_they_came_about(pyav, pictures,
     synthesize_set(pictures, root, 3, 2, 4, (32, 48), seed=7, cutouts=cutouts)
     card = json.loads((root / "clips.json").read_text())
     assert card["seed"] == 7 and card["frames"] == 4 and card["size"] == [32, 48]
-    assert Synthesis(**card["settings"]) != STILL
+    assert SynthesisConfig(**card["settings"]) != STILL
     for part, count in (("train", 3), ("test", 2)):
         made, clips = (
-            Synthetic(pictures, cutouts, length=4, crop=(32, 48), seed=7, part=part),
+            SyntheticDataset(pictures, cutouts, length=4, crop=(32, 48), seed=7, part=part),
             find_videos(root, part).clips,
         )
         assert list(clips) == [f"{i:05d}" for i in range(count)]
@@ -401,22 +404,22 @@ def test_a_picture_that_breaks_off_is_named(tmp_path):
     file = bad / "00.png"
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(OSError, match=r"00\.png: cannot be read"):
-        Synthetic(bad, length=2, crop=16)[0]
+        SyntheticDataset(bad, length=2, crop=16)[0]
 
 
 def test_other_errors_are_clear(pictures):
     with pytest.raises(ValueError, match="part must be train, test or None, got 'val'"):
-        Synthetic(pictures, crop=16, part="val")
+        SyntheticDataset(pictures, crop=16, part="val")
     with pytest.raises(ValueError, match="pictures: needs at least one"):
         synthesize([], [], 2, 16, seeded(0))
     with pytest.raises(ValueError, match="a picture is 160x120, smaller than the frames' 200x100"):
         synthesize([flat(1)], [], 2, (100, 200), seeded(0))
     with pytest.raises(ValueError, match="the list: holds no pictures"):
-        Synthetic([], crop=16)
+        SyntheticDataset([], crop=16)
     with pytest.raises(ValueError, match=r"size of a frame must be \(height, width\)"):
-        Synthetic(pictures, crop=(16, 16, 3))
+        SyntheticDataset(pictures, crop=(16, 16, 3))
     with pytest.raises(IndexError, match="numbered from 0, got -1"):
-        Synthetic(pictures, crop=16)[-1]
+        SyntheticDataset(pictures, crop=16)[-1]
 
 
 @pytest.mark.parametrize(
@@ -430,9 +433,9 @@ def test_other_errors_are_clear(pictures):
         ("subframes", 0),
     ],
 )
-def test_settings_that_can_not_be_are_refused(name, value):
+def test_impossible_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .*, got"):
-        Synthesis(**{name: value})
+        SynthesisConfig(**{name: value})
 
 
 def test_cutouts_come_without_their_margins(cutouts):
@@ -493,7 +496,7 @@ def test_a_contact_sheet_shows_every_clip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_contact_sheet_that_can_not_be_is_refused(tmp_path):
+def test_an_impossible_contact_sheet_is_refused(tmp_path):
     frames = torch.zeros(2, 3, 8, 8)
     with pytest.raises(ValueError, match="there are no clips to show"):
         contact_sheet([], tmp_path / "sheet.png")

