@@ -32,13 +32,22 @@ def fac_grad_filters(input, grad, *geometry):
 
 def _call(function, op, a, b, *geometry):
     if torch.compiler.is_compiling():
-        if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
-            raise NotImplementedError(
-                "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
-                "leave what calls torch.func.jvp or jacfwd uncompiled"
-            )
+        refuse_lost_tangents()
         return op(a, b, *geometry)
     return function.apply(a, b, *geometry)
+
+
+def in_forward_mode() -> bool:
+    return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+
+
+def refuse_lost_tangents() -> None:
+    """Of code being compiled."""
+    if in_forward_mode():
+        raise NotImplementedError(
+            "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
+            "leave what calls torch.func.jvp or jacfwd uncompiled"
+        )
 
 
 def _save(ctx, inputs, output):
@@ -120,30 +129,30 @@ class _FacGradFilters(torch.autograd.Function):
     vmap = _vmap(fac_grad_filters)
 
 
-def _is_channels_last(tensor):
+def is_channels_last(tensor):
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def _empty(like, shape, channels_last):
+def empty(like, shape, channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _fake_fac(input, filters, *geometry):
-    return _empty(input, (*input.shape[:2], *filters.shape[2:]), _is_channels_last(filters))
+    return empty(input, (*input.shape[:2], *filters.shape[2:]), is_channels_last(filters))
 
 
 def _fake_grad_input(filters, grad, *geometry):
     size = (Geometry(*geometry).input_size(axis, grad.shape[2 + axis]) for axis in (0, 1))
-    return _empty(grad, (*grad.shape[:2], *size), _is_channels_last(filters))
+    return empty(grad, (*grad.shape[:2], *size), is_channels_last(filters))
 
 
 def _fake_grad_filters(input, grad, *geometry):
     geometry = Geometry(*geometry)
     n, c, h, w = grad.shape
     channels = c // geometry.channels_per_filter * geometry.kernel_size[0] * geometry.kernel_size[1]
-    channels_last = _is_channels_last(grad) or (not grad.is_contiguous() and _is_channels_last(input))
-    return _empty(input, (n, channels, h, w), channels_last)
+    channels_last = is_channels_last(grad) or (not grad.is_contiguous() and is_channels_last(input))
+    return empty(input, (n, channels, h, w), channels_last)
 
 
 for _name, _function, _fake in (

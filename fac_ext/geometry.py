@@ -62,37 +62,104 @@ def check_mode(padding_mode):
 
 
 def check_tensors(input, filters):
-    for name, value in (("input", input), ("filters", filters)):
+    check_all_tensors(input=input, filters=filters)
+
+
+def check_all_tensors(**tensors):
+    for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def check_kind(input, filters):
-    for name, tensor in (("input", input), ("filters", filters)):
+def check_kind(input, **others):
+    """All are dense tensors of one dtype that there are kernels for, on one device."""
+    for name, tensor in {"input": input, **others}.items():
         if tensor.dtype not in DTYPES:
             raise TypeError(f"fac: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
         if tensor.layout != torch.strided or tensor.is_nested:
             kind = "a nested tensor" if tensor.is_nested else tensor.layout
             raise TypeError(f"fac: {name} must be a dense tensor, got {kind}")
-    if filters.dtype != input.dtype:
-        raise TypeError(f"fac: filters must have input's dtype {input.dtype}, got {filters.dtype}")
-    if filters.device != input.device:
-        raise ValueError(f"fac: filters must be on input's device {input.device}, got {filters.device}")
+    for name, tensor in others.items():
+        if tensor.dtype != input.dtype:
+            raise TypeError(f"fac: {name} must have input's dtype {input.dtype}, got {tensor.dtype}")
+        if tensor.device != input.device:
+            raise ValueError(f"fac: {name} must be on input's device {input.device}, got {tensor.device}")
 
 
 def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode):
     """Checks the arguments of fac() against each other and returns their Geometry."""
+    settings = _settings(kernel_size, stride, dilation, padding, padding_mode)
+    check_kind(input, filters=filters)
+    _check_image(input)
+    if filters.dim() != 4:
+        raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
+    geometry, output = _axes(input, settings, padding, padding_mode)
+    n, c = input.shape[:2]
+    taps = geometry.kernel_size[0] * geometry.kernel_size[1]
+    groups = filters.shape[1] // taps
+    if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
+        raise ValueError(f"fac: filters must be {_wanted(n, taps, output)}, got {tuple(filters.shape)}")
+    if not _divides(groups, c):
+        raise ValueError(
+            f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+        )
+    return geometry._replace(channels_per_filter=_shared(c, groups))
+
+
+def resolve_predicted(
+    input: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    padding_mode: str,
+) -> Geometry:
+    """The same of fac_predicted()."""
+    settings = _settings(kernel_size, stride, dilation, padding, padding_mode)
+    check_kind(input, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
+    _check_image(input)
+    if hidden.dim() != 4:
+        raise ValueError(f"fac: hidden must be (N, Ch, Ho, Wo), got {tuple(hidden.shape)}")
+    geometry, output = _axes(input, settings, padding, padding_mode)
+    n, c = input.shape[:2]
+    channels, taps = hidden.shape[1], geometry.kernel_size[0] * geometry.kernel_size[1]
+    if tuple(hidden.shape) != (n, channels, *output):
+        wanted = f"(N, Ch, Ho, Wo) = ({n}, Ch, {output[0]}, {output[1]})"
+        raise ValueError(f"fac: hidden must be {wanted}, got {tuple(hidden.shape)}")
+    if weight.dim() not in (2, 4) or tuple(weight.shape[1:]) not in ((channels,), (channels, 1, 1)):
+        wanted = f"(G*kh*kw, Ch) = (G*{taps}, {channels}) or (G*{taps}, {channels}, 1, 1)"
+        raise ValueError(f"fac: weight must be {wanted}, got {tuple(weight.shape)}")
+    groups = weight.shape[0] // taps
+    if weight.shape[0] != groups * taps or not _divides(groups, c):
+        raise ValueError(
+            f"fac: weight must have G*{taps} rows with G dividing C = {c}, got {tuple(weight.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"fac: bias must be (G*kh*kw,) = ({weight.shape[0]},), got {tuple(bias.shape)}")
+    return geometry._replace(channels_per_filter=_shared(c, groups))
+
+
+def _settings(kernel_size, stride, dilation, padding, padding_mode):
+    """(kernel_size, stride, dilation, margins)"""
     kernel_size = pair("kernel_size", kernel_size, 1)
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     around = margins(kernel_size, stride, dilation, padding)
     check_mode(padding_mode)
-    check_kind(input, filters)
+    return kernel_size, stride, dilation, around
+
+
+def _check_image(input):
     if input.dim() != 4:
         raise ValueError(f"fac: input must be (N, C, H, W), got {tuple(input.shape)}")
-    if filters.dim() != 4:
-        raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
-    n, c, *size = input.shape
-    output, padded = [], []
+
+
+def _axes(input, settings, padding, padding_mode):
+    """(the Geometry but for channels_per_filter, [Ho, Wo])"""
+    kernel_size, stride, dilation, around = settings
+    size, output, padded = input.shape[2:], [], []
     for axis, name in enumerate(("height", "width")):
         before, after = around[axis]
         _check_padding(padding_mode, name, size[axis], max(before, after))
@@ -104,23 +171,17 @@ def resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode
             )
         output.append(room // stride[axis] + 1)
         padded += [before, after if stride[axis] == 1 else after - int(room % stride[axis])]
-    taps = kernel_size[0] * kernel_size[1]
-    groups = filters.shape[1] // taps
-    if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
-        raise ValueError(f"fac: filters must be {_wanted(n, taps, output)}, got {tuple(filters.shape)}")
-    if c == 0 or groups == 0:
-        if c != groups:
-            raise ValueError(
-                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
-            )
-        shared = 1
-    else:
-        if c % groups:
-            raise ValueError(
-                f"fac: filters must be {_wanted(n, taps, output)} with G dividing C = {c}, got G = {groups}"
-            )
-        shared = int(c // groups)
-    return Geometry(kernel_size, stride, dilation, tuple(padded), PADDING_MODES.index(padding_mode), shared)
+    return Geometry(
+        kernel_size, stride, dilation, tuple(padded), PADDING_MODES.index(padding_mode), 1
+    ), output
+
+
+def _divides(groups, channels):
+    return channels == groups if channels == 0 or groups == 0 else channels % groups == 0
+
+
+def _shared(channels, groups):
+    return int(channels // groups) if groups else 1
 
 
 def _wanted(n, taps, output):
