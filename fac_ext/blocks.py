@@ -18,7 +18,7 @@ from fac_ext.geometry import PADDING_MODES, Geometry
 _ops = torch.ops.fac_ext
 BLOCK_BYTES = {"cpu": 8 << 20, "others": 16 << 20}  # of the filters of one block; docs/predicted.md says why
 WHOLE = 8  # channels, at least, of a block with all rows: what the channels_last kernels take at once
-SOME = 32  # channels of a block with some rows
+SOME = 128  # bytes of a pixel's channels in a block with some rows
 
 
 class Block(NamedTuple):
@@ -29,16 +29,19 @@ class Block(NamedTuple):
     channels: slice  # of input and output
 
 
-def sizes(groups: int, height: int, width: int, group_bytes: int, shared: int, most: int) -> tuple[int, int]:
+def sizes(
+    groups: int, height: int, width: int, taps: int, itemsize: int, shared: int, most: int
+) -> tuple[int, int]:
     """The (groups, rows) of blocks whose filters take no more than `most` bytes, as long as there is more than one.
 
-    group_bytes: of one group's filter at one pixel; shared: channels of a group.
+    shared: channels of a group.
     All rows where a few channels fit, as then every gradient is summed in the order of fac's own; else bands.
     """
+    group_bytes = taps * itemsize  # at one pixel
     fit = most // (group_bytes * height * width)
     if fit >= min(groups, -(-WHOLE // shared)):
         return _even(groups, fit, WHOLE if shared == 1 else 1), height
-    some = min(groups, -(-SOME // shared), max(most // (group_bytes * width), 1))
+    some = min(groups, -(-SOME // (itemsize * shared)), max(most // (group_bytes * width), 1))
     return some, _even(height, max(most // (some * group_bytes * width), 1), 1)
 
 
@@ -60,11 +63,11 @@ def blocks(hidden: Tensor, weight: Tensor, most: int, geometry: Geometry, rows: 
     (n, _, height, width), groups = hidden.shape, weight.shape[0] // taps
     if n * groups * height * width == 0:
         return []
-    group_bytes = taps * hidden.element_size()
+    itemsize = hidden.element_size()
     if rows:
-        some, band = sizes(groups, height, width, group_bytes, shared, most)
+        some, band = sizes(groups, height, width, taps, itemsize, shared, most)
     else:
-        some, band = max(min(most // (n * group_bytes * height * width), groups), 1), height
+        some, band = max(min(most // (n * taps * itemsize * height * width), groups), 1), height
     return [
         Block(
             slice(y, min(y + band, height)),
@@ -149,7 +152,8 @@ class _Call:
         if bias is not None and hidden.device.type == "cpu":
             unit = 32 if hidden.dtype == torch.bfloat16 else 1  # what matrix units take at once
             self.ones = unit - weight.shape[1] % unit  # one row of ones, and zeros
-            self.weight = torch.nn.functional.pad(torch.cat((weight, bias[:, None]), 1), (0, self.ones - 1))
+            self.weight = weight.new_zeros(weight.shape[0], weight.shape[1] + self.ones)
+            self.weight[:, : weight.shape[1]], self.weight[:, weight.shape[1]] = weight, bias
             self.bias = None
         self.blocks = blocks(hidden, weight, block_bytes, geometry)
         most = max((_count(block.filters) * _count(block.rows) for block in self.blocks), default=0)
@@ -245,8 +249,8 @@ def gradients(
     slope: float | None,
     block_bytes: int,
     *geometry: tuple[int, ...] | int,
-) -> list[Tensor]:
-    """The gradients of <grad, forward(...)> by those of input, hidden, weight and bias that are wanted.
+) -> tuple[Tensor, ...]:
+    """The gradients of <grad, forward(...)> by those of input, hidden, weight and bias; empty where it is not wanted.
 
     Only the input's needs the filters, or, with an activation, all. In half types, those of weight and bias are
     summed in float32 over the blocks, that of hidden over the blocks of its band. input may be None where its own
@@ -263,6 +267,7 @@ def gradients(
     for n, pixels, rows, features, some in call.bands(shape[2]):
         band = None if by_hidden is None else call.matrix(by_hidden[n])[:, pixels]
         band_sums = None if band is None else band.to(sums)
+        across = features.contiguous() if call.ones and (of_weight or of_bias) else features
         for block in some:
             above = grad[n : n + 1, block.channels, block.rows].contiguous(memory_format=call.format)
             made = call.filters(block, features) if of_input or slope is not None else None
@@ -282,7 +287,7 @@ def gradients(
             if band_sums is not None:
                 _add_product(band_sums, weight[block.filters].t(), by_filters)
             if by_weight is not None:
-                _add_product(by_weight[block.filters], by_filters, features.t())
+                _add_product(by_weight[block.filters], by_filters, across.t())
             if by_bias is not None:
                 by_bias[block.filters] += by_filters.sum(1, dtype=sums)
             del by_filters  # its memory is the next one's
@@ -291,10 +296,14 @@ def gradients(
     if by_weight is not None and call.ones:
         by_bias = by_weight[:, weight.shape[1]] if of_bias else None
     by_weight = by_weight[:, : weight.shape[1]] if of_weight else None
-    made = (by_input, by_hidden, by_weight, by_bias)
-    return [
-        one.to(hidden.dtype).contiguous() if i > 1 else one for i, one in enumerate(made) if one is not None
-    ]
+    return (
+        hidden.new_empty(0) if by_input is None else by_input,
+        hidden.new_empty(0) if by_hidden is None else by_hidden,
+        *(
+            hidden.new_empty(0) if one is None else hidden.new_empty(one.shape).copy_(one)
+            for one in (by_weight, by_bias)
+        ),
+    )
 
 
 def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
@@ -304,4 +313,4 @@ def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
     if sums.dtype == a.dtype:
         sums.addmm_(a, b)
     else:
-        sums += a @ b
+        sums += (a @ b).to(sums.dtype)  # faster than a sum of two types

@@ -25,7 +25,7 @@ _library = torch.library.Library("fac_ext", "FRAGMENT")
 _library.define(f"predicted(Tensor input, Tensor hidden, Tensor weight, Tensor? bias, {_SETTINGS}) -> Tensor")
 _library.define(
     "predicted_gradients(Tensor? input, Tensor hidden, Tensor weight, Tensor? bias, Tensor grad, bool[4] wanted, "
-    f"{_SETTINGS}) -> Tensor[]"
+    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.impl("predicted", blocks.forward, "CompositeExplicitAutograd")
 _library.impl("predicted_gradients", blocks.gradients, "CompositeExplicitAutograd")
@@ -75,26 +75,26 @@ def gradients(
     wanted: list[bool],
     slope: float | None,
     *geometry: Any,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """blocks.gradients in one piece, differentiable."""
     of_input, of_hidden, of_weight, of_bias = wanted
     bent = slope is not None
     made = filters(hidden, weight, bias, None) if of_input or bent else None
-    results = []
+    results = [hidden.new_empty(0) for _ in wanted]
     if of_input:
         bend = F.leaky_relu(made, slope) if bent else made
-        results.append(derivatives.fac_grad_input(bend, grad, *geometry))
+        results[0] = derivatives.fac_grad_input(bend, grad, *geometry)
     if of_hidden or of_weight or of_bias:
         by_filters = derivatives.fac_grad_filters(input, grad, *geometry)
         if bent:
             by_filters = _bent(made, by_filters, slope)
         if of_hidden:
-            results.append(F.conv2d(by_filters, weight.t()[..., None, None]))
+            results[1] = F.conv2d(by_filters, weight.t()[..., None, None])
         if of_weight:
-            results.append((by_filters.flatten(2) @ hidden.flatten(2).mT).sum(0))
+            results[2] = (by_filters.flatten(2) @ hidden.flatten(2).mT).sum(0)
         if of_bias:
-            results.append(by_filters.sum((0, 2, 3)))
-    return results
+            results[3] = by_filters.sum((0, 2, 3))
+    return tuple(results)
 
 
 def _bent(made: Tensor, tangent: Tensor, slope: float) -> Tensor:
@@ -117,12 +117,12 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is not None and any(wanted):
         operands = (*ctx.saved_tensors, grad, wanted, ctx.slope)
         if torch.is_grad_enabled() or derivatives.in_forward_mode():
-            made = iter(gradients(*operands, *ctx.geometry))
+            made = gradients(*operands, *ctx.geometry)
         elif torch.compiler.is_compiling():
-            made = iter(_ops.predicted_gradients(*operands, ctx.block_bytes, *ctx.geometry))
+            made = _ops.predicted_gradients(*operands, ctx.block_bytes, *ctx.geometry)
         else:
-            made = iter(_Gradients.apply(*operands, ctx.block_bytes, *ctx.geometry))
-        found = [next(made) if one else None for one in wanted]
+            made = _Gradients.apply(*operands, ctx.block_bytes, *ctx.geometry)
+        found = [result if one else None for result, one in zip(made, wanted, strict=True)]
     return (*found, None, None, *(None for _ in ctx.geometry))
 
 
@@ -177,7 +177,7 @@ class _Predicted(torch.autograd.Function):
 class _Gradients(torch.autograd.Function):
     """A function for the sake of vmap: nothing differentiates it, as with gradients enabled it is not called."""
 
-    forward = staticmethod(lambda *arguments: tuple(_ops.predicted_gradients(*arguments)))
+    forward = staticmethod(lambda *arguments: _ops.predicted_gradients(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -192,9 +192,7 @@ class _Gradients(torch.autograd.Function):
         info: Any, in_dims: tuple[Any, ...], *arguments: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         wanted, slope, _, *geometry = arguments[5:]
-        each = torch.vmap(
-            lambda *operands: tuple(gradients(*operands, wanted, slope, *geometry)), in_dims[:5]
-        )
+        each = torch.vmap(lambda *operands: gradients(*operands, wanted, slope, *geometry), in_dims[:5])
         made = each(*arguments[:5])
         return made, (0,) * len(made)
 
@@ -221,14 +219,13 @@ def _fake_gradients(
     slope: float | None,
     block_bytes: int,
     *geometry: Any,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     shapes = (blocks.input_shape(grad, Geometry(*geometry)), hidden.shape, weight.shape, weight.shape[:1])
     channels_last = derivatives.is_channels_last(hidden)
-    return [
-        derivatives.empty(hidden, shape, channels_last and i < 2)
+    return tuple(
+        derivatives.empty(hidden, shape, channels_last and i < 2) if one else hidden.new_empty(0)
         for i, (shape, one) in enumerate(zip(shapes, wanted, strict=True))
-        if one
-    ]
+    )
 
 
 torch.library.register_fake("fac_ext::predicted", _fake_predicted)
