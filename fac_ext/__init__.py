@@ -11,9 +11,9 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("fac_ext is not compiled yet: run `pip install .` in its source folder") from error
 
-from fac_ext.functional import fac
-from fac_ext.modules import FAC
+from fac_ext.functional import fac, fac_predicted
+from fac_ext.modules import FAC, PredictedFAC
 from fac_ext.reference import fac_reference
 
-__all__ = ["FAC", "build_info", "fac", "fac_reference", "release_memory"]
+__all__ = ["FAC", "PredictedFAC", "build_info", "fac", "fac_predicted", "fac_reference", "release_memory"]
 __version__: str = build_info()["version"]

@@ -9,18 +9,13 @@ being compiled or exported sees the registered operator, the only one that gives
 same formulas are registered on it.
 """
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from fac_ext.geometry import Geometry
-
-# Geometry's fields, as an operator takes them
-Fields: TypeAlias = tuple[
-    tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int, int, int], int, int
-]
+from fac_ext.geometry import Fields, Geometry
 
 
 class _Operator(Protocol):
@@ -47,14 +42,23 @@ def _call(
     function: type[torch.autograd.Function], op: _Operator, a: Tensor, b: Tensor, *geometry: *Fields
 ) -> Tensor:
     if torch.compiler.is_compiling():
-        if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
-            raise NotImplementedError(
-                "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
-                "leave what calls torch.func.jvp or jacfwd uncompiled"
-            )
+        refuse_lost_tangents()
         return op(a, b, *geometry)
     output: Tensor = function.apply(a, b, *geometry)
     return output
+
+
+def in_forward_mode() -> bool:
+    return bool(getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0)
+
+
+def refuse_lost_tangents() -> None:
+    """Refuse forward mode in code being compiled."""
+    if in_forward_mode():
+        raise NotImplementedError(
+            "fac: torch.compile would lose the tangents of forward mode (pytorch#192985): "
+            "leave what calls torch.func.jvp or jacfwd uncompiled"
+        )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -142,30 +146,30 @@ class _FacGradFilters(torch.autograd.Function):
     vmap = _vmap(fac_grad_filters)
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def _empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
+def empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _fake_fac(input: Tensor, filters: Tensor, *geometry: *Fields) -> Tensor:
-    return _empty(input, (*input.shape[:2], *filters.shape[2:]), _is_channels_last(filters))
+    return empty(input, (*input.shape[:2], *filters.shape[2:]), is_channels_last(filters))
 
 
 def _fake_grad_input(filters: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     size = (Geometry(*geometry).input_size(axis, grad.shape[2 + axis]) for axis in (0, 1))
-    return _empty(grad, (*grad.shape[:2], *size), _is_channels_last(filters))
+    return empty(grad, (*grad.shape[:2], *size), is_channels_last(filters))
 
 
 def _fake_grad_filters(input: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     settings = Geometry(*geometry)
     n, c, h, w = grad.shape
     channels = c // settings.channels_per_filter * settings.kernel_size[0] * settings.kernel_size[1]
-    channels_last = _is_channels_last(grad) or (not grad.is_contiguous() and _is_channels_last(input))
-    return _empty(input, (n, channels, h, w), channels_last)
+    channels_last = is_channels_last(grad) or (not grad.is_contiguous() and is_channels_last(input))
+    return empty(input, (n, channels, h, w), channels_last)
 
 
 for _name, _function, _fake in (

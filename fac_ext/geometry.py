@@ -10,6 +10,10 @@ Padding: TypeAlias = IntPair | Literal["same", "valid"]
 PaddingMode: TypeAlias = Literal["zeros", "replicate", "reflect", "circular"]
 PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)  # their indices are csrc/fac.h's numbers
 INSIDE = 4  # csrc/fac.h: move a window that would leave the image inside it (neighbourhood attention)
+# Geometry's fields, as an operator takes them
+Fields: TypeAlias = tuple[
+    tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int, int, int], int, int
+]
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -70,22 +74,28 @@ def check_mode(padding_mode: str) -> None:
 
 
 def check_tensors(input: object, filters: object) -> None:
-    for name, value in (("input", input), ("filters", filters)):
+    check_all_tensors(input=input, filters=filters)
+
+
+def check_all_tensors(**tensors: object) -> None:
+    for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"fac: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def check_kind(input: Tensor, filters: Tensor) -> None:
-    for name, tensor in (("input", input), ("filters", filters)):
+def check_kind(input: Tensor, **others: Tensor) -> None:
+    """Require dense tensors of one dtype that there are kernels for, on one device."""
+    for name, tensor in {"input": input, **others}.items():
         if tensor.dtype not in DTYPES:
             raise TypeError(f"fac: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
         if tensor.layout != torch.strided or tensor.is_nested:
             kind = "a nested tensor" if tensor.is_nested else tensor.layout
             raise TypeError(f"fac: {name} must be a dense tensor, got {kind}")
-    if filters.dtype != input.dtype:
-        raise TypeError(f"fac: filters must have input's dtype {input.dtype}, got {filters.dtype}")
-    if filters.device != input.device:
-        raise ValueError(f"fac: filters must be on input's device {input.device}, got {filters.device}")
+    for name, tensor in others.items():
+        if tensor.dtype != input.dtype:
+            raise TypeError(f"fac: {name} must have input's dtype {input.dtype}, got {tensor.dtype}")
+        if tensor.device != input.device:
+            raise ValueError(f"fac: {name} must be on input's device {input.device}, got {tensor.device}")
 
 
 def resolve(
@@ -98,16 +108,93 @@ def resolve(
     padding_mode: PaddingMode,
 ) -> Geometry:
     """Check the arguments of fac() against each other and return their Geometry."""
+    settings = _settings(kernel_size, stride, dilation, padding, padding_mode)
+    check_kind(input, filters=filters)
+    _check_image(input)
+    if filters.dim() != 4:
+        raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
+    geometry, output = _axes(input, settings, padding, padding_mode)
+    n, c = input.shape[:2]
+    taps = geometry.kernel_size[0] * geometry.kernel_size[1]
+    groups = filters.shape[1] // taps
+    if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
+        raise ValueError(
+            f"fac: filters must be {_filters_shape(n, taps, output)}, got {tuple(filters.shape)}"
+        )
+    if not _divides(groups, c):
+        raise ValueError(
+            f"fac: filters must be {_filters_shape(n, taps, output)} with G dividing C = {c}, got G = {groups}"
+        )
+    return geometry._replace(channels_per_filter=_shared(c, groups))
+
+
+def resolve_predicted(
+    input: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_size: IntPair,
+    stride: IntPair,
+    dilation: IntPair,
+    padding: Padding,
+    padding_mode: PaddingMode,
+) -> Geometry:
+    """Check the arguments of fac_predicted() against each other and return their Geometry."""
+    settings = _settings(kernel_size, stride, dilation, padding, padding_mode)
+    check_kind(input, hidden=hidden, weight=weight, **({} if bias is None else {"bias": bias}))
+    _check_image(input)
+    if hidden.dim() != 4:
+        raise ValueError(f"fac: hidden must be (N, Ch, Ho, Wo), got {tuple(hidden.shape)}")
+    geometry, output = _axes(input, settings, padding, padding_mode)
+    n, c = input.shape[:2]
+    channels, taps = hidden.shape[1], geometry.kernel_size[0] * geometry.kernel_size[1]
+    if tuple(hidden.shape) != (n, channels, *output):
+        wanted = f"(N, Ch, Ho, Wo) = ({n}, Ch, {output[0]}, {output[1]})"
+        raise ValueError(f"fac: hidden must be {wanted}, got {tuple(hidden.shape)}")
+    if weight.dim() not in (2, 4) or tuple(weight.shape[1:]) not in ((channels,), (channels, 1, 1)):
+        wanted = f"(G*kh*kw, Ch) = (G*{taps}, {channels}) or (G*{taps}, {channels}, 1, 1)"
+        raise ValueError(f"fac: weight must be {wanted}, got {tuple(weight.shape)}")
+    groups = weight.shape[0] // taps
+    if weight.shape[0] != groups * taps or not _divides(groups, c):
+        raise ValueError(
+            f"fac: weight must have G*{taps} rows with G dividing C = {c}, got {tuple(weight.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"fac: bias must be (G*kh*kw,) = ({weight.shape[0]},), got {tuple(bias.shape)}")
+    return geometry._replace(channels_per_filter=_shared(c, groups))
+
+
+class _Settings(NamedTuple):
+    """The arguments of a call that are no tensors, as pairs."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    margins: tuple[tuple[int, int], tuple[int, int]]
+
+
+def _settings(
+    kernel_size: IntPair, stride: IntPair, dilation: IntPair, padding: Padding, padding_mode: PaddingMode
+) -> _Settings:
+    """Check the arguments that are no tensors, in their order."""
     kernel_size = pair("kernel_size", kernel_size, 1)
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     around = margins(kernel_size, stride, dilation, padding)
     check_mode(padding_mode)
-    check_kind(input, filters)
+    return _Settings(kernel_size, stride, dilation, around)
+
+
+def _check_image(input: Tensor) -> None:
     if input.dim() != 4:
         raise ValueError(f"fac: input must be (N, C, H, W), got {tuple(input.shape)}")
-    if filters.dim() != 4:
-        raise ValueError(f"fac: filters must be (N, G*kh*kw, Ho, Wo), got {tuple(filters.shape)}")
-    n, c, *size = input.shape
+
+
+def _axes(
+    input: Tensor, settings: _Settings, padding: Padding, padding_mode: PaddingMode
+) -> tuple[Geometry, list[int]]:
+    """Return the Geometry, its channels_per_filter still 1, and [Ho, Wo]."""
+    kernel_size, stride, dilation, around = settings
+    size = input.shape[2:]
     output: list[int] = []
     padded: list[int] = []
     for axis, name in enumerate(("height", "width")):
@@ -121,27 +208,18 @@ def resolve(
             )
         output.append(room // stride[axis] + 1)
         padded += [before, after if stride[axis] == 1 else after - int(room % stride[axis])]
-    taps = kernel_size[0] * kernel_size[1]
-    groups = filters.shape[1] // taps
-    if filters.shape[1] != groups * taps or tuple(filters.shape) != (n, groups * taps, *output):
-        raise ValueError(
-            f"fac: filters must be {_filters_shape(n, taps, output)}, got {tuple(filters.shape)}"
-        )
-    if c == 0 or groups == 0:
-        if c != groups:
-            raise ValueError(
-                f"fac: filters must be {_filters_shape(n, taps, output)} with G dividing C = {c}, got G = {groups}"
-            )
-        shared = 1
-    else:
-        if c % groups:
-            raise ValueError(
-                f"fac: filters must be {_filters_shape(n, taps, output)} with G dividing C = {c}, got G = {groups}"
-            )
-        shared = int(c // groups)
     top, bottom, left, right = padded
     mode = PADDING_MODES.index(padding_mode)
-    return Geometry(kernel_size, stride, dilation, (top, bottom, left, right), mode, shared)
+    return Geometry(kernel_size, stride, dilation, (top, bottom, left, right), mode, 1), output
+
+
+def _divides(groups: int, channels: int) -> bool:
+    return channels == groups if channels == 0 or groups == 0 else channels % groups == 0
+
+
+def _shared(channels: int, groups: int) -> int:
+    """Return the channels of each filter group."""
+    return int(channels // groups) if groups else 1
 
 
 def _filters_shape(n: int, taps: int, output: list[int]) -> str:

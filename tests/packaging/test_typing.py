@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fac_ext
-from fac_ext import FAC, fac, fac_reference
+from fac_ext import FAC, PredictedFAC, fac, fac_predicted, fac_reference
 from fac_ext.compat import KernelConv2D, involution
 
 
@@ -27,13 +27,23 @@ class Layer(nn.Module):
         return self.apply_filters(features, self.predict(features))
 
 
+class ShortLayer(nn.Module):
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.apply_filters = PredictedFAC(channels, channels, kernel_size, activation=0.1, block_bytes=1 << 20)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.apply_filters(features, features)
+
+
 def compare(x: Tensor, f: Tensor) -> float:
     error = fac(x, f, (3, 3), padding=1) - fac_reference(x, f, 3, dilation=1, padding_mode="zeros")
     return float(error.abs().max())
 
 
 x, weight = torch.randn(1, 8, 16, 16), torch.randn(1, 2, 3, 3, 16, 16)
-maps: list[Tensor] = [Layer(8, 3)(x), KernelConv2D(3)(x, weight), involution(x, weight, None, 1, 1)]
+maps: list[Tensor] = [Layer(8, 3)(x), ShortLayer(8, 3)(x), fac_predicted(x, x, torch.ones(8, 8), None, 1)]
+maps += [KernelConv2D(3)(x, weight), involution(x, weight, None, 1, 1)]
 toolkit: str | None = fac_ext.build_info()["cuda"]
 print(compare(x, maps[0]), toolkit, fac_ext.__version__)
 fac_ext.release_memory()
@@ -95,7 +105,7 @@ def check(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
 
     def run(name, text):
-        path = folder / f"user_of_{name}.py"
+        path = folder / f"user_of_{name}.py"  # a file fac_ext.py would hide the package
         path.write_text(text)
         options = ("--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={folder / 'cache'}")
         command = [sys.executable, "-m", "mypy", *options, path]

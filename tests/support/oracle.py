@@ -81,16 +81,16 @@ def bounds(input, filters, grad, *args, **kwargs):
     return exact, magnitude, all_three(output, *one, *args, **kwargs)
 
 
-def check(got, exact, magnitude, terms):
-    """got is within rounding of exact, the bound of any order of summation:
+def check(got, exact, magnitude, terms, roundings=1):
+    """got is within rounding of exact, the bound of any order of summation and of so many roundings of stored values:
 
-        |error| <= (eps (terms + 1) + eps_stored) * sum |products| + the smallest number
+        |error| <= (eps (terms + 1) + eps_stored roundings) * sum |products| + the smallest number
 
     magnitude is the sum of the products' absolute values, element by element, in float64; terms their number.
     """
     assert got.shape == exact.shape
     eps, stored = EPS[got.dtype]
-    allowed = (eps * (terms + 1) + stored) * magnitude + SMALLEST[got.dtype]
+    allowed = (eps * (terms + 1) + stored * roundings) * magnitude + SMALLEST[got.dtype] * roundings
     got = got.detach().cpu().double()
     used = ((got - exact).abs() / allowed).max() if got.numel() else torch.zeros(())
     assert used <= 1, f"error is {float(used):.2f} times what rounding explains"

@@ -451,7 +451,7 @@ def test_the_compact_recipe_in_miniature(tmp_path):
     parts = run("parts")
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(parts.model.state_dict()[name], tensor), name
-    card = card_of(whole)
+    card = build_card(whole)
     assert card["preset"] == "compact" and set(card["buckets"]) == {"clean", "noisy"}
     assert "gain" in whole.curve[-1]["buckets"]["noisy"]["8"]
     assert weights.load(tmp_path / "whole" / "weights.safetensors").preset == "compact"
