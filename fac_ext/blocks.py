@@ -42,7 +42,8 @@ def sizes(
     rows = max(most // (some * group_bytes * width), 1)
     if rows < height:
         return some, _even(height, rows, 1)
-    return _even(groups, most // (group_bytes * height * width), EIGHT if shared == 1 else 1), height
+    fit = max(most // (group_bytes * height * width), 1)
+    return _even(groups, fit, EIGHT if shared == 1 else 1), height
 
 
 def _count(part: slice) -> int:
