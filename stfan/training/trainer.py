@@ -234,7 +234,8 @@ class Trainer:
         self.curve.append(entry | ({"buckets": buckets} if buckets else {}))
         for kind, drifts in buckets.items():
             gains = {drift: score["gain"] for drift, score in drifts.items()}
-            writer.add_scalars(f"test/gain, {kind}", gains, self.iteration)
+            for drift, gain in gains.items():
+                writer.add_scalar(f"test/gain, {kind}, {drift} px", gain, self.iteration)
             words = ", ".join(f"{drift} px {gain:+.2f}" for drift, gain in gains.items())
             report(f"iteration {self.iteration}: gain in dB, {kind}: {words}")
         for side in ("input", "output"):
