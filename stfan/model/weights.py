@@ -25,7 +25,7 @@ except ImportError:  # NumPy 1
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 BUNDLED = tuple(sorted(path.stem for path in PRETRAINED.glob("*.safetensors")))  # names that load() takes
-DEFAULT = "article"
+DEFAULT = "compact"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # The authors' checkpoints hold NumPy's numbers beside the tensors. Loading these classes and functions runs no code.

@@ -59,7 +59,7 @@ def article_state(model):
 
 def test_bundled_weights_are_the_default():
     model = stfan.load()
-    assert model.preset == "article" and not model.training
+    assert model.preset == weights.DEFAULT == "compact" and not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert_same(model, stfan.load(weights.locate()))
 
