@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from fac_ext import fac
+from fac_ext import fac_predicted
 
 HALVES = torch.float16, torch.bfloat16
 
@@ -22,7 +23,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
 
     def forward(self, x):
-        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
+        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1, inplace=True))
 
 
 class LeakyConv2d(nn.Conv2d):
@@ -162,7 +163,7 @@ class STFAN(nn.Module):
     preset    parameters  kFLOP per pixel   C
     ========  ==========  ================  ===
     article   5,358,211   1,021             128
-    official  5,372,547   1,078             128
+    official  5,372,547   1,129             128
     compact   703,452     104               48
     ========  ==========  ================  ===
 
@@ -217,30 +218,39 @@ class STFAN(nn.Module):
         if state is None:
             state = self._first_state(features)
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
-        align, summary = self._align(motion)
-        aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
-        del align  # before the deblurring filters, which are as large, are made
-        deblur = self.deblur(torch.cat([motion, summary], 1))
-        deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
-        del deblur
-        fused = torch.cat([aligned, deblurred], 1)
-        return self.reconstruction(fused, frame) + current, self.fusion(fused)
+        aligned, summary = self._align(state, motion)
+        hidden = self.deblur[:-1](torch.cat([motion, summary], 1))
+        del (
+            motion,
+            summary,
+            state,
+        )  # here and below: frees what the layers at the frame's size have no use for
+        fused = torch.cat([aligned, self._filter(features, hidden, self.deblur[-1])], 1)
+        del aligned, features, hidden
+        next_state = self.fusion(fused)
+        return self.reconstruction(fused, frame) + current, next_state
 
-    def _align(self, motion):
-        """The alignment filters, and their summary: (B, taps, H/4, W/4), (B, C, H/4, W/4).
+    def _filter(self, image, hidden, last):
+        """Filter with what a filter head's last layer makes of its hidden features; store none of the filters."""
+        slope = 0.1 if isinstance(last, LeakyConv2d) else None
+        arguments = (last.weight, last.bias, self.kernel_size)
+        return fac_predicted(image, hidden, *arguments, padding_mode=self.padding_mode, activation=slope)
+
+    def _align(self, state, motion):
+        """Return the aligned state and the summary of the filters that aligned it, both (B, C, H/4, W/4).
 
         In the preset "article" nothing bends between the filters' last layer and their summary, both 1x1, so the
-        product of the two is one map of 128 channels to 128, which spares reading all the filters.
+        product of the two is one map of 128 channels to 128, which spares making all the filters again.
         """
-        hidden, last = self.align[:-1](motion), self.align[-1]
-        align = last(hidden)
-        if self.align_summary is None:
-            return align, hidden
+        hidden, last, summary = self.align[:-1](motion), self.align[-1], self.align_summary
+        aligned = self._filter(state, hidden, last)
+        if summary is None:
+            return aligned, hidden
         if self.preset != "article":
-            return align, self.align_summary(align)
-        weight, bias = self.align_summary.weight.flatten(1), self.align_summary.bias
+            return aligned, _leaky_summary(hidden, last, summary)
+        weight, bias = summary.weight.flatten(1), summary.bias
         weight, bias = weight @ last.weight.flatten(1), weight @ last.bias + bias
-        return align, nn.functional.conv2d(hidden, weight[..., None, None], bias)
+        return aligned, nn.functional.conv2d(hidden, weight[..., None, None], bias)
 
     def initial_state(self, frame):
         """The state before the first frame, (B, C, H/4, W/4), made of its own features."""
@@ -259,6 +269,31 @@ class STFAN(nn.Module):
         fits = frame.dtype == dtype or (frame.dtype == torch.float32 and dtype in HALVES)
         if not fits and not torch.is_autocast_enabled(frame.device.type):
             raise TypeError(f"STFAN: {name} must be {dtype} as the weights are, got {frame.dtype}")
+
+
+def _leaky_summary(hidden, last, summary):
+    """Return summary(last(hidden)) of two LeakyConv2d, 1x1 both, with a few of the filters in memory at a time.
+
+    Under autograd too: backward makes them again.
+    """
+
+    def part(hidden, weight, bias, summary_weight):
+        filters = nn.functional.leaky_relu(nn.functional.conv2d(hidden, weight, bias), 0.1, inplace=True)
+        return nn.functional.conv2d(filters, summary_weight)
+
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    few = summary.out_channels
+    parts = zip(last.weight.split(few), last.bias.split(few), summary.weight.split(few, 1), strict=True)
+    total = summary.bias[:, None, None]
+    if total.dtype in HALVES:
+        total = total.float()
+    for arguments in parts:
+        if again:
+            made = checkpoint(part, hidden, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            made = part(hidden, *arguments)
+        total = total + made
+    return nn.functional.leaky_relu(total.to(made.dtype), 0.1, inplace=True)
 
 
 def initialise(model, kind, seed):
