@@ -3,7 +3,7 @@
 # make check   the linters and the type checker
 # make format  format Python, C++ and CUDA sources in place
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
-# make bench   time and memory of fac and of the network beside their peers (half an hour)
+# make bench   time and memory of fac, of fac_predicted and of the network beside their peers (an hour)
 # make bench-report  README's tables, docs/benchmarks.md and its plots from the committed figures
 # make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
 #              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
@@ -60,6 +60,7 @@ wheels: .venv/ready
 
 bench: .venv/ready
 	$(PY) benchmarks/bench_fac.py --suite --json benchmarks/results
+	$(PY) benchmarks/bench_predicted.py --json benchmarks/results
 	$(PY) benchmarks/bench_stfan.py --json benchmarks/results
 	$(PY) benchmarks/bench_training.py --json benchmarks/results
 
@@ -76,6 +77,7 @@ gpu:
 			$(PYTHON) -m pytest tests/operator/test_fac.py -k "cuda and value and not float64" || exit 1; \
 	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
+	$(PYTHON) benchmarks/bench_predicted.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_training.py --device cuda --bf16 --json benchmarks/results --commit "$(COMMIT)"
 

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import bench_predicted
 from harness import CONTENDERS, described, network_table, operator_table, renewed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +175,7 @@ def load():
     """{file stem: (figures of the operator, figures of the network or None)}"""
     reports = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if not path.stem.endswith(("-stfan", "-training", "-trainer", "-race", "-judging")):
+        if not path.stem.endswith(("-stfan", "-training", "-trainer", "-race", "-judging", "-predicted")):
             network = path.with_name(f"{path.stem}-stfan.json")
             reports[path.stem] = (
                 json.loads(path.read_text()),
@@ -221,6 +223,62 @@ def weights_sentence(card):
         f"{scores['output']['ssim']:.4f} on average; the gain is {min(gains):+.2f} to {max(gains):+.2f} dB, and "
         f"{sum(gain < 0 for gain in gains)} of the {len(gains)} became worse."
     )
+
+
+def predicted_reports() -> dict[str, dict[str, Any]]:
+    """{file stem: figures of fac_predicted}"""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-predicted.json"))}
+
+
+def predicted_section(report: dict[str, Any], stem: str) -> str:
+    """The part of docs/predicted.md on one device."""
+    facts = report["environment"]
+    clock = {case["settings"]["clock"] for case in report["cases"]} == {"cpu"}
+    lines = [
+        f"{ran_on(facts)}, commit {facts['commit']}"
+        f"{'; times are those of the threads, not of the clock on the wall' if clock else ''}:",
+        "",
+        "```",
+        bench_predicted.table(report["cases"]),
+        "```",
+        "",
+        f"![Time and memory against megapixels]({stem}.png)",
+    ]
+    return "\n".join(lines)
+
+
+def predicted_plot(report: dict[str, Any], stem: str) -> None:
+    """Time and memory of the first type and layout against megapixels, as docs/STEM.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kind = [report["cases"][0]["settings"][key] for key in ("dtype", "layout")]
+    cases = [c for c in report["cases"] if [c["settings"][key] for key in ("dtype", "layout")] == kind]
+    figure, both = pyplot.subplots(1, 2, figsize=(10, 4.2), dpi=110, layout="constrained")
+    for axes, key, label in zip(
+        both, ("median_ms", "extra_mb"), ("ms", "MB beyond the operands"), strict=True
+    ):
+        for name, colour in (("products", "k"), ("fac(conv2d)", "C3"), ("fac_predicted", "C0")):
+            for mode, line in (("forward", "o-"), ("forward+backward", "s--")):
+                points = {}
+                for case in cases:
+                    figures, size = (
+                        case["results"].get(name),
+                        bench_predicted.SIZES[case["settings"]["frame"]],
+                    )
+                    if isinstance(figures, dict) and mode in figures and figures[mode][key]:
+                        points[size[0] * size[1] / 1e6] = figures[mode][key]
+                if points and (key == "median_ms" or name != "products"):
+                    axes.loglog(list(points), list(points.values()), colour + line, label=f"{name}, {mode}")
+        axes.set_xlabel("megapixels of the frame (features: a quarter of each side)")
+        axes.set_ylabel(label)
+        axes.grid(True, which="both", alpha=0.25)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"{ran_on(report['environment'])}, {', '.join(kind)}", fontsize=9)
+    figure.savefig(DOCS / f"{stem}.png", metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def training_page(page):
@@ -284,6 +342,12 @@ def main():
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text(), reports))
     curve(json.loads(CARD.read_text()))
+    predicted = predicted_reports()
+    for stem, report in predicted.items():
+        predicted_plot(report, stem)
+    page = DOCS / "predicted.md"
+    sections = "\n\n".join(predicted_section(report, stem) for stem, report in predicted.items())
+    page.write_text(renewed(page.read_text(), {"predicted": sections}))
     page = DOCS / "training.md"
     page.write_text(training_page(page.read_text()))
 

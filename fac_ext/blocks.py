@@ -17,8 +17,8 @@ from fac_ext.geometry import PADDING_MODES, Fields, Geometry
 
 _ops = torch.ops.fac_ext
 BLOCK_BYTES = {"cpu": 8 << 20, "others": 16 << 20}  # of the filters of one block; docs/predicted.md says why
-WHOLE = 8  # channels, at least, of a block with all rows: what the channels_last kernels take at once
-SOME = 128  # bytes of a pixel's channels in a block with some rows
+EIGHT = 8  # channels that the channels_last kernels take at once
+SOME = 128  # bytes of a pixel's channels, at least, of a block
 
 
 class Block(NamedTuple):
@@ -35,14 +35,15 @@ def sizes(
     """Return the (groups, rows) of blocks whose filters take no more than `most` bytes, if one group and row does not.
 
     shared: channels of a group.
-    All rows where a few channels fit, as then every gradient is summed in the order of fac's own; else bands.
+    All rows where some channels fit, as then every gradient is summed in the order of fac's own; else bands.
     """
     group_bytes = taps * itemsize  # at one pixel
-    fit = most // (group_bytes * height * width)
-    if fit >= min(groups, -(-WHOLE // shared)):
-        return _even(groups, fit, WHOLE if shared == 1 else 1), height
     some = min(groups, -(-SOME // (itemsize * shared)), max(most // (group_bytes * width), 1))
-    return some, _even(height, max(most // (some * group_bytes * width), 1), 1)
+    rows = max(most // (some * group_bytes * width), 1)
+    if rows < height:
+        return some, _even(height, rows, 1)
+    fit = max(most // (group_bytes * height * width), 1)
+    return _even(groups, fit, EIGHT if shared == 1 else 1), height
 
 
 def _count(part: slice) -> int:

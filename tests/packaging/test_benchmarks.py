@@ -8,7 +8,9 @@ import pytest
 
 from support.checkout import ROOT
 
-FAC, STFAN = (ROOT / "benchmarks" / name for name in ("bench_fac.py", "bench_stfan.py"))
+FAC, STFAN, PREDICTED = (
+    ROOT / "benchmarks" / name for name in ("bench_fac.py", "bench_stfan.py", "bench_predicted.py")
+)
 
 
 def bench(script, *options):
@@ -62,6 +64,25 @@ def test_settings_reach_the_contenders(tmp_path):
     assert "2 x 8 x 8 x 8, k = 3, bfloat16, channels_last, 2 groups, 1 threads" in done.stdout
     (case,) = json.loads(out.read_text())["cases"]
     assert case["results"]["article"] == "has no groups" and case["settings"]["threads"] == 1
+
+
+def test_predicted_figures(tmp_path, report):
+    out = tmp_path / "figures.json"
+    sizes = ("--frames", "180p", "--channels", 8, "--hidden", 4, "--dtypes", "float32", "--repeats", 1)
+    done = bench(PREDICTED, *sizes, "--block-bytes", 10**5, "--json", out)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(out.read_text())["cases"]
+    assert [case["settings"]["layout"] for case in cases] == ["row_major", "channels_last"]
+    for case in cases:
+        assert tuple(case["results"]) == ("products", "fac(conv2d)", "fac_predicted")
+        for modes in case["results"].values():
+            for mode in ("forward", "forward+backward"):
+                low, high = modes[mode]["quartiles_ms"]
+                assert 0 < low <= modes[mode]["median_ms"] <= high
+                assert f"{modes[mode]['median_ms']:.1f}" in done.stdout
+    text = report.predicted_section(json.loads(out.read_text()), "name")
+    assert "fac_predicted  forward+backward" in text and "name.png" in text
+    assert bench(PREDICTED, "--hidden", 0).returncode == 2
 
 
 def test_contenders_agree():
