@@ -45,8 +45,8 @@ class Network(Contender):
         if name == "article":
             self.step, self.past = network, None
             self.patches = contextlib.ExitStack()
-            self.patches.enter_context(mock.patch.object(stfan.model.network, "fac", article_fac))
-            self.patches.enter_context(mock.patch.object(stfan.model.network.STFAN, "_align", _all_filters))
+            self.patches.enter_context(mock.patch.object(stfan.model.network.STFAN, "_filter", _filter))
+            self.patches.enter_context(mock.patch.object(stfan.model.network.STFAN, "_align", _align))
         else:
             if name.endswith("compiled"):
                 network.compile()
@@ -92,9 +92,14 @@ KINDS = {
 }
 
 
-def _all_filters(network, motion):
-    align = network.align(motion)
-    return align, network.align_summary(align)
+def _filter(network, image, hidden, last):
+    return article_fac(image, last(hidden), network.kernel_size, padding_mode=network.padding_mode)
+
+
+def _align(network, state, motion):
+    filters = network.align(motion)
+    aligned = article_fac(state, filters, network.kernel_size, padding_mode=network.padding_mode)
+    return aligned, network.align_summary(filters)
 
 
 def measure(options, names):

@@ -47,7 +47,7 @@ class Report:
     ):
         self.title, self.facts, self.measure = title, facts, measure
         self.kernel_size, self.first = model.kernel_size, 0
-        self._probes = {"align": _Probe(model.align[-1]), "deblur": _Probe(model.deblur[-1])}
+        self._probes = {"align": _Probe(model.align), "deblur": _Probe(model.deblur)}
         self._best: list[dict[str, Any]] = []
         self._names: list[list[str]] = []
         self._seconds: list[float] = []
@@ -153,22 +153,26 @@ class Report:
 
 
 class _Probe:
-    """Keeps the last output of a layer that predicts filters, at a few pixels.
+    """Keeps the filters that a filter head predicted last, at a few pixels.
+
+    The network never has all of them, so the probe makes them of what the head's last layer reads.
 
     Attributes:
-        grid: [height, width] of the layer's output.
+        grid: [height, width] of the head's output.
         taps: (taps, rows, columns) at the candidate pixels.
     """
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, head: nn.Sequential):
         self.grid: list[int] | None = None
         self.taps = torch.empty(0)
-        self.handle = layer.register_forward_hook(self._sample)
+        self.last = head[-1]
+        self.handle = head[-2].register_forward_hook(self._sample)
 
     def _sample(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         self.grid = list(output.shape[2:])
         rows, columns = (index.to(output.device) for index in _candidates(self.grid))
-        self.taps = output.detach()[0].index_select(1, rows).index_select(2, columns).float().cpu()
+        few = output.detach()[:1].index_select(2, rows).index_select(3, columns)
+        self.taps = self.last(few).detach()[0].float().cpu()
 
 
 def _candidates(grid: Sequence[int]) -> tuple[torch.Tensor, ...]:

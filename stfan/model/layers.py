@@ -19,7 +19,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1))
+        return x + self.conv2(nn.functional.leaky_relu(self.conv1(x), 0.1, inplace=True))
 
 
 class LeakyConv2d(nn.Conv2d):

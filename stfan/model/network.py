@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from fac_ext import fac
+from fac_ext import fac_predicted
 from stfan.model.layers import (
     FullSizeLayers,
     HalfSizeLayers,
@@ -55,7 +56,7 @@ class STFAN(nn.Module):
     preset    parameters  kFLOP per pixel   C
     ========  ==========  ================  ===
     article   5,358,211   1,021             128
-    official  5,372,547   1,078             128
+    official  5,372,547   1,129             128
     compact   703,452     104               48
     ========  ==========  ================  ===
 
@@ -112,32 +113,43 @@ class STFAN(nn.Module):
         if state is None:
             state = self._first_state(features)
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
-        align, summary = self._align(motion)
-        aligned = fac(state, align, self.kernel_size, padding_mode=self.padding_mode)
-        del align  # frees it before the deblurring filters, which are as large, are made
-        deblur = self.deblur(torch.cat([motion, summary], 1))
-        deblurred = fac(features, deblur, self.kernel_size, padding_mode=self.padding_mode)
-        del deblur
-        fused = torch.cat([aligned, deblurred], 1)
-        return self.reconstruction(fused, frame) + current, self.fusion(fused)
+        aligned, summary = self._align(state, motion)
+        hidden = self.deblur[:-1](torch.cat([motion, summary], 1))
+        del (
+            motion,
+            summary,
+            state,
+        )  # here and below: frees what the layers at the frame's size have no use for
+        fused = torch.cat([aligned, self._filter(features, hidden, last_conv(self.deblur))], 1)
+        del aligned, features, hidden
+        next_state = self.fusion(fused)
+        return self.reconstruction(fused, frame) + current, next_state
 
-    def _align(self, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the alignment filters (B, taps, H/4, W/4) and their summary (B, C, H/4, W/4).
+    def _filter(self, image: Tensor, hidden: Tensor, last: nn.Conv2d) -> Tensor:
+        """Filter with what a filter head's last layer makes of its hidden features; store none of the filters."""
+        slope = 0.1 if isinstance(last, LeakyConv2d) else None
+        weight, bias = _parameters(last)
+        return fac_predicted(
+            image, hidden, weight, bias, self.kernel_size, padding_mode=self.padding_mode, activation=slope
+        )
+
+    def _align(self, state: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the aligned state and the summary of the filters that aligned it, both (B, C, H/4, W/4).
 
         In the preset "article" no activation stands between the filters' last layer and their summary, both 1x1. So
-        the product of the two is one map of 128 channels to 128, and the summary need not read all the filters.
+        the product of the two is one map of 128 channels to 128, and the summary need not make all the filters again.
         """
         hidden, last = self.align[:-1](motion), last_conv(self.align)
-        align = last(hidden)
+        aligned = self._filter(state, hidden, last)
         if self.align_summary is None:
-            return align, hidden
+            return aligned, hidden
         if self.preset != "article":
-            return align, self.align_summary(align)
+            return aligned, _leaky_summary(hidden, last, self.align_summary)
         summary_weight, summary_bias = _parameters(self.align_summary)
         weight, bias = _parameters(last)
         summary_weight = summary_weight.flatten(1)
         product, offset = summary_weight @ weight.flatten(1), summary_weight @ bias + summary_bias
-        return align, nn.functional.conv2d(hidden, product[..., None, None], offset)
+        return aligned, nn.functional.conv2d(hidden, product[..., None, None], offset)
 
     def initial_state(self, frame: Tensor) -> Tensor:
         """Compute the state before the first frame, (B, C, H/4, W/4), from that frame's own features."""
@@ -167,6 +179,31 @@ def _parameters(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
     """Return the weight and the bias of a convolution; all of this network's have a bias."""
     assert conv.bias is not None
     return conv.weight, conv.bias
+
+
+def _leaky_summary(hidden: Tensor, last: nn.Conv2d, summary: nn.Conv2d) -> Tensor:
+    """Return summary(last(hidden)) of two LeakyConv2d, 1x1 both, with a few of the filters in memory at a time.
+
+    Under autograd, backward makes the filters again.
+    """
+
+    def part(hidden: Tensor, weight: Tensor, bias: Tensor, summary_weight: Tensor) -> Tensor:
+        filters = nn.functional.leaky_relu(nn.functional.conv2d(hidden, weight, bias), 0.1, inplace=True)
+        return nn.functional.conv2d(filters, summary_weight)
+
+    recompute = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    (weight, bias), (summary_weight, total) = _parameters(last), _parameters(summary)
+    few, dtype = summary.out_channels, hidden.dtype
+    total = total[:, None, None]
+    if total.dtype in HALVES:
+        total = total.float()
+    for arguments in zip(weight.split(few), bias.split(few), summary_weight.split(few, 1), strict=True):
+        if recompute:
+            product = checkpoint(part, hidden, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            product = part(hidden, *arguments)
+        total, dtype = total + product, product.dtype
+    return nn.functional.leaky_relu(total.to(dtype), 0.1, inplace=True)
 
 
 def initialise(model: STFAN, kind: Literal["kaiming", "identity"], seed: int) -> STFAN:

@@ -193,7 +193,7 @@ def used(key):
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
 
 torch.manual_seed(0)
-model, frame = STFAN().eval(), torch.rand(3, 48, 1600)
+model, frame = STFAN().eval(), torch.rand(3, 48, 3200)
 Deblurrer(model)(frame[:, :, :64])
 before = used("VmSize")
 wanted = Deblurrer(model)(frame)
@@ -208,4 +208,4 @@ print("right")
 def test_memory_that_really_runs_out():
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed, so that nothing old hides a need
     said = run(sys.executable, "-c", SHORT_OF_MEMORY, cwd=ROOT, env=os.environ | returned_at_once)
-    assert said.startswith("right\nout of memory at 1600x48: going on in tiles of 800 pixels\n")
+    assert said.startswith("right\nout of memory at 3200x48: going on in tiles of 1600 pixels\n")
