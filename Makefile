@@ -29,7 +29,7 @@ cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 	$(PY) -c "import fac_ext; print('fac_ext:', fac_ext.build_info())"
 	touch $@
 
-# of our own clip the first shot: on two cores a frame takes 2 s
+# of our own clip the first shot
 demo: .venv/ready $(ours)
 	mkdir -p demo
 	name=$$(basename "$(VIDEO)"); name="demo/$${name%.*}"; .venv/bin/stfan deblur "$(VIDEO)" \

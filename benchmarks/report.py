@@ -218,7 +218,7 @@ def with_figures(readme, reports):
         "operator": f"{readme_table(report['cases'][0]['results'])}\n\n"
         f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}.",
         "network": network_sentence(network["cases"]),
-        "weights": weights_sentence(json.loads(CARD.read_text())),
+        "weights": weights_sentence(json.loads(CARD.with_name("compact.json").read_text())),
     }
     return renewed(readme, texts)
 
@@ -259,15 +259,16 @@ def filled(text):
 
 
 def weights_sentence(card):
-    """Say what the bundled weights gain."""
-    scores, clips = card["scores"]["overall"], card["scores"]["clips"].values()
-    gains = [clip["output"]["psnr"] - clip["input"]["psnr"] for clip in clips]
+    """Say what the default weights gain: without sensor noise and with it, by drift of the camera."""
+    parts = []
+    for kind, words in (("clean", "without sensor noise"), ("noisy", "with it")):
+        gains = [f"{score['gain']:+.2f}" for score in card["buckets"][kind].values()]
+        parts.append(f"{words} {', '.join(gains)} dB")
+    drifts = ", ".join(card["buckets"]["clean"])
     pictures = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
     return filled(
-        f"On {len(gains)} clips of {len(pictures)} pictures that they were not trained on, they raise the mean PSNR "
-        f"(protocol {card['scores']['protocol']}) from {scores['input']['psnr']:.2f} to {scores['output']['psnr']:.2f} dB "
-        f"and SSIM from {scores['input']['ssim']:.4f} to {scores['output']['ssim']:.4f}. The gain of a clip is "
-        f"{min(gains):+.2f} to {max(gains):+.2f} dB; {sum(gain < 0 for gain in gains)} of the {len(gains)} became worse."
+        f"On clips of {len(pictures)} pictures that they were not trained on, the weights `{card['preset']}` gain in PSNR "
+        f"({card['scores']['protocol']}), at drifts of {drifts} pixels a frame: {'; '.join(parts)}."
     )
 
 

@@ -239,16 +239,12 @@ def test_training_table_and_what_the_weights_gain(report):
         "| 1 | 100 | 1.2 | 100 | 1.2 |",
         "| 20 | crashed (exit code -9) |  | 2008 | 1.2 |",
     ]
-    sides = [
-        ({"psnr": 30.0, "ssim": 0.9}, {"psnr": 31.5, "ssim": 0.95}),
-        ({"psnr": 20.0, "ssim": 0.5}, {"psnr": 19.9, "ssim": 0.5}),
-    ]
-    clips = {
-        name: {"input": before, "output": after} for name, (before, after) in zip("ab", sides, strict=True)
+    buckets = {
+        kind: {drift: {"gain": gain} for drift, gain in (("0", -0.1), ("4", first))}
+        for kind, first in (("clean", 0.5), ("noisy", 0.25))
     }
-    overall = {"input": {"psnr": 25.0, "ssim": 0.7}, "output": {"psnr": 25.7, "ssim": 0.725}}
-    card = {"scores": {"protocol": "rgb8", "overall": overall, "clips": clips}}
+    card = {"preset": "compact", "scores": {"protocol": "rgb8"}, "buckets": buckets}
     card["data"] = {"clips": {"test/a": {"pictures": ["1.jpg", "2.jpg"]}, "test/b": {"pictures": ["1.jpg"]}}}
     said = report.weights_sentence(card).replace("\n", " ")
-    assert "2 clips of 2 pictures" in said and "25.00 to 25.70 dB" in said and "0.7000 to 0.7250" in said
-    assert "-0.10 to +1.50 dB; 1 of the 2 became worse" in said
+    assert "clips of 2 pictures" in said and "drifts of 0, 4 pixels a frame" in said
+    assert "without sensor noise -0.10, +0.50 dB; with it -0.10, +0.25 dB." in said
