@@ -294,6 +294,12 @@ def predicted_section(report: dict[str, Any], stem: str) -> str:
     return "\n".join(lines)
 
 
+def predicted_page(page: str) -> str:
+    """docs/predicted.md with the text between its marks renewed."""
+    sections = (predicted_section(report, stem) for stem, report in predicted_reports().items())
+    return renewed(page, {"predicted": "\n\n".join(sections)})
+
+
 def predicted_plot(report: dict[str, Any], stem: str) -> None:
     """Time and memory of the first type and layout against megapixels, as docs/STEM.png."""
     import matplotlib
@@ -389,12 +395,10 @@ def main():
     readme = ROOT / "README.md"
     readme.write_text(with_figures(readme.read_text(), reports))
     curve(json.loads(CARD.read_text()))
-    predicted = predicted_reports()
-    for stem, report in predicted.items():
+    for stem, report in predicted_reports().items():
         predicted_plot(report, stem)
     page = DOCS / "predicted.md"
-    sections = "\n\n".join(predicted_section(report, stem) for stem, report in predicted.items())
-    page.write_text(renewed(page.read_text(), {"predicted": sections}))
+    page.write_text(predicted_page(page.read_text()))
     page = DOCS / "training.md"
     page.write_text(training_page(page.read_text()))
 

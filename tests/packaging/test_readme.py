@@ -35,6 +35,9 @@ def test_benchmarks_are_the_committed_ones():
     page = (ROOT / "docs" / "training.md").read_text()
     assert report.training_page(page) == page and (ROOT / "docs" / "training.png").exists()
     assert report.benchmarks_page(reports) == (ROOT / "docs" / "benchmarks.md").read_text()
+    assert report.predicted_page(PREDICTED) == PREDICTED
+    for stem in report.predicted_reports():
+        assert (ROOT / "docs" / f"{stem}.png").exists()
     for stem, (figures, network) in reports.items():
         for part in (figures, network) if network else (figures,):
             assert {"device", "threads", "torch", "commit", "date"} <= set(part["environment"])
