@@ -57,7 +57,7 @@ def check(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
 
     def run(name, text):
-        path = folder / f"{name}.py"
+        path = folder / f"user_of_{name}.py"
         path.write_text(text)
         options = ("--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={folder / 'cache'}")
         command = [sys.executable, "-m", "mypy", *options, path]
