@@ -8,6 +8,7 @@ import pytest
 from support.checkout import ROOT
 
 README = (ROOT / "README.md").read_text()
+PREDICTED = (ROOT / "docs" / "predicted.md").read_text()
 # docs/video.md needs a video: tests/cli/test_deblur.py runs it
 PAGES = [
     ROOT / "README.md",
