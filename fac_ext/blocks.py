@@ -2,7 +2,8 @@
 
 A block is a matrix product of the library's and a call of a kernel of ours. Nothing here knows autograd. One
 sample after the other; in it one band of rows after the other, whose hidden features so stay in the cache; in it
-one part of the filter groups after the other.
+one part of the filter groups after the other. One file, though long: the loops of the value and of the gradients
+stand beside each other, so that they can be compared.
 """
 
 import itertools

@@ -40,7 +40,6 @@ def evaluate(
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
     from stfan.data.paired_videos import find_videos
     from stfan.evaluation import evaluate as evaluation
-    from stfan.evaluation.buckets import bucket_scores, bucket_table
     from stfan.evaluation.report import Report
     from stfan.model.deblurrer import Deblurrer
     from stfan.model.weights import count, load
@@ -73,11 +72,7 @@ def evaluate(
     with LogHandler(stderr_console).attached(), bar.progress:
         bar.start(0)
         result = facts | evaluation.evaluate(Deblurrer(model, tile), clips, rule, on_frame)
-    console = stdout_console()
-    console.print(evaluation.table(result))
-    if buckets := bucket_scores(result):
-        result["buckets"] = buckets
-        console.print(bucket_table(buckets))
+    print_scores(result)
     seconds = result["overall"]["seconds_per_frame"]
     print(f"{facts['parameters']:,} parameters, {seconds:.3f} s per frame on {device} in {precision}")
     if csv:
@@ -89,3 +84,15 @@ def evaluate(
     if report and page:
         page.write(report, result)
         print(report)
+
+
+def print_scores(result: dict[str, Any]) -> None:
+    """Print the table of the clips and, where they come in buckets, that of the buckets, which it adds to the result."""
+    from stfan.evaluation.buckets import bucket_scores, bucket_table
+    from stfan.evaluation.evaluate import table
+
+    console = stdout_console()
+    console.print(table(result))
+    if buckets := bucket_scores(result):
+        result["buckets"] = buckets
+        console.print(bucket_table(buckets))
