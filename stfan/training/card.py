@@ -46,7 +46,9 @@ def build_card(trainer: Any, with_scores: bool = True) -> dict[str, Any]:
         card["data"]["pictures"] = [path.name for path in trainer.data.pictures]
     if trainer.recipe.weights:
         with suppress(OSError, ValueError):
-            card["begun_from"] = json.loads(weights.locate(trainer.recipe.weights).with_suffix(".json").read_text())
+            card["begun_from"] = json.loads(
+                weights.locate(trainer.recipe.weights).with_suffix(".json").read_text()
+            )
     if trainer.clips and with_scores:
         # The exported weights, not the trainer's: they are rounded to half precision.
         model = weights.load(trainer.folder / "weights.safetensors", trainer.device)
