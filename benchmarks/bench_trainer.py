@@ -82,6 +82,7 @@ def main():
                     args=(chosen, options.scratch / f"{name}-{precision}-{turn}", options.seconds, theirs),
                 )
                 worker.start()
+                theirs.close()  # so that a worker that fails ends the wait
                 figures.setdefault(f"{name} {precision}", []).append(round(ours.recv()))
                 worker.join()
     for name, speeds in figures.items():

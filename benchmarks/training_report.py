@@ -98,7 +98,9 @@ def presets_table(report):
     return f"A frame in `stfan.Deblurrer`; {where}:\n\n{table(heading, rows)}"
 
 
-def main():
+def training_page(page):
+    """Return docs/training.md with the text between its marks renewed."""
+
     def newest(pattern):
         found = sorted(RESULTS.glob(pattern))
         return json.loads(found[-1].read_text()) if found else sys.exit(f"{RESULTS}: no {pattern}")
@@ -115,7 +117,11 @@ def main():
         "judging": judging_table(newest("*-judging.json")),
         "trainer": trainer_table(newest("*-trainer.json")),
     }
-    PAGE.write_text(renewed(PAGE.read_text(), texts))
+    return renewed(page, texts)
+
+
+def main():
+    PAGE.write_text(training_page(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ def test_code_runs(page, block, tmp_path, monkeypatch):
 def test_benchmarks_are_the_committed_ones():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import report
+    import training_report
 
     reports = report.load()
     assert report.with_figures(README, reports) == README, "make bench-report renews the figures"
     page = (ROOT / "docs" / "training.md").read_text()
+    assert training_report.training_page(page) == page
     assert report.training_page(page) == page and (ROOT / "docs" / "training.png").exists()
     assert report.benchmarks_page(reports) == (ROOT / "docs" / "benchmarks.md").read_text()
     assert report.predicted_page(PREDICTED) == PREDICTED
