@@ -15,7 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import FRAMES, Contender, ask, environment, free_bytes, json_path, start
+from harness import (
+    PREDICTED_SIZES,
+    Contender,
+    ask,
+    environment,
+    free_bytes,
+    json_path,
+    predicted_table,
+    start,
+)
 
 CONTENDERS = {
     "products": "torch: the matrix products alone, into one buffer that is there",
@@ -23,7 +32,6 @@ CONTENDERS = {
     "fac_predicted": "fac_ext.fac_predicted",
 }
 MODES = ("forward", "forward+backward")
-SIZES = {"180p": (180, 320)} | {name: size for name, size in FRAMES.items() if name != "256x256"}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 BUFFER = 8 << 20  # bytes
 
@@ -33,7 +41,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--frames", nargs="+", choices=list(SIZES), default=list(SIZES), help="features: a quarter [all]")
+    add(
+        "--frames",
+        nargs="+",
+        choices=list(PREDICTED_SIZES),
+        default=list(PREDICTED_SIZES),
+        help="features: a quarter [all]",
+    )
     add("--channels", type=int, default=128, help="of input and output [%(default)s]")
     add("--hidden", type=int, default=128, help="channels that the filters are predicted from [%(default)s]")
     add("--kernel-size", "-k", type=int, default=5, help="[%(default)s]")
@@ -68,7 +82,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def filter_bytes(case: types.SimpleNamespace) -> int:
     """Of all filters of a case."""
-    height, width = (size // 4 for size in SIZES[case.frame])
+    height, width = (size // 4 for size in PREDICTED_SIZES[case.frame])
     element = {"float64": 8, "float32": 4}.get(case.dtype, 2)
     return case.channels * case.kernel_size**2 * height * width * element
 
@@ -87,7 +101,7 @@ class Predicting(Contender):
         self.release_memory = fac_ext.release_memory
         self.cuda = case.device.startswith("cuda")
         self.fac, self.fac_predicted = fac_ext.fac, fac_ext.fac_predicted
-        height, width = (size // 4 for size in SIZES[case.frame])
+        height, width = (size // 4 for size in PREDICTED_SIZES[case.frame])
         self.operands = self._made(height, width)
         self.buffer = None
 
@@ -224,31 +238,6 @@ def measure(case: types.SimpleNamespace) -> dict[str, Any]:
     return {name: results[name] for name in case.only}
 
 
-def table(cases: list[dict[str, Any]]) -> str:
-    """The figures as lines of text; x is the time over that of fac(conv2d), parts are of all filters' bytes."""
-    head = f"{'frame':7}{'dtype':10}{'layout':15}{'':15}{'mode':18}{'median ms':>10}{'x':>7}{'extra MB':>10}{'part':>7}"
-    lines = [head, "-" * len(head)]
-    for case in cases:
-        settings, results = case["settings"], case["results"]
-        words = f"{settings['frame']:7}{settings['dtype']:10}{settings['layout']:15}"
-        for name, modes in results.items():
-            if isinstance(modes, str):
-                lines.append(f"{words}{name:15}{modes}")
-                continue
-            for mode, figures in modes.items():
-                base = results.get("fac(conv2d)")
-                known = isinstance(base, dict) and mode in base
-                ratio = f"{figures['median_ms'] / base[mode]['median_ms']:.2f}" if known else ""
-                extra, part = "", ""
-                if figures["extra_mb"] is not None:
-                    extra = f"{figures['extra_mb']:.1f}"
-                    part = f"{figures['extra_mb'] / settings['filters_mb']:.3f}"
-                lines.append(
-                    f"{words}{name:15}{mode:18}{figures['median_ms']:10.1f}{ratio:>7}{extra:>10}{part:>7}"
-                )
-    return "\n".join(lines)
-
-
 SETTINGS = (
     "frame",
     "dtype",
@@ -277,7 +266,10 @@ def main() -> int:
                 settings = {key: getattr(case, key) for key in SETTINGS}
                 settings["filters_mb"] = round(filter_bytes(case) / 1e6, 2)
                 cases.append({"settings": settings, "results": measure(case)})
-                print("\n".join(table(cases[-1:]).splitlines()[0 if len(cases) == 1 else 2 :]), flush=True)
+                print(
+                    "\n".join(predicted_table(cases[-1:]).splitlines()[0 if len(cases) == 1 else 2 :]),
+                    flush=True,
+                )
                 if path:
                     path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
     print("\n" + "\n".join(f"{name}: {what}" for name, what in CONTENDERS.items()))

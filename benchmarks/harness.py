@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 CONTENDERS = {
     "floor": "reading the filters once (torch's sum); for both gradients, copying them once into existing memory",
@@ -49,6 +50,8 @@ FRAMES = {  # height and width; features have a quarter of them
     "1080p": (1080, 1920),
     "4K": (2160, 3840),
 }
+PREDICTED_SIZES = {"180p": (180, 320)} | {name: size for name, size in FRAMES.items() if name != "256x256"}
+
 BEYOND_CACHES = 256 << 20  # bytes of operands that runs take in turn, so that none finds its own in a cache
 
 
@@ -352,3 +355,28 @@ def renewed(page, texts):
         if count != 1:
             sys.exit(f"{mark} must stand before and after the text")
     return page
+
+
+def predicted_table(cases: list[dict[str, Any]]) -> str:
+    """Write the figures of fac_predicted as lines of text; x is the time over that of fac(conv2d), parts are of all filters' bytes."""
+    head = f"{'frame':7}{'dtype':10}{'layout':15}{'':15}{'mode':18}{'median ms':>10}{'x':>7}{'extra MB':>10}{'part':>7}"
+    lines = [head, "-" * len(head)]
+    for case in cases:
+        settings, results = case["settings"], case["results"]
+        words = f"{settings['frame']:7}{settings['dtype']:10}{settings['layout']:15}"
+        for name, modes in results.items():
+            if isinstance(modes, str):
+                lines.append(f"{words}{name:15}{modes}")
+                continue
+            for mode, figures in modes.items():
+                base = results.get("fac(conv2d)")
+                known = isinstance(base, dict) and mode in base
+                ratio = f"{figures['median_ms'] / base[mode]['median_ms']:.2f}" if known else ""
+                extra, part = "", ""
+                if figures["extra_mb"] is not None:
+                    extra = f"{figures['extra_mb']:.1f}"
+                    part = f"{figures['extra_mb'] / settings['filters_mb']:.3f}"
+                lines.append(
+                    f"{words}{name:15}{mode:18}{figures['median_ms']:10.1f}{ratio:>7}{extra:>10}{part:>7}"
+                )
+    return "\n".join(lines)

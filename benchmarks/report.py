@@ -8,8 +8,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import bench_predicted
-from harness import CONTENDERS, FRAMES, described, network_table, operator_table, renewed
+from harness import (
+    CONTENDERS,
+    FRAMES,
+    PREDICTED_SIZES,
+    described,
+    network_table,
+    operator_table,
+    predicted_table,
+    renewed,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120  # of the lines of prose
@@ -289,7 +297,7 @@ def predicted_section(report: dict[str, Any], stem: str) -> str:
         f"{'; times are those of the threads, not of the clock on the wall' if clock else ''}:",
         "",
         "```",
-        bench_predicted.table(report["cases"]),
+        predicted_table(report["cases"]),
         "```",
         "",
         f"![Time and memory against megapixels]({stem}.png)",
@@ -322,7 +330,7 @@ def predicted_plot(report: dict[str, Any], stem: str) -> None:
                 for case in cases:
                     figures, size = (
                         case["results"].get(name),
-                        bench_predicted.SIZES[case["settings"]["frame"]],
+                        PREDICTED_SIZES[case["settings"]["frame"]],
                     )
                     if isinstance(figures, dict) and mode in figures and figures[mode][key]:
                         points[size[0] * size[1] / 1e6] = figures[mode][key]

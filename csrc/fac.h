@@ -8,7 +8,7 @@
 
 namespace fac {
 
-// Uses the numbers of fac_ext/geometry.py. kInside is no padding: a window that would leave the image is moved inside
+// Uses the numbers of fac_ext/arguments.py. kInside is no padding: a window that would leave the image is moved inside
 // it (neighbourhood attention's rule); stride is 1 and before = (kernel / 2) * dilation.
 enum class Padding : int64_t { kZeros = 0, kReplicate = 1, kReflect = 2, kCircular = 3, kInside = 4 };
 

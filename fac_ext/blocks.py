@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fac_ext.arguments import PADDING_MODES, Fields, Geometry
 from fac_ext.derivatives import is_channels_last
-from fac_ext.geometry import PADDING_MODES, Fields, Geometry
 
 _ops = torch.ops.fac_ext
 BLOCK_BYTES = {"cpu": 8 << 20, "others": 16 << 20}  # of the filters of one block; docs/predicted.md says why

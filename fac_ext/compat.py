@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fac_ext import derivatives
+from fac_ext.arguments import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, pair
 from fac_ext.functional import HAS_CUDA, fac
-from fac_ext.geometry import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, pair
 from fac_ext.modules import FAC
 
 

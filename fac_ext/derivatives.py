@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from fac_ext.geometry import Fields, Geometry
+from fac_ext.arguments import Fields, Geometry
 
 
 class _Operator(Protocol):

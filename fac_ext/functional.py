@@ -1,4 +1,4 @@
-"""fac() and fac_predicted(): the public functions. They check their arguments and call the operators."""
+"""fac() and fac_predicted(): the public functions. arguments.py checks what they get; they call the operators."""
 
 import math
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from fac_ext import _C, derivatives, predicted
-from fac_ext.blocks import BLOCK_BYTES, blocks
-from fac_ext.geometry import (
+from fac_ext.arguments import (
     Fields,
     Geometry,
     IntPair,
@@ -18,6 +17,7 @@ from fac_ext.geometry import (
     resolve,
     resolve_predicted,
 )
+from fac_ext.blocks import BLOCK_BYTES, blocks
 from fac_ext.reference import shift_sum
 
 # Ask once: torch.compile cannot trace these questions.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fac_ext.arguments import IntPair, Padding, PaddingMode, check_mode, margins, pair
 from fac_ext.functional import check_activation, check_block_bytes, fac, fac_predicted
-from fac_ext.geometry import IntPair, Padding, PaddingMode, check_mode, margins, pair
 
 
 class FAC(torch.nn.Module):

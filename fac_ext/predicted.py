@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from fac_ext import blocks, derivatives
-from fac_ext.geometry import Fields, Geometry
+from fac_ext.arguments import Fields, Geometry
 
 _SETTINGS = (
     "float? slope, int block_bytes, int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, "

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from fac_ext.geometry import (
+from fac_ext.arguments import (
     PADDING_MODES,
     Geometry,
     IntPair,

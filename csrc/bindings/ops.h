@@ -1,6 +1,6 @@
 // The host code of the three operators, once for all devices: check, choose the layout, call Device::allocate, switch
 // over the element type, and call Device::forward, ::grad_input or ::grad_filters. The checks here guard memory; the
-// ones for users are in fac_ext/geometry.py.
+// ones for users are in fac_ext/arguments.py.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stfan.files import atomic_write
 from stfan.model.network import PRESETS, STFAN
-from stfan.model.weight_formats import KINDS, Kind
+from stfan.model.weight_names import KINDS, Kind
 
 try:
     from numpy._core.multiarray import scalar as numpy_scalar

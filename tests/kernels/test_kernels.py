@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fac_ext.geometry import INSIDE, PADDING_MODES, resolve
+from fac_ext.arguments import INSIDE, PADDING_MODES, resolve
 from support import oracle
 from support.checkout import ROOT, run
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from fac_ext.geometry import INSIDE, Geometry, resolve
+from fac_ext.arguments import INSIDE, Geometry, resolve
 from support import oracle
 from support.operands import LAYOUTS
 

@@ -11,7 +11,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fac_ext import FAC, derivatives, fac
-from fac_ext.geometry import resolve
+from fac_ext.arguments import resolve
 from support import oracle
 from support.checkout import run
 from support.geometries import (  # noqa: F401

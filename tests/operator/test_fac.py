@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac_ext import FAC, derivatives, fac, fac_reference
-from fac_ext.geometry import PADDING_MODES
+from fac_ext.arguments import PADDING_MODES
 from fac_ext.reference import fac_shift_sum
 from support import oracle
 from support.operands import CASES, LAYOUTS, Seen, all_three, check_all, tensors

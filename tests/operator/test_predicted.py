@@ -513,7 +513,7 @@ def test_opcheck(layout, requires_grad, device):
 
 
 def blocks_geometry(made, kernel_size, keywords):
-    from fac_ext.geometry import resolve_predicted
+    from fac_ext.arguments import resolve_predicted
 
     return resolve_predicted(*made, kernel_size, *keywords.values())
 

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from fac_ext import derivatives, fac
-from fac_ext.geometry import resolve
+from fac_ext.arguments import resolve
 from support import oracle
 from support.geometries import (  # noqa: F401
     GEOMETRIES,
