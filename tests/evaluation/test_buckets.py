@@ -24,6 +24,7 @@ RESULT = {
         "drift-4-clean-00": clip((30, 31), (32, 35)),
         "drift-4-clean-01": clip((20, 19)),
         "drift-4-noisy-00": clip((25, 30)),
+        "drift-8-clean-00": clip((30, 30)),
         "drift-0-clean-00": clip((math.inf, 50), (40, 44)),
         "another clip": clip((1, 99)),
     }
@@ -32,11 +33,12 @@ RESULT = {
 
 def test_scores():
     scores = bucket_scores(RESULT)
-    assert list(scores) == ["clean", "noisy"] and list(scores["clean"]) == ["0", "4"]
+    assert list(scores) == ["clean", "noisy"] and list(scores["clean"]) == ["0", "4", "8"]
     four = scores["clean"]["4"]
     assert four["clips"] == 2 and four["input"] == pytest.approx((31 + 20) / 2)
     assert four["gain"] == pytest.approx((2 - 1) / 2) and four["worse"] == 0.5
     assert four["worst"] == pytest.approx(-1)
+    assert scores["clean"]["8"]["worse"] == 0  # as good as before is not worse
     assert scores["noisy"] == {"4": {"clips": 1, "input": 25, "gain": 5, "worse": 0, "worst": 5}}
     assert scores["clean"]["0"]["gain"] == pytest.approx(
         (50 - 60 + 44 - 40) / 2

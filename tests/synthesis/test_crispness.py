@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stfan.synthesis.clip import SynthesisConfig
 from stfan.synthesis.crispness import STEP, crisp_scale, neighbour_correlation
+from stfan.synthesis.dataset import synthesize
 
 
 def blocks(size, edge):
@@ -42,3 +44,16 @@ def test_a_blurred_picture_is_reduced_until_it_is_crisp():
 def test_where_nothing_is_crisp_the_least_bad_scale_within_bounds():
     ramp = torch.arange(256).expand(3, 256, 256).byte()
     assert crisp_scale(ramp, 0.25, 0.5) >= 0.5
+
+
+def test_a_clip_of_a_soft_picture_is_crisp():
+    """The truth of a still clip, of a picture that is soft at its own size."""
+    soft = F.avg_pool2d(blocks(384, 8), 5, 1, 2).byte()
+    settings = {"speed": (1e-6, 1e-6), "scale": (1.0, 1.0), "layers": (0, 0), "gain": (0.0, 0.0)}
+    settings |= {"compressed_part": 0.0, "highlights": (1.0, 1.0), "gap_part": 0.0, "cut_part": 0.0}
+    found = []
+    for crisp in (1.0, 0.25):
+        config = SynthesisConfig(crisp=crisp, **settings)
+        _, sharp = synthesize([soft], [], 1, 64, torch.Generator().manual_seed(0), config)
+        found.append(neighbour_correlation(sharp[0]))
+    assert found[1] < 0.35 < 0.5 < found[0]

@@ -19,14 +19,14 @@ def source(pictures):
 def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path):
     stored = StoredClips(tmp_path / "clips", source, 4, length=2, crop=(16, 16), seed=5)
     clips = [torch.stack(source.render(i)[:2]).numpy() for i in range(4)]
-    seen = set()
-    for draw in range(24):
+    places, attitudes = set(), set()
+    for draw in range(40):
         sequence = stored[draw]
         number = int(sequence["name"].partition("-")[0])
         pair = (torch.stack([sequence["blurry"], sequence["sharp"]]) * 255).round().to(torch.uint8).numpy()
         assert pair.shape == (2, 2, 3, 16, 16)
         found = [
-            (number, first, top, left, flips)
+            (first, top, left, flips)
             for flips in np.ndindex(2, 2, 2, 2)
             for first in range(2)
             for top in range(9)
@@ -37,8 +37,11 @@ def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path
             )
         ]
         assert found
-        seen.add(found[0][1:])
-    assert len({place[-1] for place in seen}) > 5 and len({place[:3] for place in seen}) > 10
+        if len(found) == 1:  # elsewhere the picture is too plain to tell
+            places.add(found[0][:3])
+            attitudes.add(found[0][3])
+    assert len(places) > 10
+    assert all({attitude[i] for attitude in attitudes} == {0, 1} for i in range(4))
 
 
 def attitude(pair, flips):

@@ -29,7 +29,7 @@ from stfan.model.network import initialise
 from stfan.training.card import build_card, data_provenance
 from stfan.training.checkpoint import checkpoints, latest
 from stfan.training.loader import InfiniteBatchSampler
-from stfan.training.setup import build_network
+from stfan.training.setup import build_accelerator, build_network
 from stfan.training.trainer import Trainer
 from stfan.training.unroll import UnrolledLoss
 from support.discs import discs
@@ -462,3 +462,9 @@ def test_weights_of_another_preset_are_told_apart(tmp_path):
     recipe = small("unused", weights=str(tmp_path / "w.safetensors"), preset="official", synthetic=False)
     with pytest.raises(ValueError, match=r"preset is official, and weights=.* are of the preset compact"):
         build_network(recipe)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
+def test_auto_precision_asks_the_processor(monkeypatch, fast, precision):
+    monkeypatch.setattr("stfan.training.setup.fast_bfloat16", lambda device: fast)
+    assert build_accelerator(small("unused", precision="auto"), cpu=True).mixed_precision == precision
