@@ -23,6 +23,8 @@ def test_known_correlations():
     )  # 6 standard errors of 400^2 samples
     ramp = torch.arange(100.0).expand(3, 100, 100)
     assert neighbour_correlation(ramp + ramp.transpose(1, 2)) == pytest.approx(1)
+    for one_way in (ramp, ramp.transpose(1, 2)):  # the mean of both directions
+        assert neighbour_correlation(one_way) == pytest.approx(0.5)
     assert neighbour_correlation(blocks(96, 8)) == pytest.approx(0)
     assert neighbour_correlation(100 * ramp + 7) == pytest.approx(neighbour_correlation(ramp))
 
