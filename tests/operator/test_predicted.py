@@ -1,4 +1,7 @@
-"""fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition."""
+"""fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition.
+
+One file, though long: all tests draw from the same random cases and are held to the same witness.
+"""
 
 import itertools
 import subprocess

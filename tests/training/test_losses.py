@@ -1,4 +1,7 @@
-"""The losses follow their formulas, and their weights must exist, be complete and be the right ones."""
+"""The losses follow their formulas, and their weights must exist, be complete and be the right ones.
+
+One file, though long: all tests use the same small pictures and backbones.
+"""
 
 import hashlib
 import math
