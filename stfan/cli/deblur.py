@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 import typer
 
 from stfan.cli import options
@@ -18,7 +17,9 @@ from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
 from stfan.images import SUFFIXES
 
-if TYPE_CHECKING:  # they need PyAV, which other commands do without
+if TYPE_CHECKING:  # PyAV, which other commands do without, and torch, which takes seconds to import
+    import torch
+
     from stfan.video.encoder import Encoding
     from stfan.video.pipeline import DeblurResult, FrameReader, FrameWriter
 
@@ -147,7 +148,7 @@ def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any
     """Load the network; return it and the settings that the result depends on."""
     from stfan.model.weights import load, locate
 
-    model = load(weights, device, options.DTYPES[precision])
+    model = load(weights, device, options.torch_dtype(precision))
     with open(locate(weights), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return model, {"weights": digest, "dtype": precision}
@@ -177,7 +178,7 @@ class Watcher:
             self.report.first = resumed
         self.bar.start(resumed)
 
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Take note of the next frame."""
         self.most_changed.add(before, after)
         if self.report:

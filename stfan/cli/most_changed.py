@@ -1,12 +1,13 @@
 """The frame that changed most, and in it the detail that did: what --picture and --report show."""
 
 from pathlib import Path
-
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING
 
 from stfan.files import atomic_write
 from stfan.images import to_8bit, write_image
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MostChangedFrame:
@@ -20,9 +21,9 @@ class MostChangedFrame:
 
     def __init__(self) -> None:
         self.count, self.frame, self.change = 0, 0, -1.0
-        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.pair: "tuple[torch.Tensor, torch.Tensor] | None" = None
 
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Compare the next frame with the one that changed most so far."""
         change = float((after - before).abs().mean())
         if change > self.change:
@@ -31,6 +32,9 @@ class MostChangedFrame:
 
     def save(self, path: Path) -> None:
         """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""
+        import torch
+        import torch.nn.functional as F
+
         assert self.pair is not None
         detail = most_changed_part(*self.pair)
         enlarged = [
@@ -42,8 +46,10 @@ class MostChangedFrame:
             write_image(partial, to_8bit(torch.cat(rows, 1)))
 
 
-def most_changed_part(before: torch.Tensor, after: torch.Tensor) -> tuple[slice, slice]:
+def most_changed_part(before: "torch.Tensor", after: "torch.Tensor") -> tuple[slice, slice]:
     """Find the rows and columns, a quarter of each, where two frames (3, H, W) differ most on average."""
+    import torch.nn.functional as F
+
     change = (after.float() - before.float()).abs().mean(0, keepdim=True)
     height, width = (max(1, side // 4) for side in change.shape[1:])
     steps = max(1, height // 4), max(1, width // 4)
