@@ -42,6 +42,7 @@ def deblur(
     no_audio: options.NoAudio = False,
     compare: options.Compare = None,
     reset_on_cut: options.ResetOnCut = False,
+    strength: options.Strength = 1.0,
     picture: options.Picture = None,
     report: options.Page = None,
     resume: options.Resume = False,
@@ -66,17 +67,19 @@ def deblur(
     with LogHandler(stderr_console, quiet, verbose).attached() as handler:
         reader, writer = open_both(source, out, (start, end, max_frames), encoding, not no_audio, compare)
         model, settings = load_network(weights, device, precision)
-        settings |= {"compare": compare, "reset-on-cut": reset_on_cut}
+        settings |= {"compare": compare, "reset-on-cut": reset_on_cut, "strength": strength}
         for name, value in {"device": device, **settings, **writer.settings}.items():
             log.info("%s: %s", name, value)
         watcher = Watcher(reader, not quiet)
         if report:
-            watcher.sample(model, weights, device, precision)
+            facts = {"weights": str(weights or "bundled"), "device": device, "dtype": precision}
+            watcher.sample(model, facts | {"strength": strength})
         job = {"settings": settings, "resume": resume, "overwrite": overwrite}
-        result = run(reader, writer, out, Deblurrer(model, tile, reset_on_cut), watcher, compare, job)
+        deblurrer = Deblurrer(model, tile, reset_on_cut, strength)
+        result = run(reader, writer, out, deblurrer, watcher, compare, job)
         files = watcher.save(picture, report)
     if as_json:
-        print_json(result, device, handler.warnings)
+        print_json(result, {"device": device, "strength": strength}, handler.warnings)
     elif result.complete and not quiet:
         print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s", *files]))
     if not result.complete:
@@ -161,13 +164,12 @@ class Watcher:
         self.most_changed = MostChangedFrame()
         self.report: Any = None
 
-    def sample(self, model: Any, weights: Path | None, device: str, precision: str) -> None:
-        """Collect for a report, from now on."""
+    def sample(self, model: Any, facts: dict[str, Any]) -> None:
+        """Collect for a report with these facts, from now on."""
         from stfan.evaluation.report import Report
         from stfan.model.weights import count
 
-        facts = {"weights": str(weights or "bundled"), "parameters": count(model)}
-        self.report = Report(model, self.name, facts | {"device": device, "dtype": precision})
+        self.report = Report(model, self.name, {"parameters": count(model)} | facts)
 
     def start(self, resumed: int) -> None:
         """Begin after so many frames that an earlier run made."""
@@ -261,9 +263,9 @@ def speed(result: "DeblurResult") -> float:
     return (result.frames - result.resumed) / result.seconds
 
 
-def print_json(result: "DeblurResult", device: str, warnings: list[str]) -> None:
-    """Print what the run made, and how to resume it if it is not complete."""
-    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), "device": device}
+def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[str]) -> None:
+    """Print what the run made and with which choices, and how to resume it if it is not complete."""
+    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), **choices}
     command = None if result.complete else resume_command()
     print(to_json(facts | {"warnings": warnings, "resume": command}))
 
