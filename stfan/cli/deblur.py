@@ -5,6 +5,7 @@ import logging
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,7 +13,8 @@ import torch
 import typer
 
 from stfan.cli import options
-from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, stderr_console
+from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
+from stfan.cli.estimate import Estimate
 from stfan.cli.most_changed import MostChangedFrame
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
@@ -71,7 +73,7 @@ def deblur(
         settings |= {"compare": compare, "reset-on-cut": reset_on_cut, "strength": strength}
         for name, value in {"device": device, **settings, **writer.settings}.items():
             log.info("%s: %s", name, value)
-        watcher = Watcher(reader, not quiet)
+        watcher = Watcher(reader, device, not quiet)
         if report:
             facts = {"weights": str(weights or "bundled"), "device": device, "dtype": precision}
             watcher.sample(model, facts | {"strength": strength})
@@ -157,11 +159,14 @@ def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any
 
 
 class Watcher:
-    """Shows progress, and remembers what --picture and --report need."""
+    """Shows progress and an estimate, and remembers what --picture and --report need."""
 
-    def __init__(self, reader: "FrameReader[Any]", visible: bool):
+    def __init__(self, reader: "FrameReader[Any]", device: str, visible: bool):
         self.name = reader.path.resolve().name
-        self.bar = ProgressBar(stderr_console, reader.path.name, reader.expected_frames, visible)
+        total = reader.expected_frames
+        self.bar = ProgressBar(stderr_console, reader.path.name, total, visible)
+        say = partial(print_line, stderr_console) if visible else str
+        self.estimate = Estimate(total, device, say)
         self.most_changed = MostChangedFrame()
         self.report: Any = None
 
@@ -177,6 +182,7 @@ class Watcher:
         self.most_changed.count = resumed
         if self.report:
             self.report.first = resumed
+        self.estimate.start(resumed)
         self.bar.start(resumed)
 
     def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
@@ -184,6 +190,7 @@ class Watcher:
         self.most_changed.add(before, after)
         if self.report:
             self.report.add_frame(before, after)
+        self.estimate.add()
         self.bar.advance()
 
     def save(self, picture: Path | None, report: Path | None) -> list[str]:
