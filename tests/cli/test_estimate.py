@@ -3,9 +3,9 @@
 import pytest
 
 pytest.importorskip("typer", reason="typer is not installed")
-from stfan.cli import estimate  # noqa: E402
-from stfan.cli.estimate import Estimate, describe, duration, peak_memory  # noqa: E402
-from support.samples import make_video  # noqa: E402
+from stfan.cli import estimate
+from stfan.cli.estimate import Estimate, describe, duration, peak_memory
+from support.samples import make_video
 
 
 def lines(total, seconds, resumed=0, frames=20):
