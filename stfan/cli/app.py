@@ -7,6 +7,7 @@ import typer
 from stfan.cli.data import data
 from stfan.cli.deblur import deblur
 from stfan.cli.evaluate import evaluate
+from stfan.cli.export import export
 from stfan.cli.info import info
 from stfan.cli.train import train
 
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.command()(train)
+app.add_typer(export, name="export")
 app.command()(deblur)
 app.command("eval")(evaluate)
 app.command()(info)

@@ -355,6 +355,6 @@ def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch
     }
     make_video(tmp_path / "holiday.mp4", width=16, height=16)
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", document, re.S)
+    block = re.findall(r"```python\n(.*?)```", document, re.S)[0]
     exec(compile(block, "video.md", "exec"), {})
     assert capsys.readouterr().out == "3\n" and len(frames_of(tmp_path / "sharp.mp4")) == 3
