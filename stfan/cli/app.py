@@ -10,6 +10,7 @@ from stfan.cli.evaluate import evaluate
 from stfan.cli.export import export
 from stfan.cli.info import info
 from stfan.cli.train import train
+from stfan.cli.trial import trial
 
 app = typer.Typer(
     help="Video deblurring with STFAN.",
@@ -21,6 +22,7 @@ app.add_typer(data, name="data")
 app.command()(train)
 app.add_typer(export, name="export")
 app.command()(deblur)
+app.command("try")(trial)
 app.command("eval")(evaluate)
 app.command()(info)
 
