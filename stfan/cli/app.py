@@ -19,8 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
-app.command()(train)
 app.add_typer(export, name="export")
+app.command()(train)
 app.command()(deblur)
 app.command("try")(trial)
 app.command("eval")(evaluate)

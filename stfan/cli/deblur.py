@@ -13,6 +13,7 @@ import torch
 import typer
 
 from stfan.cli import options
+from stfan.cli.blur_found import BlurFound
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
 from stfan.cli.estimate import Estimate
 from stfan.cli.most_changed import MostChangedFrame
@@ -73,7 +74,7 @@ def deblur(
         settings |= {"compare": compare, "reset-on-cut": reset_on_cut, "strength": strength}
         for name, value in {"device": device, **settings, **writer.settings}.items():
             log.info("%s: %s", name, value)
-        watcher = Watcher(reader, device, not quiet)
+        watcher = Watcher(reader, device, strength, not quiet)
         if report:
             facts = {"weights": str(weights or "bundled"), "device": device, "dtype": precision}
             watcher.sample(model, facts | {"strength": strength})
@@ -82,9 +83,10 @@ def deblur(
         result = run(reader, writer, out, deblurrer, watcher, compare, job)
         files = watcher.save(picture, report)
     if as_json:
-        print_json(result, {"device": device, "strength": strength}, handler.warnings)
+        print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
     elif result.complete and not quiet:
-        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s", *files]))
+        note = watcher.blur.note and f"; {watcher.blur.note}"
+        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{note}", *files]))
     if not result.complete:
         exit_interrupted(result)
 
@@ -161,13 +163,13 @@ def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any
 class Watcher:
     """Shows progress and an estimate, and remembers what --picture and --report need."""
 
-    def __init__(self, reader: "FrameReader[Any]", device: str, visible: bool):
+    def __init__(self, reader: "FrameReader[Any]", device: str, strength: float, visible: bool):
         self.name = reader.path.resolve().name
         total = reader.expected_frames
         self.bar = ProgressBar(stderr_console, reader.path.name, total, visible)
         say = partial(print_line, stderr_console) if visible else str
         self.estimate = Estimate(total, device, say)
-        self.most_changed = MostChangedFrame()
+        self.most_changed, self.blur = MostChangedFrame(), BlurFound(strength)
         self.report: Any = None
 
     def sample(self, model: Any, facts: dict[str, Any]) -> None:
@@ -188,6 +190,7 @@ class Watcher:
     def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
         """Take note of the next frame."""
         self.most_changed.add(before, after)
+        self.blur.add(before)
         if self.report:
             self.report.add_frame(before, after)
         self.estimate.add()
@@ -205,6 +208,7 @@ class Watcher:
                 f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
             )
         if report:
+            self.report.facts |= self.blur.facts | ({"blur": note} if (note := self.blur.note) else {})
             self.report.write(report)
             lines.append(str(report))
         return lines
