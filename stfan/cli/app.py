@@ -7,8 +7,10 @@ import typer
 from stfan.cli.data import data
 from stfan.cli.deblur import deblur
 from stfan.cli.evaluate import evaluate
+from stfan.cli.export import export
 from stfan.cli.info import info
 from stfan.cli.train import train
+from stfan.cli.trial import trial
 
 app = typer.Typer(
     help="Video deblurring with STFAN.",
@@ -17,8 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(export, name="export")
 app.command()(train)
 app.command()(deblur)
+app.command("try")(trial)
 app.command("eval")(evaluate)
 app.command()(info)
 

@@ -5,13 +5,16 @@ import logging
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from stfan.cli import options
-from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, stderr_console
+from stfan.cli.blur_found import BlurFound
+from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
+from stfan.cli.estimate import Estimate
 from stfan.cli.most_changed import MostChangedFrame
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
@@ -44,6 +47,7 @@ def deblur(
     no_audio: options.NoAudio = False,
     compare: options.Compare = None,
     reset_on_cut: options.ResetOnCut = False,
+    strength: options.Strength = 1.0,
     picture: options.Picture = None,
     report: options.Page = None,
     resume: options.Resume = False,
@@ -68,19 +72,22 @@ def deblur(
     with LogHandler(stderr_console, quiet, verbose).attached() as handler:
         reader, writer = open_both(source, out, (start, end, max_frames), encoding, not no_audio, compare)
         model, settings = load_network(weights, device, precision)
-        settings |= {"compare": compare, "reset-on-cut": reset_on_cut}
+        settings |= {"compare": compare, "reset-on-cut": reset_on_cut, "strength": strength}
         for name, value in {"device": device, **settings, **writer.settings}.items():
             log.info("%s: %s", name, value)
-        watcher = Watcher(reader, not quiet)
+        watcher = Watcher(reader, device, strength, not quiet)
         if report:
-            watcher.sample(model, weights, device, precision)
+            facts = {"weights": str(weights or "bundled"), "device": device, "dtype": precision}
+            watcher.sample(model, facts | {"strength": strength})
         job = {"settings": settings, "resume": resume, "overwrite": overwrite}
-        result = run(reader, writer, out, Deblurrer(model, tile, reset_on_cut), watcher, compare, job)
+        deblurrer = Deblurrer(model, tile, reset_on_cut, strength)
+        result = run(reader, writer, out, deblurrer, watcher, compare, job)
         files = watcher.save(picture, report)
     if as_json:
-        print_json(result, device, handler.warnings)
+        print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
     elif result.complete and not quiet:
-        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s", *files]))
+        note = watcher.blur.note and f"; {watcher.blur.note}"
+        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{note}", *files]))
     if not result.complete:
         exit_interrupted(result)
 
@@ -155,34 +162,39 @@ def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any
 
 
 class Watcher:
-    """Shows progress, and remembers what --picture and --report need."""
+    """Shows progress and an estimate, and remembers what --picture and --report need."""
 
-    def __init__(self, reader: "FrameReader[Any]", visible: bool):
+    def __init__(self, reader: "FrameReader[Any]", device: str, strength: float, visible: bool):
         self.name = reader.path.resolve().name
-        self.bar = ProgressBar(stderr_console, reader.path.name, reader.expected_frames, visible)
-        self.most_changed = MostChangedFrame()
+        total = reader.expected_frames
+        self.bar = ProgressBar(stderr_console, reader.path.name, total, visible)
+        say = partial(print_line, stderr_console) if visible else str
+        self.estimate = Estimate(total, device, say)
+        self.most_changed, self.blur = MostChangedFrame(), BlurFound(strength)
         self.report: Any = None
 
-    def sample(self, model: Any, weights: Path | None, device: str, precision: str) -> None:
-        """Collect for a report, from now on."""
+    def sample(self, model: Any, facts: dict[str, Any]) -> None:
+        """Collect for a report with these facts, from now on."""
         from stfan.evaluation.report import Report
         from stfan.model.weights import count
 
-        facts = {"weights": str(weights or "bundled"), "parameters": count(model)}
-        self.report = Report(model, self.name, facts | {"device": device, "dtype": precision})
+        self.report = Report(model, self.name, {"parameters": count(model)} | facts)
 
     def start(self, resumed: int) -> None:
         """Begin after so many frames that an earlier run made."""
         self.most_changed.count = resumed
         if self.report:
             self.report.first = resumed
+        self.estimate.start(resumed)
         self.bar.start(resumed)
 
     def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Take note of the next frame."""
         self.most_changed.add(before, after)
+        self.blur.add(before)
         if self.report:
             self.report.add_frame(before, after)
+        self.estimate.add()
         self.bar.advance()
 
     def save(self, picture: Path | None, report: Path | None) -> list[str]:
@@ -197,6 +209,7 @@ class Watcher:
                 f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
             )
         if report:
+            self.report.facts |= self.blur.facts | ({"blur": note} if (note := self.blur.note) else {})
             self.report.write(report)
             lines.append(str(report))
         return lines
@@ -238,9 +251,9 @@ def speed(result: "DeblurResult") -> float:
     return (result.frames - result.resumed) / result.seconds
 
 
-def print_json(result: "DeblurResult", device: str, warnings: list[str]) -> None:
-    """Print what the run made, and how to resume it if it is not complete."""
-    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), "device": device}
+def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[str]) -> None:
+    """Print what the run made and with which choices, and how to resume it if it is not complete."""
+    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), **choices}
     command = None if result.complete else resume_command()
     print(to_json(facts | {"warnings": warnings, "resume": command}))
 

@@ -21,7 +21,7 @@ class MostChangedFrame:
 
     def __init__(self) -> None:
         self.count, self.frame, self.change = 0, 0, -1.0
-        self.pair: "tuple[torch.Tensor, torch.Tensor] | None" = None
+        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Compare the next frame with the one that changed most so far."""

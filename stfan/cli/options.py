@@ -109,6 +109,14 @@ Compare = Annotated[
     Literal["side", "split"] | None,
     typer.Option(help="Write before and after: side by side, or the left half and the right half."),
 ]
+Strength = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1.5,
+        help="How much of what the network adds to a frame to write: 0 leaves it as it is, 1 adds all.",
+    ),
+]
 ResetOnCut = Annotated[bool, typer.Option("--reset-on-cut", help="Reset the network's state at scene cuts.")]
 Picture = Annotated[
     Path | None,

@@ -45,7 +45,7 @@ class Report:
     def __init__(
         self, model: Any, title: str, facts: Mapping[str, Any], measure: Mapping[str, str] = SHARPNESS
     ):
-        self.title, self.facts, self.measure = title, facts, measure
+        self.title, self.facts, self.measure = title, dict(facts), measure
         self.kernel_size, self.first = model.kernel_size, 0
         self._probes = {"align": _Probe(model.align), "deblur": _Probe(model.deblur)}
         self._best: list[dict[str, Any]] = []

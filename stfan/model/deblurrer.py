@@ -13,6 +13,7 @@ from stfan.model.network import STFAN
 from stfan.model.tiling import halo, run_tiled
 from stfan.scene_cuts import find_cuts
 
+STRONGEST = 1.5  # the largest strength
 SMALLEST_TILE = 64  # pixels: with the halo around it, a smaller one saves little
 # What allocators and oneDNN say in a plain RuntimeError.
 NO_MEMORY = re.compile(
@@ -34,15 +35,22 @@ class Deblurrer:
             for rounding: the state is kept for the whole frame, and a tile is computed with all around it that one
             step depends on.
         reset_on_cut: start afresh at each scene cut; see :func:`stfan.scene_cuts.find_cuts`.
+        strength: how much of what the network adds to a frame is returned, from 0, the frame itself, to 1.5. The
+            recurrence goes on with all of it, so that the state is the same whatever the strength.
 
     When memory runs out, and tile is not 0, the frame is computed again in smaller tiles, and so are all later frames;
     a warning is logged.
     """
 
-    def __init__(self, model: STFAN, tile: int | None = None, reset_on_cut: bool = False):
+    def __init__(
+        self, model: STFAN, tile: int | None = None, reset_on_cut: bool = False, strength: float = 1.0
+    ):
         if tile is not None and (type(tile) is not int or tile < 0 or tile % 4):
             raise ValueError(f"Deblurrer: tile must be None, 0 or a positive multiple of 4, got {tile!r}")
-        self.model, self.tile, self.reset_on_cut = model, tile, reset_on_cut
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not number or not 0 <= strength <= STRONGEST:
+            raise ValueError(f"Deblurrer: strength must be a number from 0 to {STRONGEST}, got {strength!r}")
+        self.model, self.tile, self.reset_on_cut, self.strength = model, tile, reset_on_cut, strength
         self.reset()
 
     def reset(self) -> None:
@@ -118,6 +126,7 @@ class Deblurrer:
             raise FloatingPointError(
                 f"Deblurrer: the network gave numbers that are not finite, in {self._weight().dtype}"
             )
+        shown = output if self.strength == 1 else self._scale_change(current, output)
         output.clamp_(0, 1)
         self._past = {
             "previous": current,
@@ -126,8 +135,12 @@ class Deblurrer:
             "size": torch.tensor([height, width]),
         }
         # A copy: the caller may change it.
-        output = output[..., :height, :width].to(frame.device, frame.dtype, copy=True)
-        return output if frame.dim() == 4 else output[0]
+        shown = shown[..., :height, :width].to(frame.device, frame.dtype, copy=True)
+        return shown if frame.dim() == 4 else shown[0]
+
+    def _scale_change(self, current: Tensor, output: Tensor) -> Tensor:
+        """Return the frame and what the network adds to it, times the strength, clamped to [0, 1]."""
+        return (current + self.strength * (output - current)).clamp_(0, 1)
 
     def _find_shot_starts(self, current: Tensor, height: int, width: int) -> list[bool]:
         """Say for each of N frames whether a shot begins with it; raise ValueError if their size changed."""

@@ -84,14 +84,28 @@ def test_options_reach_the_file(tmp_path, here):
 
 def test_options_reach_the_network(tmp_path, here):
     source = make_video(tmp_path / "in.mp4", frames=2)
-    assert here(source, "--tile", "64", "--reset-on-cut", "--dtype", "bf16", "--device", "cpu")[0] == 0
-    model, tile, reset_on_cut = here.made
-    assert (tile, reset_on_cut, next(model.parameters()).dtype) == (64, True, torch.bfloat16)
+    assert (
+        here(
+            source,
+            "--tile",
+            "64",
+            "--reset-on-cut",
+            "--dtype",
+            "bf16",
+            "--device",
+            "cpu",
+            "--strength",
+            "0.5",
+        )[0]
+        == 0
+    )
+    model, *made = here.made
+    assert (*made, next(model.parameters()).dtype) == (64, True, 0.5, torch.bfloat16)
     for given, tile in (((), None), (("--tile", "auto"), None), (("--tile", "0"), 0)):
         assert here(source, "--device", "cpu", "--overwrite", *given)[0] == 0
         model, *made = here.made
         chosen = torch.bfloat16 if fast_bfloat16("cpu") else torch.float32
-        assert made == [tile, False] and next(model.parameters()).dtype == chosen
+        assert made == [tile, False, 1] and next(model.parameters()).dtype == chosen
 
 
 def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
@@ -135,6 +149,26 @@ def test_comparison_in_halves(tmp_path, here):
     assert np.array_equal(split[..., 33:], after[..., 33:]) and (split[..., 32] == 255).all()
 
 
+def test_strength_is_a_part_of_the_change(tmp_path, stfan):
+    source = make_video(tmp_path / "in.mp4", frames=4)
+    written = {}
+    for strength in ("0", "0.5", "1"):
+        out = tmp_path / f"{strength}.mkv"
+        done = stfan(
+            *("deblur", source, "-o", out, "--lossless", "--strength", strength, "--json"),
+            *("--report", tmp_path / f"{strength}.html"),
+        )
+        assert done.returncode == 0 and json.loads(done.stdout)["strength"] == float(strength), done.stderr
+        assert f'"strength": {float(strength)}' in (tmp_path / f"{strength}.html").read_text()
+        written[strength] = np.stack([pixels for _, pixels in frames_of(out)])
+    before = np.stack([pixels for _, pixels in frames_of(source)])
+    assert np.array_equal(written["0"], np.rint(before)) and not np.array_equal(written["0"], written["1"])
+    # Of the middle, half a level for its own rounding, a quarter each for that of the two ends.
+    inside = (written["1"] > 0) & (written["1"] < 255)
+    middle = (before + written["1"]) / 2
+    assert np.abs(written["0.5"] - middle)[inside].max() <= 0.5 + 0.25 + 1e-3
+
+
 def test_quiet_and_verbose(tmp_path, here):
     source = make_video(tmp_path / "in.mkv", frames=3, sound="pcm_s16le")
     assert here(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
@@ -153,6 +187,8 @@ def test_quiet_and_verbose(tmp_path, here):
         ("in.mp4", "--start", "soon"),
         ("in.mp4", "--start", "2", "--end", "1"),
         ("in.mp4", "--compare", "left"),
+        ("in.mp4", "--strength", "1.6"),
+        ("in.mp4", "--strength", "-0.1"),
         ("in.mp4", "-q", "-v"),
         (".", "--crf", "3"),
         (".", "--start", "1.5"),
@@ -319,6 +355,6 @@ def test_the_document_knows_every_option_and_its_code_runs(tmp_path, monkeypatch
     }
     make_video(tmp_path / "holiday.mp4", width=16, height=16)
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", document, re.S)
+    block = re.findall(r"```python\n(.*?)```", document, re.S)[0]
     exec(compile(block, "video.md", "exec"), {})
     assert capsys.readouterr().out == "3\n" and len(frames_of(tmp_path / "sharp.mp4")) == 3

@@ -65,6 +65,8 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, lon
     assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
     code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
     assert code == 1 and "was begun otherwise (crf was 16 and is 30)" in err
+    code, _, err = here(source, "-o", out, "--resume", "--strength", "0.5")
+    assert code == 1 and "strength was 1.0 and is 0.5" in err
     done = stfan("deblur", source, "-o", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == kept

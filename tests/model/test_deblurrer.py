@@ -32,6 +32,33 @@ def test_deblurrer_is_the_recurrence(small):
         deblurrer.reset()
 
 
+@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize("strength", [0, 0.3, 1, 1.5])
+def test_strength_scales_the_change_and_leaves_the_recurrence(small, strength, tile):
+    whole, scaled = Deblurrer(small), Deblurrer(small, tile, strength=strength)
+    with torch.no_grad():
+        for frame in 0.25 + torch.rand(4, 3, 9, 14) / 2:
+            full, shown = whole(frame), scaled(frame)
+            if tile is None:
+                assert all(torch.equal(scaled.state()[name], one) for name, one in whole.state().items())
+            # The difference, the product and the sum are rounded once each, and so is what the network added. All of
+            # them are below 2. Tiles change sums' order.
+            inside = (full > 0) & (full < 1)
+            wanted = (frame.double() + strength * (full.double() - frame.double())).clamp(0, 1)
+            close = 4 * 2 * torch.finfo(torch.float32).eps if tile is None else 1e-5
+            assert (shown - wanted)[inside].abs().max() <= close
+            if strength == 0:
+                assert torch.equal(shown, frame)
+            if strength == 1 and tile is None:
+                assert torch.equal(shown, full)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.6, float("nan"), "1", True, None])
+def test_bad_strengths_are_refused(small, strength):
+    with pytest.raises(ValueError, match=r"Deblurrer: strength must be a number from 0 to 1.5, got "):
+        Deblurrer(small, strength=strength)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 2), (1, 6), (5, 7), (16, 18), (17, 16)])
 def test_any_size_is_continued_by_reflection(small, size):
     odd, whole = Deblurrer(small), Deblurrer(small)
