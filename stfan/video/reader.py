@@ -1,5 +1,7 @@
 """Reading video files: frames are decoded with PyAV one after the other."""
 
+import logging
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,9 @@ from av.stream import Disposition, Stream
 from stfan.video.colour import to_tensor, with_chroma_location
 from stfan.video.truncation import missing_bytes
 
+log = logging.getLogger("stfan")
+# Formats without a rate of their own, for which FFmpeg puts 25. Their frames may know better.
+RAW = ("cavsvideo", "dirac", "evc", "h264", "hevc", "m4v", "mpegvideo", "obu", "vc1", "vvc")
 COPIED = ("audio", "subtitle", "attachment")  # kinds of streams that are copied to the output
 ROUNDING = 1e-6  # seconds
 
@@ -51,7 +56,7 @@ class VideoReader:
         if is_image or not videos:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
-        self.video = videos[0]
+        self.video, self._interlaced = videos[0], False
         self.copied: list[Stream] = [s for s in streams if s.type in COPIED]
         self.dropped: list[Stream] = [s for s in streams if s not in (self.video, *self.copied)]
 
@@ -74,7 +79,10 @@ class VideoReader:
     @property
     def rate(self) -> Fraction:
         """Frames per second."""
-        return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
+        rates = [self.video.average_rate, self.video.guessed_rate]
+        if self.container.format.name in RAW:
+            rates.reverse()
+        return Fraction(next(filter(None, rates), 25))
 
     @property
     def expected_frames(self) -> int | None:
@@ -150,8 +158,19 @@ class VideoReader:
             try:
                 for frame in with_chroma_location(container.decode(stream), stream.codec_context.name):
                     end = max(end, frame.time or 0)
+                    self._warn_of_interlacing(frame)
                     yield frame
             except av.FFmpegError as error:
                 raise ValueError(
                     f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}"
                 ) from error
+
+    def _warn_of_interlacing(self, frame: av.VideoFrame) -> None:
+        """Warn once, at the first frame that holds two half pictures of different times."""
+        if frame.interlaced_frame and not self._interlaced:
+            self._interlaced = True
+            log.warning(
+                "its frames are interlaced, and are deblurred and written as if they were not; deinterlace first: "
+                "ffmpeg -i %s -vf bwdif -crf 12 -c:a copy progressive.mkv",
+                shlex.quote(str(self.path)),
+            )

@@ -1,8 +1,12 @@
 """Inputs as cameras and broadcasts make them: late, interlaced, bare, damaged, HDR."""
 
+import re
+from fractions import Fraction
+
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
+from stfan.video.reader import VideoReader  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
 from support.samples import frames_of, make_video  # noqa: E402
 
@@ -27,3 +31,37 @@ def test_a_late_start_is_left_out(tmp_path, ending, to):
     # Where the sound of an MP4 begins before 0, a Matroska file is later by as much.
     assert [t for t, _ in after] == pytest.approx([t - begin for t, _ in before], abs=unit)
     assert sounds[1] == pytest.approx(sounds[0] - begin, abs=unit)
+
+
+INTERLACED = {"libx264": {"x264-params": "tff=1"}, "mpeg2video": {"flags": "+ildct+ilme"}}
+
+
+@pytest.mark.parametrize("codec", INTERLACED)
+def test_interlaced_frames_are_warned_of(tmp_path, caplog, codec):
+    """Once, and before any frame is computed; the advice runs with FFmpeg's filter."""
+    source = make_video(tmp_path / "in.ts", frames=4, height=64, codec=codec, coding=INTERLACED[codec])
+    seen = []
+    deblur(source, tmp_path / "out.mp4", on_start=lambda resumed: seen.append(caplog.text))
+    assert seen == [caplog.text] and len(caplog.records) == 1
+    advice = re.search(rf"its frames are interlaced, .*: ffmpeg -i {source} -vf (\w+) ", caplog.text)
+    assert advice and advice[1] == "bwdif" and advice[1] in av.filter.filters_available
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(50)])
+def test_bare_streams_have_the_rate_of_their_headers(tmp_path, ending, codec, rate):
+    """FFmpeg puts 25 for the file."""
+    quiet = {"x265-params": "log-level=error"} if codec == "libx265" else {}
+    source = make_video(tmp_path / f"in.{ending}", frames=6, codec=codec, rate=rate, coding=quiet)
+    with VideoReader(source) as opened:
+        assert opened.rate == rate and opened.video.average_rate == 25
+    out = deblur(source, tmp_path / "out.mp4").path
+    assert [time for time, _ in frames_of(out)] == pytest.approx([t / rate for t in range(6)], abs=1e-6)
+
+
+def test_interlaced_bare_streams_have_the_rate_of_frames(tmp_path):
+    source = make_video(
+        tmp_path / "in.h264", frames=4, height=64, rate=Fraction(30000, 1001), coding=INTERLACED["libx264"]
+    )
+    with VideoReader(source) as opened:
+        assert opened.rate == Fraction(30000, 1001)
