@@ -78,7 +78,9 @@ def deblur(
     if as_json:
         print_json(result, device, handler.warnings)
     elif result.complete and not quiet:
-        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s", *files]))
+        print(
+            "\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{result.damage}", *files])
+        )
     if not result.complete:
         exit_interrupted(result)
 
@@ -271,7 +273,7 @@ def print_json(result: "DeblurResult", device: str, warnings: list[str]) -> None
 def exit_interrupted(result: "DeblurResult") -> NoReturn:
     """Print what there is and how to resume, and exit with code 130."""
     print_interrupted(
-        f"after {result.frames} frames",
+        f"after {result.frames} frames{result.damage}",
         f"the frames so far: {result.path}",
         f"to resume from frame {result.saved}: {resume_command()}",
     )

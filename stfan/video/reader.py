@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from stfan.video.colour import to_tensor, with_chroma_location
+from stfan.video.decode_errors import decode
 from stfan.video.truncation import missing_bytes
 
 log = logging.getLogger("stfan")
@@ -35,6 +36,7 @@ class VideoReader:
         video: the stream that is read.
         copied: the streams that can be copied to an output: sound, subtitles, attachments.
         dropped: all other streams.
+        damaged: number of frames so far that were decoded with errors.
 
     Raises:
         ValueError, OSError: the file is missing, no video, or shorter than it says. (PyAV's errors are of these kinds.)
@@ -56,7 +58,7 @@ class VideoReader:
         if is_image or not videos:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
-        self.video, self._interlaced = videos[0], False
+        self.video, self.damaged, self._interlaced = videos[0], 0, False
         self.copied: list[Stream] = [s for s in streams if s.type in COPIED]
         self.dropped: list[Stream] = [s for s in streams if s not in (self.video, *self.copied)]
 
@@ -154,9 +156,8 @@ class VideoReader:
         end = 0.0
         with self.open() as container:
             (stream,) = (s for s in container.streams.video if s.index == self.video.index)
-            stream.thread_type = "AUTO"
             try:
-                for frame in with_chroma_location(container.decode(stream), stream.codec_context.name):
+                for frame in with_chroma_location(self._count_damaged(stream), stream.codec_context.name):
                     end = max(end, frame.time or 0)
                     self._warn_of_interlacing(frame)
                     yield frame
@@ -164,6 +165,12 @@ class VideoReader:
                 raise ValueError(
                     f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}"
                 ) from error
+
+    def _count_damaged(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        self.damaged = 0
+        for frames, damaged in decode(stream):
+            self.damaged += damaged
+            yield from frames
 
     def _warn_of_interlacing(self, frame: av.VideoFrame) -> None:
         """Warn once, at the first frame that holds two half pictures of different times."""

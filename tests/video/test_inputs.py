@@ -1,11 +1,13 @@
 """Inputs as cameras and broadcasts make them: late, interlaced, bare, damaged, HDR."""
 
+import json
 import re
 from fractions import Fraction
 
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("typer", reason="typer is not installed")
 from stfan.video.reader import VideoReader  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
 from support.samples import frames_of, make_video  # noqa: E402
@@ -65,3 +67,50 @@ def test_interlaced_bare_streams_have_the_rate_of_frames(tmp_path):
     )
     with VideoReader(source) as opened:
         assert opened.rate == Fraction(30000, 1001)
+
+
+def flip(source, path, numbers):
+    """Copy a file with some bytes of the packets of these numbers changed, behind their headers."""
+    with av.open(str(source)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    for pos, size in (places[number] for number in numbers):
+        for at in (pos + size * 3 // 4, pos + size * 7 // 8):
+            data[at] ^= 0x5A
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "coding"),
+    [
+        ("mp4", "libx264", {"x264-params": "keyint=1"}),
+        ("mp4", "mpeg4", {"qscale": "2"}),
+        ("mkv", "ffv1", {"slicecrc": "1", "level": "3"}),
+    ],
+)
+def test_frames_decoded_with_errors_are_counted(tmp_path, here, ending, codec, coding):
+    """In the last line and in --json; FFmpeg conceals them."""
+    source = make_video(tmp_path / f"in.{ending}", width=160, height=128, codec=codec, coding=coding)
+    bad = flip(source, tmp_path / f"bad.{ending}", (3, 7))
+    out = tmp_path / "out.mkv"
+    for path, count in ((source, 0), (bad, 2)):
+        code, said, err = here(path, "-o", out, "--json", "--overwrite")
+        assert code == 0 and json.loads(said)["damaged"] == count and json.loads(said)["frames"] == 12, err
+        code, said, err = here(path, "-o", out, "--overwrite")
+        ending = "; 2 frames were decoded with errors" if count else ""
+        assert code == 0 and re.fullmatch(rf"{out}: 12 frames, [\d.]+ frames/s{ending}\n", said) and not err
+
+
+def test_counting_leaves_the_log_as_it_was(tmp_path, capfd):
+    source = make_video(tmp_path / "in.mp4", width=160, height=128, codec="mpeg4", coding={"qscale": "2"})
+    bad = flip(source, tmp_path / "bad.mp4", (3,))
+    for level in (None, av.logging.ERROR):
+        av.logging.set_level(level)
+        try:
+            with VideoReader(bad) as opened:
+                assert sum(1 for _ in opened.frames()) == 12 and opened.damaged == 1
+            assert av.logging.get_level() == level
+        finally:
+            av.logging.set_level(None)
+        assert level or capfd.readouterr() == ("", "")
