@@ -8,6 +8,7 @@ from harness import renewed
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PRETRAINED = ROOT / "stfan" / "model" / "pretrained"
 PAGE = ROOT / "docs" / "training.md"
 DRIFTS = ("0", "2", "4", "8")
 
@@ -98,6 +99,34 @@ def presets_table(report):
     return f"A frame in `stfan.Deblurrer`; {where}:\n\n{table(heading, rows)}"
 
 
+def hours_table(card):
+    """The gain of the weights `compact` against the hours that their run took, stage after stage, on one thread."""
+    rows, hours, iterations = [], 0.0, 0
+    for stage in [card["begun_from"], card] if "begun_from" in card else [card]:
+        last = 0
+        for point in stage["curve"]:
+            if "iterations_per_second" in point:
+                hours += (point["iteration"] - last) / point["iterations_per_second"] / 3600
+                last = point["iteration"]
+            elif "buckets" in point:
+                clean, noisy = (point["buckets"][kind] for kind in ("clean", "noisy"))
+                means = (f"{sum(kind[d]['gain'] for d in DRIFTS) / 4:+.2f}" for kind in (clean, noisy))
+                cells = [f"{clean[drift]['gain']:+.2f}" for drift in DRIFTS]
+                rows.append(
+                    [f"{hours:.2f}", stage["device"], f"{iterations + point['iteration']:,}", *cells, *means]
+                )
+        iterations += stage["iterations"]
+    heading = [
+        "hours",
+        "device",
+        "iterations",
+        *(f"{drift} px" for drift in DRIFTS),
+        "mean",
+        "mean with noise",
+    ]
+    return "Gain without noise, in dB, of the mean weights:\n\n" + table(heading, rows)
+
+
 def training_page(page):
     """Return docs/training.md with the text between its marks renewed."""
 
@@ -115,6 +144,7 @@ def training_page(page):
         "race": race_table(race),
         "ways": pairs_table(race),
         "judging": judging_table(newest("*-judging.json")),
+        "hours": hours_table(json.loads((PRETRAINED / "compact.json").read_text())),
         "trainer": trainer_table(newest("*-trainer.json")),
     }
     return renewed(page, texts)

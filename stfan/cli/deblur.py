@@ -13,9 +13,10 @@ import typer
 
 from stfan.cli import options
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, stderr_console
+from stfan.cli.most_changed import MostChangedFrame
 from stfan.devices import resolve_device
-from stfan.files import atomic_write, check_writable, to_json
-from stfan.images import SUFFIXES, to_8bit, write_image
+from stfan.files import check_writable, to_json
+from stfan.images import SUFFIXES
 
 if TYPE_CHECKING:  # they need PyAV, which other commands do without
     from stfan.video.encoder import Encoding
@@ -193,38 +194,13 @@ class Watcher:
         lines = []
         if picture:
             self.most_changed.save(picture)
-            lines.append(f"{picture}: frame {self.most_changed.frame}, before (left) and after (right)")
+            lines.append(
+                f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
+            )
         if report:
             self.report.write(report)
             lines.append(str(report))
         return lines
-
-
-class MostChangedFrame:
-    """Finds the frame that changed most.
-
-    Attributes:
-        count: number of frames so far.
-        frame: the number of that frame.
-        pair: it before and after, (3, H, W) in [0, 1]; None before the first frame.
-    """
-
-    def __init__(self) -> None:
-        self.count, self.frame, self.change = 0, 0, -1.0
-        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Compare the next frame with the one that changed most so far."""
-        change = float((after - before).abs().mean())
-        if change > self.change:
-            self.change, self.frame, self.pair = change, self.count, (before, after)
-        self.count += 1
-
-    def save(self, path: Path) -> None:
-        """Write the frame before and after, side by side, as an image file."""
-        assert self.pair is not None
-        with atomic_write(path) as partial:
-            write_image(partial, to_8bit(torch.cat(self.pair, 2)))
 
 
 def run(

@@ -34,9 +34,20 @@ def test_the_command_deblurs(tmp_path, stfan):
     changes = [np.abs(a - b).mean() for (_, a), (_, b) in zip(before, after, strict=True)]
     assert 0.05 < max(changes) < 40
     with Image.open(tmp_path / "in.png") as picture:
-        assert picture.size == (128, 48)
-        left = np.array(picture)[:, :64].transpose(2, 0, 1)
+        assert picture.size == (128, 96)
+        shown = np.array(picture).transpose(2, 0, 1).astype(int)
+    left, right = shown[:, :48, :64], shown[:, :48, 64:]
     assert np.abs(left - before[int(said[1])][1]).mean() < 1
+    details = shown[:, 48::4, ::4]  # enlarged by repeating pixels
+    assert (shown[:, 48:] == np.kron(details, np.ones((4, 4), int))).all()
+    parts = [(slice(y, y + 12), slice(x, x + 16)) for y in range(0, 37, 3) for x in range(0, 49, 4)]
+    change = {at: np.abs(left - right).mean(0)[parts[at]].mean() for at in range(len(parts))}
+    same = [
+        at
+        for at, part in enumerate(parts)
+        if (details == np.concatenate([frame[:, *part] for frame in (left, right)], 2)).all()
+    ]
+    assert same and max(change[at] for at in same) > max(change.values()) - 1  # both are rounded to 8 bits
     assert names(tmp_path) == ["in.mp4", "in.png", "in_deblurred.mp4"]
 
 

@@ -1,0 +1,53 @@
+"""The frame that changed most, and in it the detail that did: what --picture and --report show."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from stfan.files import atomic_write
+from stfan.images import to_8bit, write_image
+
+
+class MostChangedFrame:
+    """Finds the frame that changed most.
+
+    Attributes:
+        count: number of frames so far.
+        frame: the number of that frame.
+        pair: it before and after, (3, H, W) in [0, 1]; None before the first frame.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.frame, self.change = 0, 0, -1.0
+        self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Compare the next frame with the one that changed most so far."""
+        change = float((after - before).abs().mean())
+        if change > self.change:
+            self.change, self.frame, self.pair = change, self.count, (before, after)
+        self.count += 1
+
+    def save(self, path: Path) -> None:
+        """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""
+        assert self.pair is not None
+        detail = most_changed_part(*self.pair)
+        enlarged = [
+            F.interpolate(frame[(slice(None), *detail)][None].float(), frame.shape[1:], mode="nearest")[0]
+            for frame in self.pair
+        ]
+        rows = [torch.cat([frame.float() for frame in row], 2) for row in (self.pair, enlarged)]
+        with atomic_write(path) as partial:
+            write_image(partial, to_8bit(torch.cat(rows, 1)))
+
+
+def most_changed_part(before: torch.Tensor, after: torch.Tensor) -> tuple[slice, slice]:
+    """Find the rows and columns, a quarter of each, where two frames (3, H, W) differ most on average."""
+    change = (after.float() - before.float()).abs().mean(0, keepdim=True)
+    height, width = (max(1, side // 4) for side in change.shape[1:])
+    steps = max(1, height // 4), max(1, width // 4)
+    means = F.avg_pool2d(change, (height, width), steps)[0]
+    row, column = divmod(int(means.argmax()), means.shape[1])
+    top, left = row * steps[0], column * steps[1]
+    return slice(top, top + height), slice(left, left + width)
