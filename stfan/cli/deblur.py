@@ -87,7 +87,8 @@ def deblur(
         print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
     elif result.complete and not quiet:
         note = watcher.blur.note and f"; {watcher.blur.note}"
-        print("\n".join([f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{note}", *files]))
+        line = f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{result.damage}{note}"
+        print("\n".join([line, *files]))
     if not result.complete:
         exit_interrupted(result)
 
@@ -261,7 +262,7 @@ def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[s
 def exit_interrupted(result: "DeblurResult") -> NoReturn:
     """Print what there is and how to resume, and exit with code 130."""
     print_interrupted(
-        f"after {result.frames} frames",
+        f"after {result.frames} frames{result.damage}",
         f"the frames so far: {result.path}",
         f"to resume from frame {result.saved}: {resume_command()}",
     )

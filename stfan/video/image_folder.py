@@ -35,9 +35,14 @@ class ImageFolderReader:
         start, end: numbers of images, from 0; those from `start` on and before `end` are read.
         max_frames: the most images to read.
 
+    Attributes:
+        damaged: 0; a file with an error is refused.
+
     Raises:
         ValueError: the folder holds no images.
     """
+
+    damaged = 0
 
     def __init__(
         self, path: str | Path, start: int = 0, end: int | None = None, max_frames: int | None = None

@@ -125,8 +125,10 @@ def assemble(
     stamps, base = repair_times(times, reader)
     steps = [after - before for before, after in pairwise(stamps)] or [round(1 / reader.rate / base)]
     begin, end = float(stamps[0] * base), float((stamps[-1] + steps[-1]) * base)
-    shift = begin if reader.start else 0.0  # else a stream that begins later would wait at its start
-    stamps = [time - (stamps[0] if reader.start else 0) for time in stamps]
+    # A part begins with its first frame, else a stream that begins later would wait at its start.
+    shift = stamps[0] * base if reader.start else _first_time(reader)
+    stamps = [time - round(shift / base) for time in stamps]
+    span = begin if reader.start else -math.inf, end if incomplete else math.inf
     name = FORMATS[path.suffix.lower()]
     options = {}
     if name in ("mp4", "mov"):
@@ -142,14 +144,12 @@ def assemble(
         video = _add_video(out, first, segments, base)
         video.metadata.update({k: v for k, v in reader.video.metadata.items() if k in ("language", "title")})
         out.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in OWN_TAGS})
-        if not (incomplete or shift):
-            out.set_chapters(original.chapters())
+        if not (incomplete or reader.start):
+            out.set_chapters(_earlier(original.chapters(), shift))
         new = {stream.index: _add_copy(original.streams[stream.index], out) for stream in streams}
         packets = heapq.merge(
             _video_packets(segments, stamps, steps, base, video),
-            _copied_packets(
-                original, new, begin if shift else -math.inf, end if incomplete else math.inf, shift
-            ),
+            _copied_packets(original, new, *span, float(shift)),
             key=_decoding_time,
         )
         out.start_encoding()
@@ -159,6 +159,22 @@ def assemble(
             out.mux(packet)
     if muxed != len(stamps):
         raise RuntimeError(f"{path}: {len(stamps)} frames in, {muxed} out")
+
+
+def _first_time(reader: VideoReader) -> Fraction:
+    """Return when the first of picture and sound begins, in seconds; 0 if that is before 0 or not known."""
+    streams = [reader.video, *(stream for stream in reader.copied if stream.type == "audio")]
+    times = [s.start_time * s.time_base for s in streams if s.start_time is not None and s.time_base]
+    return max(min(times, default=Fraction(0)), Fraction(0))
+
+
+def _earlier(chapters: list[Any], shift: Fraction) -> list[Any]:
+    """Return chapters that begin and end so many seconds earlier, none before 0."""
+    return [
+        chapter
+        | {edge: max(chapter[edge] - round(shift / chapter["time_base"]), 0) for edge in ("start", "end")}
+        for chapter in chapters
+    ]
 
 
 def _decoding_time(packet: av.Packet) -> Fraction:

@@ -24,6 +24,7 @@ class FrameReader(Protocol[TagOut]):
     """The input of :func:`deblur_video`: a VideoReader or an ImageFolderReader."""
 
     path: Path
+    damaged: int  # number of frames so far that were decoded with errors
 
     @property
     def expected_frames(self) -> int | None:
@@ -94,6 +95,7 @@ class DeblurResult:
         resumed: how many of them an earlier run had made.
         saved: how many the next run need not make again, if the output is not complete.
         seconds: time that the other frames took.
+        damaged: how many frames of the input were decoded with errors.
     """
 
     path: Path
@@ -102,6 +104,12 @@ class DeblurResult:
     resumed: int
     saved: int
     seconds: float
+    damaged: int = 0
+
+    @property
+    def damage(self) -> str:
+        """Words on the damaged frames, for the end of a line; none if there are none."""
+        return f"; {self.damaged} frames were decoded with errors" if self.damaged else ""
 
 
 def show_after(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -226,7 +234,8 @@ def _run(
     if complete and frames % SEGMENT_FRAMES:
         checkpoint()
     path = writer.finish(incomplete=not complete)
-    return DeblurResult(path, complete, frames, resumed, partial.frames, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return DeblurResult(path, complete, frames, resumed, partial.frames, seconds, reader.damaged)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Reading video files: frames are decoded with PyAV one after the other."""
 
+import logging
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +14,12 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from stfan.video.colour import to_tensor, with_chroma_location
+from stfan.video.decode_errors import decode
 from stfan.video.truncation import missing_bytes
 
+log = logging.getLogger("stfan")
+# Formats without a rate of their own, for which FFmpeg puts 25. Their frames may know better.
+RAW = ("cavsvideo", "dirac", "evc", "h264", "hevc", "m4v", "mpegvideo", "obu", "vc1", "vvc")
 COPIED = ("audio", "subtitle", "attachment")  # kinds of streams that are copied to the output
 ROUNDING = 1e-6  # seconds
 
@@ -30,6 +36,7 @@ class VideoReader:
         video: the stream that is read.
         copied: the streams that can be copied to an output: sound, subtitles, attachments.
         dropped: all other streams.
+        damaged: number of frames so far that were decoded with errors.
 
     Raises:
         ValueError, OSError: the file is missing, no video, or shorter than it says. (PyAV's errors are of these kinds.)
@@ -51,7 +58,7 @@ class VideoReader:
         if is_image or not videos:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
-        self.video = videos[0]
+        self.video, self.damaged, self._interlaced = videos[0], 0, False
         self.copied: list[Stream] = [s for s in streams if s.type in COPIED]
         self.dropped: list[Stream] = [s for s in streams if s not in (self.video, *self.copied)]
 
@@ -74,7 +81,10 @@ class VideoReader:
     @property
     def rate(self) -> Fraction:
         """Frames per second."""
-        return Fraction(self.video.average_rate or self.video.guessed_rate or 25)
+        rates = [self.video.average_rate, self.video.guessed_rate]
+        if self.container.format.name in RAW:
+            rates.reverse()
+        return Fraction(next(filter(None, rates), 25))
 
     @property
     def expected_frames(self) -> int | None:
@@ -146,12 +156,28 @@ class VideoReader:
         end = 0.0
         with self.open() as container:
             (stream,) = (s for s in container.streams.video if s.index == self.video.index)
-            stream.thread_type = "AUTO"
             try:
-                for frame in with_chroma_location(container.decode(stream), stream.codec_context.name):
+                for frame in with_chroma_location(self._count_damaged(stream), stream.codec_context.name):
                     end = max(end, frame.time or 0)
+                    self._warn_of_interlacing(frame)
                     yield frame
             except av.FFmpegError as error:
                 raise ValueError(
                     f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}"
                 ) from error
+
+    def _count_damaged(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        self.damaged = 0
+        for frames, damaged in decode(stream):
+            self.damaged += damaged
+            yield from frames
+
+    def _warn_of_interlacing(self, frame: av.VideoFrame) -> None:
+        """Warn once, at the first frame that holds two half pictures of different times."""
+        if frame.interlaced_frame and not self._interlaced:
+            self._interlaced = True
+            log.warning(
+                "its frames are interlaced, and are deblurred and written as if they were not; deinterlace first: "
+                "ffmpeg -i %s -vf bwdif -crf 12 -c:a copy progressive.mkv",
+                shlex.quote(str(self.path)),
+            )

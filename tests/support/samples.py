@@ -24,17 +24,21 @@ def make_video(
     tags=None,
     texts=None,
     rotation=0,
+    rate=RATE,
+    coding=None,
+    late=0,
 ):
     """A moving pattern with a tone.
 
     times: of the frames, in 1/1000 s, where they are not evenly spaced; texts: (codec, [(start, stop, words)]) of
-    subtitles, in the same; rotation: in degrees, counter-clockwise, that a player is asked for.
+    subtitles, in the same; rotation: in degrees, counter-clockwise, that a player is asked for; coding: options of the
+    encoder; late: seconds from 0 to the first frame, as of ffmpeg -output_ts_offset.
     """
-    with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, RATE)
+    with av.open(str(path), "w", options={"output_ts_offset": str(late)}) as container:
+        video = container.add_stream(codec, rate)
         video.width, video.height = width, height
         video.pix_fmt = pix_fmt or ("yuv420p" if width % 2 == height % 2 == 0 else "yuv444p")
-        video.options = {"crf": "10"} if codec == "libx264" else {}
+        video.options = ({"crf": "10"} if codec == "libx264" else {}) | (coding or {})
         if times is not None:
             video.codec_context.time_base = MS
         for key, value in (tags or {}).items():
@@ -50,7 +54,7 @@ def make_video(
                 container.mux(text_packet(texts[0], words, start, stop, subtitles))
         for t in range(frames):
             frame = pattern(t, width, height)
-            frame.pts, frame.time_base = (t, Fraction(1, RATE)) if times is None else (times[t], MS)
+            frame.pts, frame.time_base = (t, 1 / Fraction(rate)) if times is None else (times[t], MS)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound:

@@ -78,7 +78,7 @@ def test_times_across_segments(tmp_path, monkeypatch):
     """Where a segment ends the encoder forgets, but the order and the times of the packets go on."""
     monkeypatch.setattr("stfan.video.writer.SEGMENT_FRAMES", 5)
     monkeypatch.setattr("stfan.video.pipeline.SEGMENT_FRAMES", 5)
-    times = list(np.cumsum(np.random.default_rng(0).integers(1, 400, 23)))
+    times = list(np.cumsum([0, *np.random.default_rng(0).integers(1, 400, 22)]))
     source = make_video(tmp_path / "in.mkv", frames=23, times=list(map(int, times)))
     assert copy(source, tmp_path / "out.mp4") == 23
     before, after = frames_of(source), frames_of(tmp_path / "out.mp4")
@@ -333,15 +333,16 @@ def test_first_frames_alone(tmp_path):
         assert (five.expected_frames, some.expected_frames) == (5, 5)
 
 
-def test_title_language_and_chapters_are_kept(tmp_path):
-    source = make_video(tmp_path / "plain.mkv", sound="aac")
+@pytest.mark.parametrize("late", [0, 5000])
+def test_title_language_and_chapters_are_kept(tmp_path, late):
+    source = make_video(tmp_path / "plain.mkv", sound="aac", late=late // 1000)
     with av.open(str(source)) as plain, av.open(str(tmp_path / "in.mkv"), "w") as named:
         streams = {}
         for stream in plain.streams:
             streams[stream.index] = named.add_stream_from_template(stream, opaque=True)
             streams[stream.index].metadata["language"] = "fin"
         named.metadata["title"] = "Kesä"
-        chapter = {"id": 1, "start": 0, "end": 240, "time_base": MS, "metadata": {"title": "one"}}
+        chapter = {"id": 1, "start": late, "end": late + 240, "time_base": MS, "metadata": {"title": "one"}}
         named.set_chapters([chapter])
         for packet in plain.demux():
             if packet.size:
