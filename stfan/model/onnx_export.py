@@ -51,15 +51,15 @@ class Step(nn.Module):
         previous, previous_output = (torch.where(first, frame, past) for past in (previous, previous_output))
         motion = model.motion(torch.cat([previous_output, previous, frame], 1))
         filters = model.align(motion)
-        aligned = self._apply(state, filters)
+        aligned = self._filter(state, filters)
         summarise = model.align_summary
         summary = model.align[:-1](motion) if summarise is None else summarise(filters)
         filters = model.deblur(torch.cat([motion, summary], 1))
-        fused = torch.cat([aligned, self._apply(features, filters)], 1)
+        fused = torch.cat([aligned, self._filter(features, filters)], 1)
         output = model.reconstruction(fused, frame) + frame
         return output.clamp(0, 1), model.fusion(fused)
 
-    def _apply(self, image: Tensor, filters: Tensor) -> Tensor:
+    def _filter(self, image: Tensor, filters: Tensor) -> Tensor:
         return fac(image, filters, self.model.kernel_size, padding_mode=self.model.padding_mode)
 
 
