@@ -31,15 +31,15 @@ class BlurFound:
 
     @property
     def note(self) -> str:
-        """Words for an input with little blur; none for others."""
+        """Words for an input with little blur, for the end of a line; none for others."""
         if not self._is_little:
             return ""
-        found = "little blur found"
+        found = "; little blur found"
         return found if self.strength <= SUGGESTED else f"{found}; --strength {SUGGESTED} suggested"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the report and --json: the width of edges in pixels, None if nothing was measured, and whether it is little."""
+        """The width of edges in pixels, None if none was measured, and whether it is little: for report and JSON."""
         width = round(median(self._widths), 2) if self._widths else None
         return {"edge_width": width, "little_blur": self._is_little}
 

@@ -77,8 +77,7 @@ def deblur(
             log.info("%s: %s", name, value)
         watcher = Watcher(reader, device, strength, not quiet)
         if report:
-            facts = {"weights": str(weights or "bundled"), "device": device, "dtype": precision}
-            watcher.sample(model, facts | {"strength": strength})
+            watcher.sample(model, str(weights or "bundled"), device, precision)
         job = {"settings": settings, "resume": resume, "overwrite": overwrite}
         deblurrer = Deblurrer(model, tile, reset_on_cut, strength)
         result = run(reader, writer, out, deblurrer, watcher, compare, job)
@@ -86,8 +85,9 @@ def deblur(
     if as_json:
         print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
     elif result.complete and not quiet:
-        note = watcher.blur.note and f"; {watcher.blur.note}"
-        line = f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{result.damage}{note}"
+        line = (
+            f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{result.damage}{watcher.blur.note}"
+        )
         print("\n".join([line, *files]))
     if not result.complete:
         exit_interrupted(result)
@@ -174,12 +174,13 @@ class Watcher:
         self.most_changed, self.blur = MostChangedFrame(), BlurFound(strength)
         self.report: Any = None
 
-    def sample(self, model: Any, facts: dict[str, Any]) -> None:
-        """Collect for a report with these facts, from now on."""
+    def sample(self, model: Any, weights: str, device: str, precision: str) -> None:
+        """Collect for a report, from now on."""
         from stfan.evaluation.report import Report
         from stfan.model.weights import count
 
-        self.report = Report(model, self.name, {"parameters": count(model)} | facts)
+        facts = {"weights": weights, "parameters": count(model), "device": device, "dtype": precision}
+        self.report = Report(model, self.name, facts | {"strength": self.blur.strength})
 
     def start(self, resumed: int) -> None:
         """Begin after so many frames that an earlier run made."""
@@ -210,7 +211,9 @@ class Watcher:
                 f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
             )
         if report:
-            self.report.facts |= self.blur.facts | ({"blur": note} if (note := self.blur.note) else {})
+            self.report.facts |= self.blur.facts | (
+                {"blur": note.removeprefix("; ")} if (note := self.blur.note) else {}
+            )
             self.report.write(report)
             lines.append(str(report))
         return lines
