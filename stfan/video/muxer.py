@@ -198,17 +198,17 @@ def _add_video(
 def repair_times(times: Sequence[int | None], reader: VideoReader) -> tuple[list[int], Fraction]:
     """Return times that only go forward, and their time base.
 
-    They are the input's; if one of those is missing or goes back, all are made anew by the frame rate.
+    They are the input's; if the reader met one that is missing or goes back, all are made anew by the frame rate, from
+    the time by which the reader selected the first.
     """
     stamps = [time for time in times if time is not None]
     base = reader.video.time_base
     assert base is not None
-    if len(stamps) == len(times) and all(before < after for before, after in pairwise(stamps)):
+    if reader.regular:
         return stamps, base
     rate = reader.rate
     log.warning("its times go back or are missing: all frames are shown %.6g a second", rate)
-    start = times[0]
-    first = 0 if start is None else round(start * base * rate)
+    first = round(reader.begin * rate)
     return [first + index for index in range(len(times))], 1 / rate
 
 

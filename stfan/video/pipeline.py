@@ -12,6 +12,7 @@ import av
 import torch
 
 from stfan.video.partial_output import SEGMENT_FRAMES, PartialOutput
+from stfan.video.reader import BrokenInputError
 
 NETWORK = "network."  # begins the names of the deblurrer's tensors
 
@@ -169,7 +170,8 @@ def deblur_video(
 
     Raises:
         ValueError, OSError, RuntimeError: of the input, the disk, the machine. Frames that are safe are kept, and a note
-            of the exception says where; if there are none, nothing is left.
+            of the exception says where; if there are none, nothing is left. Where the input cannot be read on, what
+            was made of the frames before is completed as after `stop`.
     """
     if out.exists() and out.samefile(reader.path):
         raise ValueError(f"{out}: would replace its own input")
@@ -187,6 +189,8 @@ def deblur_video(
                 return result
         except BaseException as error:
             writer.abandon()
+            if isinstance(error, BrokenInputError) and getattr(error, "__notes__", None):
+                raise
             if partial.frames:
                 error.add_note(
                     f"({partial.frames} frames are kept in {partial.folder}; --resume goes on from them)"
@@ -221,16 +225,21 @@ def _run(
         partial.save(frames, tensors | writer.checkpoint())
 
     complete = True
-    for tag, before in reader.frames(skip=resumed):
-        after = deblurrer(before)
-        writer.write(tag, compose(before, after))
-        frames += 1
-        if frames % SEGMENT_FRAMES == 0:
-            checkpoint()
-        on_frame(before, after)
-        if stop():
-            complete = False
-            break
+    try:
+        for tag, before in reader.frames(skip=resumed):
+            after = deblurrer(before)
+            writer.write(tag, compose(before, after))
+            frames += 1
+            if frames % SEGMENT_FRAMES == 0:
+                checkpoint()
+            on_frame(before, after)
+            if stop():
+                complete = False
+                break
+    except BrokenInputError as error:
+        if frames:
+            error.add_note(f"(the {frames} frames before it: {writer.finish(incomplete=True)})")
+        raise
     if complete and frames % SEGMENT_FRAMES:
         checkpoint()
     path = writer.finish(incomplete=not complete)

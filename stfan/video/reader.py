@@ -1,6 +1,7 @@
 """Reading video files: frames are decoded with PyAV one after the other."""
 
 import logging
+import math
 import shlex
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,6 +25,10 @@ COPIED = ("audio", "subtitle", "attachment")  # kinds of streams that are copied
 ROUNDING = 1e-6  # seconds
 
 
+class BrokenInputError(ValueError):
+    """The input cannot be read from here on; the frames before are good."""
+
+
 class VideoReader:
     """Reads the frames of a video file, or of a part of it.
 
@@ -37,6 +42,8 @@ class VideoReader:
         copied: the streams that can be copied to an output: sound, subtitles, attachments.
         dropped: all other streams.
         damaged: number of frames so far that were decoded with errors.
+        begin: time of the first frame that was read, in seconds, as it is in the file or by the rate.
+        regular: whether all frames so far, those before `start` too, had times and those went forward.
 
     Raises:
         ValueError, OSError: the file is missing, no video, or shorter than it says. (PyAV's errors are of these kinds.)
@@ -59,6 +66,7 @@ class VideoReader:
             self.container.close()
             raise ValueError(f"{path}: holds no video stream")
         self.video, self.damaged, self._interlaced = videos[0], 0, False
+        self.begin, self.regular = 0.0, True
         self.copied: list[Stream] = [s for s in streams if s.type in COPIED]
         self.dropped: list[Stream] = [s for s in streams if s not in (self.video, *self.copied)]
 
@@ -113,29 +121,32 @@ class VideoReader:
         """Yield each decoded frame and its tensor (3, H, W) in [0, 1], without the first `skip` frames.
 
         Raises:
-            ValueError: the file cannot be decoded from here on, or its frames change their size.
+            BrokenInputError: the file cannot be decoded from here on, or its frames change their size.
         """
         size = None
-        for index, frame in enumerate(self._selected()):
+        for index, (frame, shown) in enumerate(self._selected()):
             size = size or (frame.width, frame.height)
             if size != (frame.width, frame.height):
-                raise ValueError(
+                raise BrokenInputError(
                     f"{self.path}: frame {index} is {frame.width}x{frame.height}, those before it "
-                    f"{size[0]}x{size[1]}"
+                    f"{size[0]}x{size[1]}; --end {math.floor(shown * 1000) / 1000} ends before it"
                 )
             if index >= skip:
                 yield frame, to_tensor(frame)
 
     def first_frame(self) -> av.VideoFrame:
         """Decode the first frame."""
-        frame = next(self._selected(), None)
-        if frame is None:
+        first = next(self._selected(), None)
+        if first is None:
             part = " there, from --start to --end" if self.start or self.end is not None else ""
             raise ValueError(f"{self.path}: holds no frames{part}")
-        return frame
+        return first[0]
 
-    def _selected(self) -> Iterator[av.VideoFrame]:
-        """Yield the frames from start to end; from the first wrong time on, the rate says when they are shown."""
+    def _selected(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Yield the frames from start to end, each with its time in seconds from the file's first frame.
+
+        From the first wrong time on, the rate says when frames are shown, and :attr:`regular` is False.
+        """
         regular, origin, last, count = True, 0.0, None, 0
         for index, frame in enumerate(self._decoded()):
             time = frame.time
@@ -147,7 +158,10 @@ class VideoReader:
             if self.end is not None and shown > self.end - ROUNDING:
                 return
             if shown > self.start - ROUNDING:
-                yield frame
+                self.regular = regular
+                if count == 0:
+                    self.begin = origin + shown
+                yield frame, shown
                 count += 1
                 if count == self.max_frames:
                     return
@@ -162,7 +176,7 @@ class VideoReader:
                     self._warn_of_interlacing(frame)
                     yield frame
             except av.FFmpegError as error:
-                raise ValueError(
+                raise BrokenInputError(
                     f"{self.path}: broken or truncated after {end:.2f} s: {error.strerror}"
                 ) from error
 

@@ -109,6 +109,27 @@ def test_times_that_go_back_are_repaired(tmp_path, caplog):
     assert "its times go back" in caplog.text
 
 
+def test_times_that_go_back_before_the_part_count(tmp_path, caplog):
+    """Where the part is selected by the rate, it is written by the rate too, though its own times go forward."""
+    path, times = tmp_path / "in.mkv", [0, 80, 40, *range(200, 1000, 50)]
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mjpeg", RATE)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuvj420p"
+        for t, pts in enumerate(times):
+            frame = pattern(t)
+            frame.pts, frame.time_base = t, Fraction(1, RATE)
+            for packet in video.encode(frame):
+                packet.pts, packet.dts, packet.time_base = pts, t, MS
+                container.mux(packet)
+    with VideoReader(path, start=0.3) as opened:
+        rate = opened.rate
+    first = next(t for t in range(len(times)) if t / rate > 0.3 - 1e-6)
+    assert copy(path, tmp_path / "out.mp4", start=0.3) == len(times) - first
+    stamps = [time for time, _ in frames_of(tmp_path / "out.mp4")]
+    assert stamps == pytest.approx([float(t / rate) for t in range(len(times) - first)], abs=1e-5)
+    assert "its times go back" in caplog.text
+
+
 def test_frames_without_times_follow_at_the_rate(tmp_path):
     """A bare H.264 stream has none."""
     source = make_video(tmp_path / "in.h264")
@@ -412,6 +433,18 @@ def test_frames_that_change_their_size_are_named(tmp_path):
     (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
     with (
         VideoReader(tmp_path / "in.h264") as opened,
-        pytest.raises(ValueError, match=r"frame 3 is 80x48, .* 64x48"),
+        pytest.raises(ValueError, match=r"frame 3 is 80x48, .* 64x48; --end 0.12 ends before it"),
     ):
         list(opened.frames())
+
+
+def test_what_was_before_another_size_is_kept(tmp_path):
+    """As a file that plays; and the advised --end gives all of it."""
+    small, large = (make_video(tmp_path / f"{side}.h264", frames=3, width=side) for side in (64, 80))
+    (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(ValueError, match=r"--end 0\.12 ends before it") as error:
+        copy(tmp_path / "in.h264", tmp_path / "out.mp4")
+    kept = tmp_path / "out.mp4.partial" / "out.mp4"
+    assert error.value.__notes__ == [f"(the 3 frames before it: {kept})"]
+    assert len(frames_of(kept)) == 3 and not (tmp_path / "out.mp4").exists()
+    assert copy(tmp_path / "in.h264", tmp_path / "part.mp4", end=0.12) == 3
