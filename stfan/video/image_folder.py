@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from stfan.files import check_parent
+from stfan.files import check_parent, visible_files
 from stfan.images import (
     SUFFIXES,
     check_depth,
@@ -23,6 +24,10 @@ from stfan.images import (
     to_tensor,
 )
 
+log = logging.getLogger("stfan")
+VIDEOS = tuple(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .vob .wmv .flv .3gp .ogv .mxf".split()
+)
 METADATA = ("dpi", "exif", "icc_profile")  # what is copied from image to image
 QUALITY = {"quality": 95, "subsampling": 0}  # of JPEG and WebP; the other formats lose nothing
 
@@ -31,7 +36,7 @@ class ImageFolderReader:
     """Reads the images of a folder, in the order of the numbers in their names.
 
     Args:
-        path: the folder; other files in it are ignored.
+        path: the folder; other files in it are ignored, with a warning that names them.
         start, end: numbers of images, from 0; those from `start` on and before `end` are read.
         max_frames: the most images to read.
 
@@ -39,7 +44,7 @@ class ImageFolderReader:
         damaged: 0; a file with an error is refused.
 
     Raises:
-        ValueError: the folder holds no images.
+        ValueError: the folder holds no images, or as many videos as images or more.
     """
 
     damaged = 0
@@ -49,8 +54,19 @@ class ImageFolderReader:
     ):
         self.path = Path(path)
         found = sorted(image_files(self.path), key=natural_sort_key)
+        others = sorted(
+            (file for file in visible_files(self.path) if file not in found), key=natural_sort_key
+        )
+        videos = [file for file in others if file.suffix.lower() in VIDEOS and file.is_file()]
+        if videos and len(videos) >= len(found):
+            raise ValueError(
+                f"{path}: a folder must hold the images of one video, got {len(videos)} video files "
+                f"({_first_names(videos)}) and {len(found)} images; give one of the videos"
+            )
         if not found:
             raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+        if others:
+            log.warning("%s: %d left out, no images: %s", path, len(others), _first_names(others))
         self.files = found[start:end][:max_frames]
         if not self.files:
             raise ValueError(f"{path}: holds {len(found)} images, but none from --start to --end")
@@ -91,6 +107,7 @@ class ImageFolderWriter:
         settings: what the result depends on, beside the input.
 
     Raises:
+        ValueError: `path` has the ending of a video or of an image, and is no folder.
         OSError: `path` is a file, or its folder does not exist.
     """
 
@@ -99,6 +116,10 @@ class ImageFolderWriter:
     def __init__(self, path: Path):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path}: is a file; images go into a folder")
+        if path.suffix.lower() in (*VIDEOS, *SUFFIXES) and not path.exists():
+            raise ValueError(
+                f"{path}: --out must be the name of a folder if INPUT is one, got that of a {path.suffix} file"
+            )
         check_parent(path)
 
     def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
@@ -131,6 +152,12 @@ class ImageFolderWriter:
 
     def abandon(self) -> None:
         """Leave everything as it is."""
+
+
+def _first_names(files: Sequence[Path], most: int = 3) -> str:
+    """List the first names, folders with a slash, and count the others."""
+    names = ", ".join(file.name + "/" * file.is_dir() for file in files[:most])
+    return names + (f" and {len(files) - most} more" if len(files) > most else "")
 
 
 def _read_upright(file: Path) -> Image.Image:

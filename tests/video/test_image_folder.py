@@ -26,7 +26,8 @@ def test_pictures_in_and_out(tmp_path, here):
     video = make_pictures(tmp_path / "in", 12)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     code, out, err = here(tmp_path / "in")
-    assert (code, err) == (0, "") and out.startswith(f"{tmp_path}/in_deblurred: 12 frames")
+    assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred: 12 frames")
+    assert err == f"stfan: {tmp_path}/in: 1 left out, no images: notes.txt\n"
     assert here(video, "-o", tmp_path / "video.mkv", "--lossless")[0] == 0
     assert names(tmp_path / "in_deblurred") == sorted(f"frame{t}.png" for t in range(12))
     for t, (_, pixels) in enumerate(frames_of(tmp_path / "video.mkv")):
@@ -129,3 +130,46 @@ def test_pictures_of_two_sizes_and_of_16_bits_are_named(tmp_path, here):
     code, _, err = here(tmp_path / "in")
     assert code == 1 and "frame2.png: cannot be read: more than 8 bits" in err
     assert names(tmp_path) == ["in", "in.mkv"]
+
+
+def test_what_a_folder_holds_besides_is_named(tmp_path, here):
+    make_pictures(tmp_path / "in", 2).rename(tmp_path / "in" / "clip.mkv")
+    (tmp_path / "in" / "raw").mkdir()
+    for name in (".hidden", "a9.txt", "a10.txt"):
+        (tmp_path / "in" / name).touch()
+    code, out, _ = here(tmp_path / "in", "-o", tmp_path / "out", "--json")
+    assert code == 0 and json.loads(out)["frames"] == 2
+    assert json.loads(out)["warnings"] == [
+        f"{tmp_path}/in: 4 left out, no images: a9.txt, a10.txt, clip.mkv and 1 more"
+    ]
+    assert names(tmp_path / "out") == ["frame0.png", "frame1.png"]
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_folder_of_videos_is_refused(tmp_path, here, images):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number in range(2):
+        make_video(folder / f"{number}.MP4", frames=2)
+    for number in range(images):
+        Image.new("RGB", (16, 16)).save(folder / f"cover{number}.jpg")
+    code, out, err = here(folder)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1
+    assert (
+        f"films: a folder must hold the images of one video, got 2 video files (0.MP4, 1.MP4) and {images} im"
+        in err
+    )
+    assert names(tmp_path) == ["films"]
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.PNG"])
+def test_the_output_of_a_folder_has_not_the_name_of_a_file(tmp_path, here, name):
+    make_pictures(tmp_path / "in", 2)
+    code, out, err = here(tmp_path / "in", "-o", tmp_path / name)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1
+    assert (
+        f"{name}: --out must be the name of a folder if INPUT is one, got that of a .{name[4:]} file" in err
+    )
+    assert names(tmp_path) == ["in", "in.mkv"]
+    (tmp_path / name).mkdir()  # somebody made it and means it
+    assert here(tmp_path / "in", "-o", tmp_path / name)[0] == 0
