@@ -85,10 +85,7 @@ def deblur(
     if as_json:
         print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
     elif result.complete and not quiet:
-        line = (
-            f"{out}: {result.frames} frames, {speed(result):.2f} frames/s{result.damage}{watcher.blur.note}"
-        )
-        print("\n".join([line, *files]))
+        print("\n".join([last_line(result, watcher), *files]))
     if not result.complete:
         exit_interrupted(result)
 
@@ -253,6 +250,12 @@ def run(
 def speed(result: "DeblurResult") -> float:
     """Return the frames per second of this run."""
     return (result.frames - result.resumed) / result.seconds
+
+
+def last_line(result: "DeblurResult", watcher: Watcher) -> str:
+    """Say what was made, how fast, and what a user should know of it."""
+    notes = f"{result.damage}{watcher.blur.note}"
+    return f"{result.path}: {result.frames} frames, {speed(result):.2f} frames/s{notes}"
 
 
 def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[str]) -> None:
