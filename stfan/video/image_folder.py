@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from stfan.files import check_parent
+from stfan.files import check_parent, visible_files
 from stfan.images import (
     SUFFIXES,
     check_depth,
@@ -50,6 +50,10 @@ class ImageFolderReader:
         self.path = Path(path)
         found = sorted(image_files(self.path), key=natural_sort_key)
         if not found:
+            if any(path.suffix in (".safetensors", ".pth") for path in visible_files(self.path)):
+                raise ValueError(
+                    f"{path}: holds weights; give a file of them with --weights, and a video as INPUT"
+                )
             raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         self.files = found[start:end][:max_frames]
         if not self.files:
