@@ -1,4 +1,4 @@
-"""The terminal: consoles, log lines, progress bars, and Ctrl+C."""
+"""The terminal: consoles, log lines, progress bars, Ctrl+C and SIGTERM."""
 
 import logging
 import signal
@@ -102,21 +102,23 @@ class ProgressBar:
 
 @contextmanager
 def graceful_interrupt(console: Console, unit: str = "frame") -> Iterator[Callable[[], bool]]:
-    """Within the block, let the first Ctrl+C only ask for an end; the second one raises KeyboardInterrupt.
+    """Within the block, let the first Ctrl+C or SIGTERM only ask for an end; the second raises KeyboardInterrupt.
 
     Yields:
-        a function that says whether Ctrl+C was pressed.
+        a function that says whether one of them came.
     """
     pressed = False
 
     def handle(*_: Any) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in handlers:
+            signal.signal(number, signal.default_int_handler)
         print_line(console, f"stopping after this {unit}; press Ctrl+C again to stop at once")
 
-    handler = signal.signal(signal.SIGINT, handle)
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

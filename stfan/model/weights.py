@@ -76,12 +76,17 @@ def locate(path: str | Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: no such file; the message names the bundled weights.
+        IsADirectoryError: the path is a folder.
     """
     path = Path(path or DEFAULT)
     if str(path) in BUNDLED:
         return PRETRAINED / f"{path}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; bundled are {' and '.join(BUNDLED)}")
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path}: is a folder; --weights is a weight file in it, or a name of bundled ones"
+        )
     return path
 
 

@@ -3,7 +3,6 @@
 The time of a frame in its segment is its number, in milliseconds; muxer.py gives the frames their own times.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,13 +16,15 @@ import torch
 from av.container import OutputContainer
 
 from stfan.video.colour import UNTAGGED, FromTensor, bit_depth
+from stfan.video.hdr import hdr_options
 from stfan.video.partial_output import SEGMENT_FRAMES
+from stfan.video.pixel_formats import pix_formats, warn_of_losses
 from stfan.video.reader import VideoReader
 
-log = logging.getLogger("stfan")
 FRAME_NUMBER = Fraction(1, 1000)  # the time base of Matroska, so that frame i is at time i
 CODECS = {".webm": "libvpx-vp9"}  # by a file's suffix; libx264 for the others
 CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}  # hardly visible losses
+CRF_MOST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx": 63, "libvpx-vp9": 63, "libsvtav1": 63}
 # Options that encoders get beside the user's. They are not to write to the terminal. And x264 is to leave out its
 # macroblock tree, which reads memory before it is written (seen with libx264 165: MALLOC_PERTURB_ changes the result).
 ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -33,24 +34,6 @@ ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
 # The presets of x264 and x265, which would write to the terminal if they got another.
 PRESETS = "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower, veryslow, placebo"
 os.environ.setdefault("SVT_LOG", "1")
-
-
-def pix_formats(codec: str) -> list[str]:
-    """List the pixel formats that a video encoder takes, by name; none if there is no such encoder."""
-    try:
-        return [pix_format.name for pix_format in av.Codec(codec, "w").video_formats or ()]
-    except av.codec.codec.UnknownCodecError:
-        return []
-
-
-def suggest_deeper(bits: int) -> str:
-    """Suggest the options that keep at least `bits` bits per channel, or as many as can be kept."""
-    formats = pix_formats("libx265")
-    deep = {n: f"yuv420p{n}le" for n in (10, 12) if f"yuv420p{n}le" in formats}
-    if not deep:
-        return "--lossless keeps them"
-    best = min((n for n in deep if n >= bits), default=max(deep))
-    return f"--codec libx265 --pix-fmt {deep[best]} keeps {best}"
 
 
 @dataclass(frozen=True)
@@ -90,11 +73,7 @@ class Encoding:
         else:
             choice = self.pix_fmt or ("yuv444p" if width % 2 or height % 2 else "yuv420p")
         pix_fmt = choice if choice in formats else formats[0]
-        bits_left = bit_depth(av.VideoFormat(pix_fmt))
-        if bits_left < bits:
-            log.warning(
-                "%s-bit input is written with %s bits per channel; %s", bits, bits_left, suggest_deeper(bits)
-            )
+        warn_of_losses(like.format, codec, pix_fmt)
         return Encoding(codec, CRF.get(codec) if self.crf is None else self.crf, self.preset, pix_fmt)
 
     def _check_options(self, codec: str, formats: list[str]) -> None:
@@ -104,21 +83,35 @@ class Encoding:
         for name in ("crf", "preset"):
             if getattr(self, name) is not None and name not in names:
                 raise ValueError(f"--{name}: {codec} has no such option")
+        most = CRF_MOST.get(codec)
+        if self.crf is not None and most is not None and self.crf > most:
+            raise ValueError(f"--crf must be from 0 to {most} for {codec}, got {self.crf}")
         if codec.startswith("libx26") and self.preset not in (None, *PRESETS.split(", ")):
             raise ValueError(f"--preset must be one of {codec}'s, {PRESETS}; got {self.preset!r}")
         if self.pix_fmt and self.pix_fmt not in formats:
             raise ValueError(f"--pix-fmt {self.pix_fmt}: {codec} takes {', '.join(formats)}")
 
     def add_stream(
-        self, container: OutputContainer, rate: Fraction, width: int, height: int, tags: Mapping[str, Any]
+        self,
+        container: OutputContainer,
+        rate: Fraction,
+        width: int,
+        height: int,
+        tags: Mapping[str, Any],
+        more: Mapping[str, str],
     ) -> av.VideoStream:
-        """Add the stream that encodes so to an output container; everything must be chosen, see :meth:`resolve`."""
+        """Add the stream that encodes so to an output container; everything must be chosen, see :meth:`resolve`.
+
+        `more` are further options of the codec, lists with ":" between.
+        """
         assert self.codec is not None and self.pix_fmt is not None
         rate = rate.limit_denominator(1001)
         stream = container.add_stream(self.codec, rate)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, self.pix_fmt
         options = {"crf": self.crf, "preset": self.preset} | ENCODER_DEFAULTS.get(self.codec, {})
+        for key, value in more.items():
+            options[key] = f"{options[key]}:{value}" if key in options else value
         stream.options = {key: str(value) for key, value in options.items() if value is not None}
         stream.codec_context.time_base = 1 / rate
         stream.codec_context.thread_count = 4  # whatever the machine: the result depends on it
@@ -155,6 +148,8 @@ class SegmentWriter:
             "color_primaries": reader.video.codec_context.color_primaries,
             "color_trc": reader.video.codec_context.color_trc,
         }
+        assert encoding.codec is not None
+        self._hdr = hdr_options(like, encoding.codec)
         aspect = reader.video.sample_aspect_ratio
         if aspect in (None, 0, 1):
             self.aspect = None
@@ -170,7 +165,7 @@ class SegmentWriter:
     def add_stream(self, container: OutputContainer, **changes: Any) -> av.VideoStream:
         """Add the stream of a segment to an output container; `changes` are of the Encoding."""
         encoding = replace(self.encoding, **changes)
-        return encoding.add_stream(container, self.rate, *self.size, self._tags)
+        return encoding.add_stream(container, self.rate, *self.size, self._tags, self._hdr)
 
     def path(self, number: int) -> Path:
         """Return the path of a segment."""

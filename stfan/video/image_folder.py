@@ -82,6 +82,10 @@ class ImageFolderReader:
                 f"({_first_names(videos)}) and {len(found)} images; give one of the videos"
             )
         if not found:
+            if any(path.suffix in (".safetensors", ".pth") for path in visible_files(self.path)):
+                raise ValueError(
+                    f"{path}: holds weights; give a file of them with --weights, and a video as INPUT"
+                )
             raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         if others:
             log.warning("%s: %d left out, no images: %s", path, len(others), _first_names(others))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import shlex
 from collections.abc import Iterator
 from fractions import Fraction
@@ -22,6 +23,8 @@ log = logging.getLogger("stfan")
 # Formats without a rate of their own, for which FFmpeg puts 25. Their frames may know better.
 RAW = ("cavsvideo", "dirac", "evc", "h264", "hevc", "m4v", "mpegvideo", "obu", "vc1", "vvc")
 COPIED = ("audio", "subtitle", "attachment")  # kinds of streams that are copied to the output
+# With one "/", as a Path has it.
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 ROUNDING = 1e-6  # seconds
 
 
@@ -54,6 +57,8 @@ class VideoReader:
     ):
         self.path, self.start, self.end, self.max_frames = Path(path), start, end, max_frames
         if not self.path.is_file():
+            if ADDRESS.match(str(path)):
+                raise FileNotFoundError(f"{path}: is an address; download the video, and give the file")
             raise FileNotFoundError(f"{path}: {'is a folder' if self.path.is_dir() else 'no such file'}")
         missing = missing_bytes(self.path)
         if missing:
@@ -64,6 +69,9 @@ class VideoReader:
         videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
         if is_image or not videos:
             self.container.close()
+            if is_image:
+                words = "is one picture; deblurring needs the frames of a video, or a folder with a picture of each"
+                raise ValueError(f"{path}: {words}")
             raise ValueError(f"{path}: holds no video stream")
         self.video, self.damaged, self._interlaced = videos[0], 0, False
         self.begin, self.regular = 0.0, True

@@ -241,7 +241,7 @@ def bad_inputs(folder):
         "text.mp4": "not a video, or truncated",
         "empty.mp4": "not a video, or truncated",
         "none.mkv": "holds no frames",
-        "picture.png": "holds no video stream",
+        "picture.png": "is one picture; deblurring needs the frames of a video, or a folder",
         "sound.m4a": "holds no video stream",
         "pictures": "pictures/2.png: cannot be read",
     }

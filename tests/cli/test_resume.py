@@ -13,7 +13,10 @@ import pytest
 
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
+from rich.console import Console
+
 from stfan.cli import deblur
+from stfan.cli.console import graceful_interrupt
 from stfan.video.partial_output import SEGMENT_FRAMES
 from support.checkout import ROOT
 from support.samples import Interrupt, frames_of, make_video, names, same_frames, sound_of
@@ -131,6 +134,19 @@ def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
     assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT_FRAMES} frames, ")
     assert len(out.splitlines()) == 1 and not any(path.exists() for path in shown)
     assert err == "stfan: nothing for --picture or --report to show: an earlier run made all frames\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_for_an_end_and_a_second_one_ends_at_once(number):
+    """SIGTERM, which a system that shuts down sends, as Ctrl+C."""
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), graceful_interrupt(Console(quiet=True)) as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        os.kill(os.getpid(), number)
+        time.sleep(9)
+    assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize("start", ["from stfan.__main__ import main; main()", None])

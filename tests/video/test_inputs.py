@@ -4,13 +4,15 @@ import json
 import re
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
+from stfan.video.encoder import Encoding  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
-from support.samples import frames_of, make_video  # noqa: E402
+from support.samples import frames_of, make_video, names  # noqa: E402
 
 
 def seconds(path):
@@ -114,3 +116,95 @@ def test_counting_leaves_the_log_as_it_was(tmp_path, capfd):
         finally:
             av.logging.set_level(None)
         assert level or capfd.readouterr() == ("", "")
+
+
+MASTER = (
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
+)
+
+
+def hdr_of(path):
+    """{type: bytes} of the first frame's HDR10 metadata."""
+    kinds = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        return {one.type.name: bytes(one) for one in frame.side_data if one.type.name in kinds}
+
+
+def test_hdr10_metadata_is_kept_or_warned_of(tmp_path, caplog):
+    coding = {"x265-params": f"log-level=error:{MASTER}"}
+    source = make_video(
+        tmp_path / "in.mkv",
+        frames=2,
+        width=64,
+        height=64,
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        coding=coding,
+    )
+    wanted = hdr_of(source)
+    assert len(wanted) == 2
+    for codec, pix_fmt in (
+        ("libx265", "yuv420p10le"),
+        ("libx264", "yuv420p10le"),
+        ("libsvtav1", "yuv420p10le"),
+    ):
+        out = deblur(source, tmp_path / f"{codec}.mp4", Encoding(codec, pix_fmt=pix_fmt)).path
+        got = hdr_of(out)
+        assert got["CONTENT_LIGHT_LEVEL"] == wanted["CONTENT_LIGHT_LEVEL"], codec
+        numbers = [np.frombuffer(data["MASTERING_DISPLAY_METADATA"], np.int32)[:20] for data in (got, wanted)]
+        got, want = (pairs[::2] / pairs[1::2] for pairs in numbers)
+        # AV1 stores the least light in steps of 2 ** -14, and colours in finer ones than H.265.
+        assert got == pytest.approx(want, rel=0, abs=2**-15), codec
+    assert "HDR10" not in caplog.text
+    deblur(source, tmp_path / "out.webm", Encoding())
+    assert "its HDR10 metadata (mastering display, content light level) is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "encoding", "words"),
+    [
+        ("ffv1", "yuv444p", Encoding(), "4:4:4 input .* (4:2:0); --pix-fmt yuv444p keeps it"),
+        ("ffv1", "yuv422p", Encoding(), "4:2:2 input .* (4:2:0); --pix-fmt yuv422p keeps it"),
+        (
+            "ffv1",
+            "yuv422p10le",
+            Encoding(),
+            "4:2:2 input .* (4:2:0); --codec libx265 --pix-fmt yuv422p10le keeps 10",
+        ),
+        ("ffv1", "bgr0", Encoding(), "RGB input .* (4:2:0); --lossless keeps it"),
+        ("ffv1", "yuva420p", Encoding(), "its transparency, if it has any, is left out"),
+        ("prores_ks", "yuva444p10le", Encoding(pix_fmt="yuv444p10le"), "its transparency, if it has any"),
+        ("ffv1", "yuv420p", Encoding(), None),
+        ("ffv1", "gray", Encoding(), None),
+        ("ffv1", "yuv444p", Encoding(lossless=True), None),
+    ],
+)
+def test_what_a_pixel_format_loses_is_warned_of(tmp_path, caplog, codec, pix_fmt, encoding, words):
+    source = make_video(tmp_path / "in.mkv", frames=2, codec=codec, pix_fmt=pix_fmt)
+    deblur(source, tmp_path / "out.mkv", encoding)
+    if words is None:
+        assert caplog.text == ""
+    else:
+        pattern = re.escape(words).replace(r"\ \.\*\ ", " .* ").replace(r"\.\*", ".*")
+        assert re.search(pattern, caplog.text), caplog.text
+
+
+def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=2)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "mine.safetensors").touch()
+    for args, words in (
+        (("https://example.com/a.mp4",), "https:/example.com/a.mp4: is an address; download the video"),
+        ((weights,), "weights: holds weights; give a file of them with --weights, and a video as INPUT"),
+        ((source, "--weights", weights), "weights: is a folder; --weights is a weight file in it"),
+        ((source, "--crf", "52"), "--crf must be from 0 to 51 for libx264, got 52"),
+        (
+            (source, "--crf", "64", "--codec", "libvpx-vp9"),
+            "--crf must be from 0 to 63 for libvpx-vp9, got 64",
+        ),
+    ):
+        code, said, err = here(*args, "-o", tmp_path / "out.mkv")
+        assert code == 1 and said == "" and words in err and len(err.splitlines()) == 1, err
+    assert names(tmp_path) == ["in.mp4", "weights"]
