@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from stfan.data.paired_videos import Video
 from stfan.data.sequences import SequenceDataset, sequence_indices
+from support import oracle
 
 STILL = {"noise": 0, "brightness": (1, 1), "contrast": (1, 1), "flips": False, "reversal": False}
 
@@ -132,7 +133,8 @@ def factors(item, source):
     x, y = source.double().flatten(), item["blurry"].double().flatten()
     inside = (y > 0) & (y < 1)
     (gain, offset), *_ = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1)[inside], y[inside])
-    assert torch.allclose((gain * x + offset).clamp(0, 1), y, atol=2e-6)
+    # the frames are float32, and went through a product, a mean of all pixels and two sums, of values up to 1.2
+    oracle.assert_within((gain * x + offset).clamp(0, 1), y, oracle.spread(torch.float32, 9, 1.2))
     return float(gain), float(offset)
 
 

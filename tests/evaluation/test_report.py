@@ -20,6 +20,7 @@ from stfan.evaluation.report import FRAMES, LOSSLESS, Report
 from stfan.images import to_8bit, write_clip, write_image
 from stfan.model import weights
 from stfan.model.network import STFAN, initialise
+from support import oracle
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAME = "</script><b>&.mp4"  # of a file that somebody might send
@@ -101,9 +102,10 @@ def test_frames_are_the_true_ones(page):
     frames = content(path)["frames"]
     changes = [float((after - before).abs().mean()) for before, after in pairs]
     assert len(frames) == FRAMES and frames[0]["index"] == max(range(len(pairs)), key=changes.__getitem__)
+    allowed = oracle.spread(torch.float32, pairs[0][0].numel())  # a mean of all values
     for frame in frames:
         before, after = pairs[frame["index"]]
-        assert frame["change"] == pytest.approx(changes[frame["index"]], rel=1e-6)
+        assert frame["change"] == pytest.approx(changes[frame["index"]], rel=allowed)
         assert frame["size"] == [65, 46] and set(frame["images"]) == {"before", "after"}
         assert torch.equal(picture(frame["images"]["before"]), to_8bit(before))
         assert torch.equal(picture(frame["images"]["after"]), to_8bit(after))

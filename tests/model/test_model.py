@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fac_ext import fac_reference
 from stfan import STFAN, Deblurrer
 from stfan.model.network import PRESETS, initialise
+from support import oracle
 
 
 def conv(inputs, outputs, stride=1):
@@ -73,7 +74,7 @@ def count_flops():
 
 
 def twins(k):
-    ours, theirs = STFAN(kernel_size=k), Article(k)
+    ours, theirs = STFAN(kernel_size=k).double(), Article(k).double()
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             other.copy_(mine)
@@ -83,15 +84,16 @@ def twins(k):
 @pytest.mark.parametrize("k", [3, 5])
 def test_it_is_the_articles_network(k):
     ours, theirs = twins(k)
-    previous, current, previous_output = torch.rand(3, 2, 3, 24, 20)
-    state = torch.randn(2, 128, 6, 5)
+    previous, current, previous_output = torch.rand(3, 2, 3, 24, 20, dtype=torch.float64)
+    state = torch.randn(2, 128, 6, 5, dtype=torch.float64)
     for _ in range(3):
         mine, other = (
             ours(previous, current, previous_output, state),
             theirs(previous, current, previous_output, state),
         )
         for a, b in zip(mine, other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+            size = max(1, b.abs().max())
+            oracle.assert_within(a, b, oracle.network(ours, torch.float64, frames=3, size=size))
         previous_output, state = mine
         previous, current = current, previous
 
@@ -149,10 +151,11 @@ def test_the_old_state_and_the_last_frames_show_in_what_compact_makes():
 
 def test_first_state_comes_from_the_frames_own_features():
     ours, theirs = twins(5)
-    frame = torch.rand(1, 3, 16, 24)
+    frame = torch.rand(1, 3, 16, 24, dtype=torch.float64)
     features = theirs.image(frame)
     wanted = theirs.memory(torch.cat((features, features), dim=1))
-    torch.testing.assert_close(ours.initial_state(frame), wanted, rtol=1e-5, atol=1e-5)
+    allowed = oracle.network(ours, torch.float64, size=max(1, wanted.abs().max()))
+    oracle.assert_within(ours.initial_state(frame), wanted, allowed)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,5 +1,6 @@
 """Tiles do not show, and come by themselves when memory runs out."""
 
+import copy
 import math
 import os
 import sys
@@ -12,6 +13,7 @@ import stfan
 from stfan import STFAN, Deblurrer
 from stfan.model.network import PRESETS
 from stfan.model.tiling import halo, run_tiled
+from support import oracle
 from support.checkout import ROOT, run
 
 
@@ -65,9 +67,11 @@ def test_run_tiled_joins_what_a_function_returns():
     """Use tensors at three scales, in both directions, with a convolution's zeros at the frame's own border."""
     weight, small_weight = torch.randn(2, 1, 9, 9), torch.randn(3, 1, 3, 3)
 
-    def function(x, y):
+    def function(x, y, weight=weight, small_weight=small_weight):
         x = F.conv2d(x, weight, padding=4)  # 4 pixels around
         return x, F.avg_pool2d(x, 2), F.conv2d(y, small_weight, padding=1) + F.avg_pool2d(x, 4)[:, :1]
+
+    terms = (81, 81 + 4, 81 + 16 + 9)  # products of a result, and pixels of its mean
 
     for height, width, tile in ((36, 52, 8), (36, 52, 20), (8, 8, 8), (4, 40, 16), (40, 44, 400)):
         x, y = torch.randn(2, 1, height, width), torch.randn(2, 1, height // 4, width // 4)
@@ -77,8 +81,10 @@ def test_run_tiled_joins_what_a_function_returns():
             seen.append(x.shape[2:])
             return function(x, y)
 
-        for result, wanted in zip(run_tiled(watched, (x, y), tile, 8), function(x, y), strict=True):
-            torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
+        sizes = function(x.abs(), y.abs(), weight.abs(), small_weight.abs())
+        results = run_tiled(watched, (x, y), tile, 8), function(x, y), sizes, terms
+        for result, wanted, size, count in zip(*results, strict=True):
+            oracle.assert_within(result, wanted, oracle.spread(torch.float32, count, size.max()))
         assert max(map(max, seen)) <= tile + 16
 
 
@@ -93,22 +99,24 @@ def test_run_tiled_joins_what_a_function_returns():
     ],
 )
 def test_tiles_do_not_show(make, size, tile):
-    model = make()
+    model = make().double()
     whole, tiles = Deblurrer(model), Deblurrer(model, tile)
-    video = torch.rand(12, 3, *size)
-    for frame in video:
-        torch.testing.assert_close(tiles(frame), whole(frame), rtol=0, atol=1e-4)
+    video = torch.rand(6, 3, *size, dtype=torch.float64)
+    for t, frame in enumerate(video, 1):
+        oracle.assert_within(tiles(frame), whole(frame), oracle.network(model, torch.float64, frames=t))
     for name, tensor in whole.state().items():
-        torch.testing.assert_close(tiles.state()[name], tensor, rtol=0, atol=1e-4)
+        allowed = oracle.network(model, torch.float64, len(video), max(1, tensor.abs().max()))
+        oracle.assert_within(tiles.state()[name], tensor, allowed)
 
 
 def test_tiles_would_show_with_a_smaller_halo(monkeypatch):
     """Show that the test above would not pass with any halo."""
     monkeypatch.setattr("stfan.model.deblurrer.halo", lambda model: 12)
-    model = lively("article")
+    model = lively("article").double()
     whole, tiles = Deblurrer(model), Deblurrer(model, 64)
-    differences = [(tiles(frame) - whole(frame)).abs().max() for frame in torch.rand(3, 3, 8, 260)]
-    assert max(differences) > 1e-4
+    video = torch.rand(3, 3, 8, 260, dtype=torch.float64)
+    differences = [(tiles(frame) - whole(frame)).abs().max() for frame in video]
+    assert max(differences) > oracle.network(model, torch.float64, frames=3)
 
 
 class Limited(STFAN):
@@ -123,7 +131,7 @@ class Limited(STFAN):
 
 
 def limited(model, error):
-    twin = Limited(kernel_size=model.kernel_size).eval()
+    twin = Limited(kernel_size=model.kernel_size).eval().to(next(model.parameters()).dtype)
     twin.load_state_dict(model.state_dict())
     twin.error = error
     return twin
@@ -143,12 +151,13 @@ NO_MEMORY = {
 @pytest.mark.parametrize("error", NO_MEMORY.values(), ids=NO_MEMORY.keys())
 @pytest.mark.parametrize("when", [0, 2])
 def test_no_frame_is_lost_when_memory_runs_out(small, caplog, error, when):
+    small = copy.deepcopy(small).double()
     model = limited(small, error)
     free, short = Deblurrer(small), Deblurrer(model)
-    for t, frame in enumerate(torch.rand(4, 3, 4, 400)):
+    for t, frame in enumerate(torch.rand(4, 3, 4, 400, dtype=torch.float64)):
         if t == when:
             model.pixels = 4 * 240
-        torch.testing.assert_close(short(frame), free(frame), rtol=0, atol=1e-5)
+        oracle.assert_within(short(frame), free(frame), oracle.network(small, torch.float64, frames=4))
     assert short.tile == 64  # with its halo 240 pixels wide at most
     assert [record.getMessage() for record in caplog.records] == [
         f"out of memory at 400x4: going on in tiles of {tile} pixels" for tile in (200, 100, 64)
@@ -164,16 +173,17 @@ def test_a_tile_that_is_too_large_is_halved_too(small):
 
 
 def test_when_nothing_helps_it_says_so_and_the_frame_can_be_given_again(small):
+    small = copy.deepcopy(small).double()
     model = limited(small, torch.OutOfMemoryError("CUDA out of memory."))
     free, short = Deblurrer(small), Deblurrer(model)
-    video = torch.rand(3, 3, 4, 200)
-    torch.testing.assert_close(short(video[0]), free(video[0]))
+    video = torch.rand(3, 3, 4, 200, dtype=torch.float64)
+    assert torch.equal(short(video[0]), free(video[0]))
     model.pixels = 100
     with pytest.raises(RuntimeError, match="out of memory on cpu, in tiles of 64 pixels: CUDA out of memory"):
         short(video[1])
     model.pixels = math.inf
     for frame in video[1:]:
-        torch.testing.assert_close(short(frame), free(frame), rtol=0, atol=1e-5)
+        oracle.assert_within(short(frame), free(frame), oracle.network(small, torch.float64, frames=3))
 
 
 def test_other_errors_are_not_taken_for_it(small, caplog):
@@ -188,6 +198,7 @@ def test_other_errors_are_not_taken_for_it(small, caplog):
 SHORT_OF_MEMORY = """
 import resource, torch
 from stfan import STFAN, Deblurrer
+from support import oracle
 
 def used(key):
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
@@ -199,7 +210,7 @@ before = used("VmSize")
 wanted = Deblurrer(model)(frame)
 room = (used("VmPeak") - before) * 3 // 4
 resource.setrlimit(resource.RLIMIT_AS, (used("VmSize") + room, resource.RLIM_INFINITY))
-torch.testing.assert_close(Deblurrer(model)(frame), wanted, rtol=0, atol=1e-4)
+oracle.assert_within(Deblurrer(model)(frame), wanted, oracle.network(model, torch.float32))
 print("right")
 """
 
@@ -207,5 +218,5 @@ print("right")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_memory_that_really_runs_out():
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed, so that nothing old hides a need
-    said = run(sys.executable, "-c", SHORT_OF_MEMORY, cwd=ROOT, env=os.environ | returned_at_once)
+    said = run(sys.executable, "-c", SHORT_OF_MEMORY, cwd=ROOT / "tests", env=os.environ | returned_at_once)
     assert said.startswith("right\nout of memory at 3200x48: going on in tiles of 1600 pixels\n")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fac_ext import FAC, derivatives, fac, fac_reference
@@ -71,7 +71,6 @@ def any_call(draw):
     )
 
 
-@settings(max_examples=300, deadline=None)
 @given(any_call(), st.data())
 def test_any_call(call, data):
     (shape, groups), kernel_size, keywords, allowed, dtype, layout = call
@@ -91,9 +90,7 @@ def test_any_call(call, data):
 def test_planes_of_several_bands(mode, layout, device):
     """Take more rows than the CPU kernels do at once, and more pixels than a CUDA block has threads."""
     operands = tensors((1, 2, 150, 260), 2, 5, device=device, layout=layout)
-    mine, theirs = (all_three(function, *operands, 5, padding_mode=mode) for function in (fac, fac_reference))
-    for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
+    check_all(fac, *operands, 5, padding_mode=mode)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
@@ -269,4 +266,8 @@ def test_not_a_number_passes_through(device):
         expected = oracle.all_three(oracle.output, input, filters, grad, 3)
         assert results[0].isnan()[0, 0, 0, 0] and results[0].isnan()[0, 1, 3, 4]
         for mine, right in zip(results, expected, strict=True):
-            torch.testing.assert_close(mine.cpu(), right, equal_nan=True)
+            size = (
+                right.nan_to_num(0, 0, 0).abs().max()
+            )  # of what is finite; a filter's or pixel's 9 products
+            allowed = oracle.spread(torch.float64, 9, 9 * size)
+            oracle.assert_within(mine.cpu(), right, allowed, equal_nan=True)

@@ -30,9 +30,8 @@ def test_height_not_width_and_stride_not_square(stride, device):
 def test_every_tap_has_its_gradient(kernel_size, device):
     """The bug: only taps 0, 1, 4, 9, 16 had a gradient, as if every number of taps were a square."""
     input, filters, grad = tensors((2, 2, 9, 8), 2, kernel_size, device=device)
+    check_all(fac, input, filters, grad, kernel_size, padding_mode="reflect")
     (gradient,) = torch.autograd.grad(fac(input, filters, kernel_size, padding_mode="reflect"), filters, grad)
-    exact = oracle.all_three(oracle.output, input, filters, grad, kernel_size, padding_mode="reflect")[2]
-    torch.testing.assert_close(gradient.cpu(), exact)
     assert (gradient != 0).all()
 
 
@@ -131,6 +130,7 @@ print(fac_ext.fac(torch.ones(1, 1, 2, 2), torch.ones(1, 9, 2, 2), 3).sum().item(
     assert run(sys.executable, "-c", code, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}).split() == ["16.0"]
 
 
+@pytest.mark.long
 def test_more_elements_than_32_bits_count(device):
     """Take 2^31 filter values and more."""
     k, size = 15, 3096
@@ -184,6 +184,6 @@ def test_a_device_that_is_not_the_current_one():
     with torch.cuda.device(0):
         results = all_three(fac, *there, 3)
         assert torch.cuda.current_device() == 0
-    for mine, right in zip(results, all_three(fac, *operands, 3), strict=True):
+    for mine, *expected in zip(results, *oracle.bounds(*operands, 3), strict=True):
         assert mine.device == torch.device("cuda:1")
-        torch.testing.assert_close(mine.cpu(), right)
+        oracle.check(mine, *expected)

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
@@ -155,7 +155,6 @@ def any_call(draw):
     return ((draw(small), groups * shared, *size), groups, kernel_size, keywords) if fits else None
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     any_call().filter(bool),
     st.sampled_from(DTYPES),
@@ -491,7 +490,10 @@ def test_onnx_has_standard_nodes():
     assert {node.domain for node in made.model.graph} == {""}
     session = runtime.InferenceSession(made.model_proto.SerializeToString())
     feed = {one.name: t.numpy() for one, t in zip(session.get_inputs(), pair, strict=True)}
-    torch.testing.assert_close(torch.from_numpy(session.run(None, feed)[0]), layer(*pair).detach())
+    got, wanted = torch.from_numpy(session.run(None, feed)[0]), layer(*pair).detach()
+    weight, bias = (p.detach().double().abs() for p in layer.parameters())
+    size = fac_predicted(*(t.double().abs() for t in pair), weight, bias, 3, padding_mode="replicate").max()
+    oracle.assert_within(got, wanted, oracle.spread(torch.float32, (HIDDEN + 1) + 9, size))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])

@@ -20,6 +20,7 @@ def test_build_info_says_what_was_built():
     assert (info["cuda"] is None) == (info["cuda_architectures"] == "")
 
 
+@pytest.mark.long
 @pytest.mark.network
 def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
     """Install as a user does, in pip's isolated environment, without nvcc."""

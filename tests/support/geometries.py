@@ -42,5 +42,6 @@ def same(got, wanted, exact=False):
     elif exact:
         assert got.dtype == wanted.dtype and got.stride() == wanted.stride() and torch.equal(got, wanted)
     else:
+        # a third derivative of these geometries sums fewer than 10^5 products, the largest no larger than ten results
         scale = float(wanted.detach().abs().max()) if wanted.numel() else 0.0
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12 * scale)
+        oracle.assert_within(got, wanted, oracle.spread(wanted.dtype, 10**5, 10 * scale))

@@ -1,4 +1,14 @@
-"""The operator once more, from torch.nn.functional.pad and indexing alone, in float64, and what rounding allows."""
+"""The operator once more, from torch.nn.functional.pad and indexing alone, in float64, and what rounding allows.
+
+All tolerances of the tests come from here: EPS and SMALLEST are their table. Three rules use it, each a multiple of eps,
+of the number of terms and of the size of what is summed:
+
+- check: the worst that any order of a sum can do. For results whose products are known one by one.
+- spread: what independent roundings do to a sum. For sums of which the size is known, but not each product.
+- network: spread, with the terms of all layers of a network. For two ways to compute the same frames.
+"""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -84,13 +94,43 @@ def bounds(input, filters, grad, *args, **kwargs):
 def check(got, exact, magnitude, terms, roundings=1):
     """got is within rounding of exact, the bound of any order of summation and of so many roundings of stored values:
 
-        |error| <= (eps (terms + 1) + eps_stored roundings) * sum |products| + the smallest number
+        |error| <= ((eps + eps of exact) (terms + 1) + eps_stored roundings) * sum |products| + the smallest number
 
-    magnitude is the sum of the products' absolute values, element by element, in float64; terms their number.
+    magnitude is the sum of the products' absolute values, element by element, in float64; terms their number. exact
+    is a sum of as many terms itself, in float64: of a float64 result each side may err by all of eps (terms + 1).
     """
     assert got.shape == exact.shape
     eps, stored = EPS[got.dtype]
+    eps += EPS[torch.float64][0]
     allowed = (eps * (terms + 1) + stored * roundings) * magnitude + SMALLEST[got.dtype] * roundings
     got = got.detach().cpu().double()
     used = ((got - exact).abs() / allowed).max() if got.numel() else torch.zeros(())
     assert used <= 1, f"error is {float(used):.2f} times what rounding explains"
+
+
+def spread(dtype, terms, size=1.0):
+    """What a sum strays by: 8 eps sqrt(terms) size, with size at least the sum of its products' absolute values.
+
+    Roundings of single operations are at most eps and as good as independent of each other: such a sum strays by more
+    than lambda eps sqrt(terms) size with a probability of at most 2 terms exp(-lambda^2 / 2) (Higham and Mary 2019,
+    doi 10.1137/18M1226312, theorem 2.4), which is 3e-14 terms for lambda = 8. The worst case, eps terms size, is
+    hundreds of times as large where there are as many terms as in a network, and would hide mistakes.
+    """
+    eps, stored = EPS[dtype]
+    return (8 * eps * math.sqrt(terms) + stored) * float(size)
+
+
+def network(model, dtype, frames=1, size=1.0):
+    """What two ways to compute a network's frames differ by: spread, of the terms of all layers, size the largest value.
+
+    Taken for granted: a layer passes on the errors of earlier ones as they are, and its products' absolute values sum
+    up to the largest value, as in layers that keep the size of what they are given; a state carries errors on to the
+    next frame. Tests compare in float64 where they can: this is then 1e-12, and no mistake is so small.
+    """
+    layers = sum(math.prod(p.shape[1:]) + 1 for p in model.parameters() if p.dim() == 4)
+    return spread(dtype, frames * layers, size)
+
+
+def assert_within(got, wanted, allowed, **options):
+    """got and wanted differ by at most allowed, one of the numbers above."""
+    torch.testing.assert_close(got, wanted, rtol=0, atol=allowed, **options)
