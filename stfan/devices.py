@@ -1,10 +1,10 @@
-"""The devices that torch can compute on."""
-
-import torch
+"""The devices that torch can compute on. Its import takes seconds, so that only what asks torch imports it."""
 
 
 def devices() -> dict[str, str]:
     """Describe the devices of this machine: {device: what it is}."""
+    import torch
+
     found = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
@@ -22,6 +22,8 @@ def resolve_device(device: str) -> str:
     Raises:
         ValueError: torch knows no such device, or this machine has none.
     """
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -43,6 +45,8 @@ def fast_bfloat16(device: str) -> bool:
     Args:
         device: of :func:`resolve_device`.
     """
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell

@@ -5,12 +5,15 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from stfan.files import visible_files
+
+if TYPE_CHECKING:  # it takes seconds to import, and who lists files does not need it
+    import torch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -48,7 +51,7 @@ def check_depth(image: Image.Image) -> None:
 
 def open_rgb(
     path: str | Path, box: tuple[int, int, int, int] | None = None, size: tuple[int, int] | None = None
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Read an image file, or a box of it, as a (3, H, W) uint8 RGB tensor.
 
     Args:
@@ -66,7 +69,7 @@ def open_rgb(
         return to_tensor((image if box is None else image.crop(box)).convert("RGB"))
 
 
-def open_rgba(path: str | Path) -> torch.Tensor:
+def open_rgba(path: str | Path) -> "torch.Tensor":
     """Read a cut-out as a (4, H, W) uint8 RGBA tensor, without its transparent margins.
 
     Raises:
@@ -87,27 +90,31 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
+def to_tensor(image: Image.Image) -> "torch.Tensor":
     """Convert a Pillow image with several channels to a (C, H, W) uint8 tensor."""
+    import torch
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def to_pillow(image: torch.Tensor) -> Image.Image:
+def to_pillow(image: "torch.Tensor") -> Image.Image:
     """Convert a (3, H, W) uint8 tensor to a Pillow image."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def to_8bit(frames: torch.Tensor) -> torch.Tensor:
+def to_8bit(frames: "torch.Tensor") -> "torch.Tensor":
     """Clamp float frames to [0, 1] and round them to uint8, as they would be stored."""
+    import torch
+
     return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def write_image(path: str | Path, image: torch.Tensor) -> None:
+def write_image(path: str | Path, image: "torch.Tensor") -> None:
     """Write a (3, H, W) uint8 RGB tensor as an image file."""
     to_pillow(image).save(path)
 
 
-def write_clip(folder: Path, blurry: Iterable[torch.Tensor], sharp: Iterable[torch.Tensor]) -> None:
+def write_clip(folder: Path, blurry: Iterable["torch.Tensor"], sharp: Iterable["torch.Tensor"]) -> None:
     """Write two (T, 3, H, W) uint8 tensors as folder/input and folder/GT."""
     for name, frames in (("input", blurry), ("GT", sharp)):
         (folder / name).mkdir(parents=True)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import torch
 import typer
 from rich.progress import track
 from rich.table import Table
@@ -154,6 +153,8 @@ def preview(
     check_writable("--out", picture, ".png", overwrite)
 
     def read(name: str, sides: tuple[tuple[Path, ...], ...]) -> dict[str, Any]:
+        import torch
+
         blurry, sharp = (torch.stack([*map(open_rgb, spread(side, COLUMNS))]) for side in sides)
         return {"name": name, "blurry": blurry, "sharp": sharp}
 

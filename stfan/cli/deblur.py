@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 import typer
 
 from stfan.cli import options
@@ -17,7 +16,9 @@ from stfan.devices import resolve_device
 from stfan.files import atomic_write, check_writable, to_json
 from stfan.images import SUFFIXES, to_8bit, write_image
 
-if TYPE_CHECKING:  # they need PyAV, which other commands do without
+if TYPE_CHECKING:  # PyAV, which other commands do without, and torch, which takes seconds to import
+    import torch
+
     from stfan.video.encoder import Encoding
     from stfan.video.pipeline import DeblurResult, FrameReader, FrameWriter
 
@@ -146,7 +147,7 @@ def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any
     """Load the network; return it and the settings that the result depends on."""
     from stfan.model.weights import load, locate
 
-    model = load(weights, device, options.DTYPES[precision])
+    model = load(weights, device, options.torch_dtype(precision))
     with open(locate(weights), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return model, {"weights": digest, "dtype": precision}
@@ -176,7 +177,7 @@ class Watcher:
             self.report.first = resumed
         self.bar.start(resumed)
 
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Take note of the next frame."""
         self.most_changed.add(before, after)
         if self.report:
@@ -211,7 +212,7 @@ class MostChangedFrame:
         self.count, self.frame, self.change = 0, 0, -1.0
         self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
         """Compare the next frame with the one that changed most so far."""
         change = float((after - before).abs().mean())
         if change > self.change:
@@ -221,6 +222,8 @@ class MostChangedFrame:
     def save(self, path: Path) -> None:
         """Write the frame before and after, side by side, as an image file."""
         assert self.pair is not None
+        import torch
+
         with atomic_write(path) as partial:
             write_image(partial, to_8bit(torch.cat(self.pair, 2)))
 

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stfan.cli.console import LogHandler, ProgressBar, stderr_console, stdout_console
-from stfan.cli.options import DTYPES, Device, Dtype, Overwrite, Page, Tile, Weights, resolve_dtype
+from stfan.cli.options import Device, Dtype, Overwrite, Page, Tile, Weights, resolve_dtype, torch_dtype
 from stfan.devices import resolve_device
-from stfan.evaluation.metrics import PROTOCOLS
 from stfan.files import check_writable
 
 Root = Annotated[
@@ -40,6 +39,7 @@ def evaluate(
     """Deblur clips with known truth: PSNR and SSIM of input and output, by a named protocol."""
     from stfan.data.paired_videos import find_videos
     from stfan.evaluation import evaluate as evaluation
+    from stfan.evaluation.metrics import PROTOCOLS
     from stfan.evaluation.report import Report
     from stfan.model.deblurrer import Deblurrer
     from stfan.model.weights import count, load
@@ -53,7 +53,7 @@ def evaluate(
     dataset = (dataset.only("test") if "test" in dataset.phases else dataset).raise_problems()
     clips = dataset.clips
     evaluation.check_clips(clips, rule)
-    model = load(weights, device, DTYPES[precision])
+    model = load(weights, device, torch_dtype(precision))
     facts: dict[str, Any] = {
         "data": str(root),
         "layout": dataset.layout,

@@ -9,11 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-import fac_ext
 from stfan.cli import options
 from stfan.cli.console import stdout_console
 from stfan.devices import devices
-from stfan.model import weights
 
 PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "rich", "typer")
 
@@ -25,11 +23,13 @@ def info(weights: options.Weights = None) -> None:
 
 def table(path: Path | None = None) -> Table:
     """Make a table without lines of all facts; `path` is a weight file, the bundled one if not given."""
+    from stfan.model.weights import locate
+
     sections: dict[str, dict[str, Any]] = {
         "Devices": devices(),
         "Operator": operator(),
         "Versions": versions(),
-        "Weights": weight_file(weights.locate(path)),
+        "Weights": weight_file(locate(path)),
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -43,6 +43,8 @@ def table(path: Path | None = None) -> Table:
 
 def operator() -> dict[str, str]:
     """Say how each part of the compiled operator was built: {part: build}."""
+    import fac_ext
+
     build = fac_ext.build_info()
     cuda = f"{build['cuda']}, for {build['cuda_architectures']}" if build["cuda"] else "not built in"
     return {"fac_ext": build["version"], "CPU kernels": build["cpu_simd"], "CUDA kernels": cuda}
@@ -66,13 +68,15 @@ def weight_file(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such weight file.
         ValueError: it holds no weights of this network, or its card is none.
     """
-    model = weights.load(path)
+    from stfan.model.weights import count, load
+
+    model = load(path)
     facts = {
         "file": path,
         "size": f"{path.stat().st_size / 2**20:.1f} MiB",
         "preset": model.preset,
         "filters": f"{model.kernel_size} x {model.kernel_size}",
-        "parameters": f"{weights.count(model):,}",
+        "parameters": f"{count(model):,}",
     }
     card = path.with_suffix(".json")
     if not card.exists():

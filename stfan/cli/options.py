@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import typer
 
 from stfan.devices import fast_bfloat16
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+if TYPE_CHECKING:  # torch takes seconds to import, which --help and refusals need not wait for
+    import torch
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 
 
 def parse_tile(text: str) -> int | None:
@@ -28,9 +30,17 @@ def resolve_dtype(dtype: str, device: str) -> str:
     """
     if dtype != "auto":
         return dtype
-    if torch.device(device).type == "cuda":
+    if device.startswith("cuda"):
         return "fp16"
     return "bf16" if fast_bfloat16(device) else "fp32"
+
+
+def torch_dtype(dtype: str) -> "torch.dtype":
+    """Return torch's dtype of the name that :func:`resolve_dtype` returns."""
+    import torch
+
+    named: torch.dtype = getattr(torch, DTYPES[dtype])
+    return named
 
 
 def parse_time(text: str) -> float:

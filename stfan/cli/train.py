@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
 from stfan.files import atomic_write, to_json
-from stfan.training import recipe as recipes
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from stfan.training.recipe import Recipe
 
 # Settings that do not alter the result of a run, and that a resumed one may change.
 FREE = ("workers", "log_every", "checkpoint_every", "validate_every", "skip_corrupt")
@@ -47,6 +49,7 @@ def train(
         raise ModuleNotFoundError(
             f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
         ) from error
+    from stfan.training import recipe as recipes
     from stfan.training.checkpoint import latest
 
     newest = latest(folder)
@@ -83,12 +86,14 @@ def check_folder(folder: Path, newest: Path | None, resume: str) -> None:
 
 def choose_recipe(
     folder: Path, newest: Path | None, settings: list[str], config: Path | None, resume: str
-) -> recipes.Recipe:
+) -> "Recipe":
     """Return the recipe of --config, else of the run that is resumed, else the article's, with the settings changed.
 
     Raises:
         ValueError: a setting is wrong, data is missing, or the resumed run would have another result.
     """
+    from stfan.training import recipe as recipes
+
     path = folder / "recipe.toml"
     earlier = recipes.read(path) if resume == "auto" and path.exists() else None
     recipe = (recipes.read(config) if config else earlier or recipes.Recipe()).changed(settings)
@@ -99,7 +104,7 @@ def choose_recipe(
     return recipe
 
 
-def check_same(folder: Path, earlier: recipes.Recipe, recipe: recipes.Recipe) -> None:
+def check_same(folder: Path, earlier: "Recipe", recipe: "Recipe") -> None:
     """Raise ValueError, naming each difference, if a resumed run would have another result."""
     changes = [
         f"{name} was {value} and is {getattr(recipe, name)}"
