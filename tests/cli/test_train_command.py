@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from stfan.data.paired_videos import find_videos
 from stfan.model.network import STFAN
 from stfan.training.checkpoint import checkpoints, latest
+from support import oracle
 from support.runs import SMALL, small
 
 pytest.importorskip("accelerate")
@@ -96,14 +97,17 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     rates = [[point["learning_rate"] for point in state["curve"] if "loss" in point] for state in states]
     assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])
     losses = [[point["loss"] for point in state["curve"] if "loss" in point] for state in states]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # float32, in another order: eight steps of two frames each, forward and backward
+    rounding = oracle.network(STFAN(), torch.float32, frames=8 * 2 * 2)
+    assert losses[0] == pytest.approx(losses[1], rel=rounding, abs=0)
     one, two = (
         torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"]
         for name in ("one", "two")
     )
     # Adam's moments: weights differ by the sign of noise where the gradient is next to nothing.
     for index, moments in one.items():
-        torch.testing.assert_close(moments["exp_avg"], two[index]["exp_avg"], rtol=1e-3, atol=1e-6)
+        size = moments["exp_avg"].abs().max()
+        oracle.assert_within(moments["exp_avg"], two[index]["exp_avg"], rounding * size)
     ours, theirs = (load_file(latest(tmp_path / name) / "model.safetensors") for name in ("one", "two"))
     start = initialise(STFAN(), "kaiming", 0).state_dict()
     for name, tensor in ours.items():  # eight steps of at most 1e-4, of which these are a small part
