@@ -117,7 +117,7 @@ def spread(dtype, terms, size=1.0):
     hundreds of times as large where there are as many terms as in a network, and would hide mistakes.
     """
     eps, stored = EPS[dtype]
-    return (8 * eps * math.sqrt(terms) + stored) * float(size)
+    return (8 * eps * math.sqrt(terms) + stored) * float(torch.as_tensor(size).detach())
 
 
 def network(model, dtype, frames=1, size=1.0):
