@@ -152,7 +152,18 @@ inline void __syncthreads() { standin::barrier(standin::Wait::kBlock); }
 inline void __syncwarp() { standin::barrier(standin::Wait::kWarp); }
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidConfiguration,
+  cudaErrorInsufficientDriver,
+  cudaErrorUnsupportedPtxVersion,
+  cudaErrorNoKernelImageForDevice
+};
+#define CUDART_VERSION 13000
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 12040;
+  return cudaSuccess;
+}
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   unsigned dynamicSmemBytes;
