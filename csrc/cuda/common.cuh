@@ -98,6 +98,8 @@ Kernel<T> by_odd_width(int64_t k, Pick pick) {
   return pick(std::integral_constant<int, 7>());
 }
 
+constexpr int64_t kMaxGridY = 65535;
+
 FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Says whether a call meets what all fast kernels require: one filter per channel, and tensors at multiples of sixteen

@@ -170,6 +170,25 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
+// A GPU of one multiprocessor that holds `resident` blocks of any kernel.
+namespace standin {
+inline int resident = 4;
+}
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 1;
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
+  *blocks = standin::resident;
+  return cudaSuccess;
+}
+
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration"; }
 
 template <typename... P, typename... A>
