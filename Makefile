@@ -85,9 +85,14 @@ bench-report: .venv/ready
 gpu:
 	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
 	$(PYTHON) -m pytest -m "not network and not wheels"
-	for tool in memcheck racecheck initcheck; do \
-		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	command -v compute-sanitizer || { echo "make gpu needs compute-sanitizer, of the CUDA toolkit, on PATH"; exit 1; }
+	mkdir -p build
+	$(PYTHON) -m pytest tests/operator/test_gpu.py -rP
+	for tool in memcheck racecheck initcheck synccheck; do \
+		rm -f build/$$tool.log; \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 --log-file build/$$tool.log \
 			$(PYTHON) -m pytest tests/operator/test_fac.py -k "cuda and value and not float64" || exit 1; \
+		grep -E "SUMMARY: 0 (errors|hazards)" build/$$tool.log || { echo "$$tool reported nothing"; exit 1; }; \
 	done
 	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
 	$(PYTHON) benchmarks/bench_predicted.py --device cuda --json benchmarks/results --commit "$(COMMIT)"

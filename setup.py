@@ -1,7 +1,7 @@
 """Build fac_ext._C: the CPU kernels always, the CUDA kernels where nvcc is.
 
-FAC_EXT_CUDA=0 leaves CUDA out, =1 demands it. TORCH_CUDA_ARCH_LIST is torch's own variable. Without it the visible GPU
-decides the architectures or, where there is none, a list that covers Turing to Blackwell.
+FAC_EXT_CUDA=0 leaves CUDA out, =1 demands it. TORCH_CUDA_ARCH_LIST is torch's own variable. Without it the visible GPUs
+decide the architectures or, where there is none, a list that covers Turing to Blackwell.
 """
 
 import os
@@ -19,7 +19,8 @@ from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 VERSION = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M).group(1)
-ARCHS = ["75", "80", "90", "100", "120"]  # and PTX of the last; code for 80 runs on 86 and 89 too
+ARCHS = ["75", "80", "90", "100", "120"]  # code for 80 runs on 86 and 89 too
+PTX = ["80"]  # and of the last: for a GPU between two of ARCHS (11.0), and for those to come
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
 if not Path(sysconfig.get_path("include"), "Python.h").exists():
     sys.exit("fac_ext: Python's C headers are missing (Debian and Ubuntu: apt-get install python3-dev)")
@@ -52,6 +53,13 @@ def find_toolkit():
     return version, root, runtime, [arch for arch in ARCHS if f"sm_{arch}" in known]
 
 
+def targets(machine, portable):
+    """Return nvcc's flags for machine code and for PTX of architectures, and their names, "75 80+PTX 90"."""
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in machine]
+    flags += [f"-gencode=arch=compute_{a},code=compute_{a}" for a in portable]
+    return [*flags, "--threads=0"], " ".join(a + "+PTX" * (a in portable) for a in machine)
+
+
 cuda = archs = why_not = ""
 try:
     cuda, root, runtime, known = find_toolkit()
@@ -75,12 +83,13 @@ if cuda:
     link += [str(runtime), "-lrt", "-ldl", "-lpthread"]
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if not archs and torch.cuda.is_available():
-        archs = ".".join(map(str, torch.cuda.get_device_capability()))
-        flags["nvcc"] += ["-arch=sm_" + archs.replace(".", "")]
+        gpus = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+        visible = [f"{major}{minor}" for major, minor in gpus]
+        more, archs = targets(visible, visible[:1])
+        flags["nvcc"] += more
     elif not archs:
-        archs = " ".join(known) + "+PTX"
-        flags["nvcc"] += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in known]
-        flags["nvcc"] += [f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}", "--threads=0"]
+        more, archs = targets(known, sorted({*PTX, known[-1]} & {*known}, key=int))
+        flags["nvcc"] += more
 
 
 class Build(cpp_extension.BuildExtension):

@@ -5,6 +5,9 @@
 #pragma once
 #include <cuda_pipeline.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "common.cuh"
 
 namespace fac {
@@ -176,36 +179,43 @@ constexpr int kWalkWords = K == 7 ? 4 : 8;  // so that shared memory stays below
 template <int K>
 constexpr int kWalkThreads = kWalkColumns * kWalkWords<K>;
 
-// Rows of the input for one walk: long, since K - 1 rows more are read, but not so long that there are fewer than some
-// 512 blocks for a GPU's multiprocessors.
 template <int K, typename T>
-FAC_HOST_DEVICE inline int64_t walks(const Shape& s) {
+int64_t walks(const Shape& s) {
   return s.batch * channel_blocks(s, kWalkWords<K> * kWord<T>) * tiles(s.columns.input, kWalkColumns - K + 1);
-}
-template <int K, typename T>
-FAC_HOST_DEVICE inline int64_t walk_rows(const Shape& s) {
-  const int64_t rows = divide_up(s.rows.input, divide_up(512, walks<K, T>(s)));
-  return rows < 32 ? 32 : rows;
 }
 
 // Returns the pixel at which the walk of an axis of n pixels is at y, or -1 where there is none.
-__device__ inline int64_t wrap(int64_t y, int64_t n, Padding padding) {
+template <int K>
+__device__ inline int wrap(int y, int n, Padding padding) {
   if (y >= 0 && y < n) return y;
-  return padding == Padding::kCircular ? source(y, n, padding) : -1;
+  if (padding != Padding::kCircular || y >= n + K / 2) return -1;
+  return y < 0 ? y + n : y - n;
 }
 
 // The running sums of a word of channels: [i] of position y - K / 2 + i, [j] for column j of the kernel.
 template <int K, typename T>
 using WalkSums = Sum<T>[K][K][kWord<T>];
 
-// Adds the products of a column's taps and the output's gradient.
+// Moves the sums to the next row's positions and adds the products of a column's taps and the output's gradient.
 template <int K, typename T>
-__device__ inline void add_taps(const T* taps, const Vector<T, kWord<T>>& g, WalkSums<K, T>& sums) {
+__device__ inline void move_and_add(const T* taps, const Vector<T, kWord<T>>& g, WalkSums<K, T>& sums) {
   constexpr int U = kWord<T>;
 #pragma unroll
   for (int t = 0; t < K * K; ++t)
 #pragma unroll
-    for (int u = 0; u < U; ++u) sums[t / K][t % K][u] += widen(taps[u * K * K + t]) * widen(g.at[u]);
+    for (int u = 0; u < U; ++u) {
+      const Sum<T> above = t + K < K * K ? sums[(t + K) / K][t % K][u] : Sum<T>(0);
+      sums[t / K][t % K][u] = above + widen(taps[u * K * K + t]) * widen(g.at[u]);
+    }
+}
+// The same on a row without filters.
+template <int K, typename T>
+__device__ inline void move(WalkSums<K, T>& sums) {
+  constexpr int U = kWord<T>;
+#pragma unroll
+  for (int i = 0; i < K; ++i)
+#pragma unroll
+    for (int e = 0; e < K * U; ++e) sums[i][e / U][e % U] = i + 1 < K ? sums[i + 1][e / U][e % U] : Sum<T>(0);
 }
 
 // Adds the sums of position `from` to those of position `to`.
@@ -218,13 +228,19 @@ __device__ inline void fold(WalkSums<K, T>& sums, int from, int to) {
 
 // Adds up the sums of the block's columns that belong to column x, and to what lies beyond the image and shows it.
 template <int K, typename T>
-__device__ inline void add_columns(const Shape& s, const Sum<T> (&shared)[K][kWord<T>][kWalkThreads<K>], int64_t x,
-                                   int64_t first, int word, bool folds, Sum<T> (&sum)[kWord<T>]) {
+__device__ inline void add_columns(const Shape& s, const Sum<T> (&shared)[K][kWord<T>][kWalkThreads<K>], int x,
+                                   int first, int word, bool folds, Sum<T> (&sum)[kWord<T>]) {
   constexpr int U = kWord<T>, kHalf = K / 2, kWords = kWalkWords<K>;
-  const int64_t preimages = folds ? preimage_count(s.columns, x, s.padding) : 1;
+  const int slot = x + kHalf - first;  // of tap column 0; the K slots up to it are the block's
+#pragma unroll
+  for (int j = 0; j < K; ++j)
+#pragma unroll
+    for (int u = 0; u < U; ++u) sum[u] += shared[j][u][(slot - j) * kWords + word];
+  if (!folds || (x > kHalf && x < s.columns.input - 1 - kHalf)) return;
+  const int64_t preimages = preimage_count(s.columns, x, s.padding);
 #pragma unroll 1
-  for (int64_t m = 0; m < preimages; ++m) {
-    const int64_t to = preimage_at(s.columns, x, m, s.padding) + kHalf - first;  // slot of tap column 0
+  for (int64_t m = 1; m < preimages; ++m) {
+    const int to = static_cast<int>(preimage_at(s.columns, x, m, s.padding)) + kHalf - first;
 #pragma unroll
     for (int j = 0; j < K; ++j)
       if (to - j >= 0 && to - j < kWalkColumns)
@@ -233,64 +249,76 @@ __device__ inline void add_columns(const Shape& s, const Sum<T> (&shared)[K][kWo
   }
 }
 
+// Sizes within a sample fit 32 bits (channels_last_grad_input_ok). The grid's y counts the walks of a column: equal
+// shares of the rows, but for the last.
 template <int K, typename T>
 __global__ void __launch_bounds__(kWalkThreads<K>)
     channels_last_grad_input(Shape s, const T* filters, const T* grad, T* result) {
   constexpr int U = kWord<T>, V = kVector<T>, kTaps = K * K, kHalf = K / 2, kWords = kWalkWords<K>;
   constexpr int kPieces = kWords * kTaps * U / V, kOwn = kWalkColumns - 2 * kHalf;
+  constexpr int kColumns = 32 / kWords, kRounds = (kColumns * kPieces + 31) / 32;  // a warp's
+  constexpr bool kOnce = K < 7 || U == 1;  // else the places take the registers of a resident block
   __shared__ Vector<T> staged[kWalkColumns * kPieces];
-  __shared__ int columns[kWalkColumns];  // where their filters are in a row, or -1
   __shared__ Sum<T> exchange[2][K][U][kWalkThreads<K>];
   const int thread = threadIdx.x, lane = thread % 32, word = thread % kWords, own = thread / kWords;
-  const int64_t height = s.rows.input, width = s.columns.input;
-  const int64_t blocks = channel_blocks(s, kWords * U), across = tiles(width, kOwn);
-  const int64_t segment = walk_rows<K, T>(s), down = tiles(height, segment);
-  const int64_t channel = blockIdx.x % blocks * (kWords * U), rest = blockIdx.x / blocks;
-  const int64_t first = rest % across * kOwn - kHalf, n = rest / across / down;  // the block's leftmost column
-  const int64_t top = rest / across % down * segment, bottom = top + segment < height ? top + segment : height;
-  const int words = words_from<T>(s, channel, kWords);
-  const int64_t x = first + own, column = x < width + kHalf ? wrap(x, width, s.padding) : -1;
+  const int height = static_cast<int>(s.rows.input), width = static_cast<int>(s.columns.input);
+  const int channels = static_cast<int>(s.channels), segment = (height - 1) / static_cast<int>(gridDim.y) + 1;
+  const int blocks = (channels - 1) / (kWords * U) + 1, across = (width - 1) / kOwn + 1;
+  const int channel = static_cast<int>(blockIdx.x) % blocks * (kWords * U),
+            rest = static_cast<int>(blockIdx.x) / blocks;
+  const int first = rest % across * kOwn - kHalf, n = rest / across;  // the block's leftmost column
+  const int top = static_cast<int>(blockIdx.y) * segment, bottom = top + segment < height ? top + segment : height;
+  const int words = (channels - channel) / U < kWords ? (channels - channel) / U : kWords;
+  const int x = first + own, column = wrap<K>(x, width, s.padding);
   const bool replicate = s.padding == Padding::kReplicate, folds = replicate || s.padding == Padding::kReflect;
+  const bool mine = column >= 0 && word < words;
   const bool writes = own >= kHalf && own < kWalkColumns - kHalf && x < width && word < words;
+  const int64_t sample = static_cast<int64_t>(n) * height * width * channels + channel;
+  filters += sample * kTaps;
+  grad += sample + word * U;
+  result += sample + word * U;
 
-  for (int slot = thread; slot < kWalkColumns; slot += kWalkThreads<K>) {
-    const int64_t at = first + slot, from = at < width + kHalf ? wrap(at, width, s.padding) : -1;
-    columns[slot] = from < 0 ? -1 : static_cast<int>(from * s.channels * kTaps);
-  }
-  __syncthreads();
-  // A warp brings the filters of its own columns on row y.
-  const auto fetch = [&](int64_t y) {
-    constexpr int kColumns = 32 / kWords;
-    const T* row = filters + ((n * height + y) * width * s.channels + channel) * kTaps;
+  // A warp brings the filters of its own columns on row y, in rounds. A piece's place in a row is -1 if there is none.
+  const auto place = [=](int round) {
+    const int piece = lane + 32 * round, part = piece % kPieces;
+    const int from = wrap<K>(first + thread / 32 * kColumns + piece / kPieces, width, s.padding);
+    const bool exists = piece < kColumns * kPieces && from >= 0 && part < words * kTaps * U / V;
+    return exists ? from * channels * kTaps + part * V : -1;
+  };
+  int places[kRounds];
+  if constexpr (kOnce)
 #pragma unroll
-    for (int piece = lane; piece < kColumns * kPieces; piece += 32) {
-      const int slot = thread / 32 * kColumns + piece / kPieces, part = piece % kPieces, from = columns[slot];
-      if (from >= 0 && part < words * kTaps * U / V)
-        __pipeline_memcpy_async(staged + slot * kPieces + part, row + from + part * V, 16);
-    }
+    for (int round = 0; round < kRounds; ++round) places[round] = place(round);
+  const auto fetch = [&](int y) {
+    const T* row = filters + static_cast<int64_t>(y) * (width * channels * kTaps);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round)
+      if (const int at = kOnce ? places[round] : place(round); at >= 0)
+        __pipeline_memcpy_async(staged + thread / 32 * (kColumns * kPieces) + lane + 32 * round, row + at, 16);
     __pipeline_commit();
   };
 
   WalkSums<K, T> sums = {};
-  int64_t row = wrap(top - kHalf, height, s.padding);
+  int row = wrap<K>(top - kHalf, height, s.padding);
   if (row >= 0) fetch(row);
 #pragma unroll 1
-  for (int64_t y = top - kHalf; y < bottom + kHalf; ++y) {
-    // 1. accumulate
+  for (int y = top - kHalf; y < bottom + kHalf; ++y) {
+    // 1. move the sums and accumulate
     if (row >= 0) {
-      const bool reads = column >= 0 && word < words;
       Vector<T, U> g = {};
-      if (reads) g = load<U>(grad + ((n * height + row) * width + column) * s.channels + channel + word * U);
+      if (mine) g = load<U>(grad + (row * width + column) * channels);
       __pipeline_wait_prior(0);
       __syncwarp();
-      if (reads) add_taps<K, T>(staged[0].at + thread * kTaps * U, g, sums);
+      if (mine) move_and_add<K, T>(staged[0].at + thread * kTaps * U, g, sums);
       __syncwarp();
+    } else {
+      move<K, T>(sums);
     }
     // 2. load the filters of the next row (async)
-    row = y + 1 < bottom + kHalf ? wrap(y + 1, height, s.padding) : -1;
+    row = y + 1 < bottom + kHalf ? wrap<K>(y + 1, height, s.padding) : -1;
     if (row >= 0) fetch(row);
     // 3. fold the padding
-    const int64_t q = y - kHalf;
+    const int q = y - kHalf;
     if (folds && y == height - 1)
 #pragma unroll
       for (int m = 1; m <= kHalf; ++m)
@@ -299,28 +327,53 @@ __global__ void __launch_bounds__(kWalkThreads<K>)
 #pragma unroll
       for (int i = 1; i < K; ++i)
         if (q + i == (replicate ? 0 : -q)) fold<K, T>(sums, 0, i);
-    if (q >= top) {  // the same for all threads of the block
-      // 4. exchange with the neighbouring columns
-      auto& shared = exchange[(q - top) % 2];
+    if (q < top) continue;  // the same for all threads of the block
+    // 4. exchange with the neighbouring columns
+    auto& shared = exchange[(q - top) % 2];
 #pragma unroll
-      for (int e = 0; e < K * U; ++e) shared[e / U][e % U][thread] = sums[0][e / U][e % U];
-      __syncthreads();
-      if (writes) {
-        Sum<T> sum[U] = {};
-        add_columns<K, T>(s, shared, x, first, word, folds, sum);
-        // 5. store
-        Vector<T, U> values;
+    for (int e = 0; e < K * U; ++e) shared[e / U][e % U][thread] = sums[0][e / U][e % U];
+    __syncthreads();
+    if (!writes) continue;
+    Sum<T> sum[U] = {};
+    add_columns<K, T>(s, shared, x, first, word, folds, sum);
+    // 5. store
+    Vector<T, U> values;
 #pragma unroll
-        for (int u = 0; u < U; ++u) values.at[u] = rounded<T>(sum[u]);
-        store<U>(values, result + ((n * height + q) * width + x) * s.channels + channel + word * U);
-      }
-    }
-    // 6. move the sums to the next row's positions
-#pragma unroll
-    for (int i = 0; i < K; ++i)
-#pragma unroll
-      for (int e = 0; e < K * U; ++e) sums[i][e / U][e % U] = i + 1 < K ? sums[i + 1][e / U][e % U] : Sum<T>(0);
+    for (int u = 0; u < U; ++u) values.at[u] = rounded<T>(sum[u]);
+    store<U>(values, result + (q * width + x) * channels);
   }
+}
+
+// Returns the blocks of a kernel that the current device holds at a time.
+template <int K, typename T>
+int64_t resident_walks() {
+  static std::atomic<int> known[64];  // by device; 0: not asked yet
+  int device = 0;
+  cudaGetDevice(&device);
+  std::atomic<int>& blocks = known[device % 64];
+  if (blocks == 0) {
+    int each = 0, multiprocessors = 0;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, channels_last_grad_input<K, T>, kWalkThreads<K>, 0);
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    blocks = each * multiprocessors > 0 ? each * multiprocessors : 1;  // 1: the launch will say why
+  }
+  return blocks;
+}
+// Returns how many walks share the rows of a column. All blocks together take a number of waves, each as long as its
+// rows and the K - 1 more that it reads: the least product, with walks of 32 rows or more.
+template <int K, typename T>
+int64_t walks_down(const Shape& s) {
+  const int64_t side_by_side = walks<K, T>(s), resident = resident_walks<K, T>(), height = s.rows.input;
+  int64_t best = 1, least = divide_up(side_by_side, resident) * (height + K - 1);
+  for (int64_t waves = 1; waves <= 8; ++waves) {
+    int64_t down = std::min(waves * resident / side_by_side, std::min(height / 32, kMaxGridY));
+    if (down < 2) continue;
+    const int64_t rows = divide_up(height, down);
+    down = divide_up(height, rows);
+    const int64_t time = divide_up(side_by_side * down, resident) * (rows + K - 1);
+    if (time < least) best = down, least = time;
+  }
+  return best;
 }
 
 template <typename T>
@@ -357,15 +410,16 @@ const char* launch_channels_last_grad_filters(const Shape& s, const T* input, co
 }
 template <typename T>
 const char* launch_channels_last_grad_input(const Shape& s, const T* filters, const T* grad, T* result, void* stream) {
-  int64_t blocks = 0, threads = 0;
+  dim3 blocks;
+  int64_t threads = 0;
   const auto pick = [&](auto k) -> Kernel<T> {
     constexpr int K = decltype(k)::value;
     threads = kWalkThreads<K>;
-    blocks = walks<K, T>(s) * tiles(s.rows.input, walk_rows<K, T>(s));
+    blocks = dim3(static_cast<unsigned>(walks<K, T>(s)), static_cast<unsigned>(walks_down<K, T>(s)));
     return channels_last_grad_input<K, T>;
   };
   const Kernel<T> kernel = by_odd_width<T>(s.columns.kernel, pick);
-  return launch(kernel, dim3(static_cast<unsigned>(blocks)), threads, s, filters, grad, result, stream);
+  return launch(kernel, blocks, threads, s, filters, grad, result, stream);
 }
 
 }  // namespace

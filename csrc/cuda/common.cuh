@@ -2,6 +2,7 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstdio>
 #include <type_traits>
 
 #include "../geometry.h"
@@ -54,6 +55,28 @@ __device__ inline T rounded(Sum<T> value) {
 // For geometry.h in kernels that are never launched for kInside: no other padding changes the positions under taps.
 constexpr Padding kFixed = Padding::kZeros;
 
+// Returns nullptr, or an error in words, with what to do where the build does not fit the machine. The text is the
+// thread's own, until its next error.
+inline const char* explain(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  const bool driver = error == cudaErrorInsufficientDriver || error == cudaErrorUnsupportedPtxVersion;
+  if (!driver && error != cudaErrorNoKernelImageForDevice) return cudaGetErrorString(error);
+  thread_local char text[320];
+  int has = 0;  // 12040 for CUDA 12.4
+  if (driver) cudaDriverGetVersion(&has);
+  if (driver)
+    std::snprintf(text, sizeof(text),
+                  "the GPU's driver is for CUDA %d.%d, and fac_ext was compiled by CUDA %d.%d: update the driver, or "
+                  "compile fac_ext with the driver's CUDA",
+                  has / 1000, has % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  else
+    std::snprintf(
+        text, sizeof(text),
+        "fac_ext has no code for this GPU (fac_ext.build_info()[\"cuda_architectures\"]): compile it where the "
+        "GPU is visible, or with TORCH_CUDA_ARCH_LIST");
+  return text;
+}
+
 template <typename T>
 using Kernel = void (*)(Shape, const T*, const T*, T*);
 
@@ -64,8 +87,7 @@ const char* launch(Kernel<T> kernel, dim3 blocks, int64_t threads, const Shape& 
   config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, s, a, b, out);
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return explain(cudaLaunchKernelEx(&config, kernel, s, a, b, out));
 }
 
 // Picks the kernel for a width of 3, 5 or 7 taps.
@@ -75,6 +97,8 @@ Kernel<T> by_odd_width(int64_t k, Pick pick) {
   if (k == 5) return pick(std::integral_constant<int, 5>());
   return pick(std::integral_constant<int, 7>());
 }
+
+constexpr int64_t kMaxGridY = 65535;
 
 FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

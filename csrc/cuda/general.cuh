@@ -11,7 +11,6 @@ template <typename T>
 constexpr bool kFast = !std::is_same_v<T, double>;  // double is there for gradcheck
 
 constexpr unsigned kThreads = 256;
-constexpr int64_t kMaxGridY = 65535;  // a stride reaches what lies beyond it
 
 // Element (sample n, channel c, pixel p) of an image is at n * sample + c * channel + p * pixel.
 struct Strides {

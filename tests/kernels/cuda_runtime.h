@@ -152,12 +152,42 @@ inline void __syncthreads() { standin::barrier(standin::Wait::kBlock); }
 inline void __syncwarp() { standin::barrier(standin::Wait::kWarp); }
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidConfiguration,
+  cudaErrorInsufficientDriver,
+  cudaErrorUnsupportedPtxVersion,
+  cudaErrorNoKernelImageForDevice
+};
+#define CUDART_VERSION 13000
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 12040;
+  return cudaSuccess;
+}
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   unsigned dynamicSmemBytes;
   cudaStream_t stream;
 };
+
+// A GPU of one multiprocessor that holds `resident` blocks of any kernel.
+namespace standin {
+inline int resident = 4;
+}
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 1;
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
+  *blocks = standin::resident;
+  return cudaSuccess;
+}
 
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration"; }
 

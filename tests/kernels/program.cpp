@@ -5,6 +5,7 @@
 //   run     {cuda, type, operator, fac::Shape in its order}, two operands    -> {fast}, the result, for each call,
 //           where fast says that another CUDA kernel than the general ones of fac_cuda.cu ran
 //   axis    {fac::Axis in its order, padding}                                -> what taps read, and back
+//   refused                                                                  -> what each refused launch says, by line
 //   widen | narrow   {type, count}, values                                   -> values of the other type
 #include <cstdio>
 #include <cstring>
@@ -145,6 +146,9 @@ int main(int, char** arguments) {
   const std::string command = arguments[1];
   if (command == "run") run_calls();
   if (command == "axis") map_axes();
+  if (command == "refused")
+    for (int error = cudaErrorInvalidConfiguration; error <= cudaErrorNoKernelImageForDevice; ++error)
+      std::printf("%s\n", fac::explain(static_cast<cudaError_t>(error)));
   int64_t n[2];
   if ((command == "widen" || command == "narrow") && read(n, 2)) {
     const bool half = n[0] == 2;

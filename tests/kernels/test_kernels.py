@@ -146,6 +146,13 @@ def program(tmp_path_factory):
     return call
 
 
+def test_a_launch_that_the_machine_refuses_says_what_to_do(program):
+    other, driver, ptx, image = program("refused", b"").decode().splitlines()
+    assert other == "invalid configuration"
+    assert driver == ptx and "driver is for CUDA 12.4, and fac_ext was compiled by CUDA 13.0" in driver
+    assert "no code for this GPU" in image and "TORCH_CUDA_ARCH_LIST" in image
+
+
 def axis_numbers(size, output, kernel, stride, dilation, before):
     after = (output - 1) * stride + (kernel - 1) * dilation + 1 - size - before
     return [size, output, kernel, stride, dilation, before, after]

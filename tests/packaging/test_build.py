@@ -65,7 +65,7 @@ esac
 @pytest.mark.parametrize(
     ("version", "architectures", "words"),
     [
-        ("12.4", "sm_50 sm_75 sm_80 sm_90", "'75 80 90+PTX'"),
+        ("12.4", "sm_50 sm_75 sm_80 sm_90", "'75 80+PTX 90+PTX'"),
         ("11.8", "sm_75 sm_80", "nvcc is 11.8, C++20 needs 12.0"),
     ],
 )
@@ -76,6 +76,21 @@ def test_an_older_nvcc_builds_what_it_can(tmp_path, version, architectures, word
     code = "import sys, runpy; sys.argv = ['setup.py', '--name']; s = runpy.run_path('setup.py'); print(repr(s['archs']), s['why_not'])"
     said = run(sys.executable, "-c", code, cwd=ROOT, env=os.environ | {"CUDA_HOME": str(tmp_path)})
     assert words in said
+
+
+def test_every_visible_gpu_gets_code(tmp_path):
+    """Show two GPUs of three to a build: machine code for both kinds, and PTX of the older."""
+    fake_toolkit(tmp_path, torch.version.cuda or "13.0", "sm_75 sm_80 sm_90")
+    code = (
+        "import sys, runpy, torch; sys.argv = ['setup.py', '--name']; seen = [(9, 0), (8, 6), (9, 0)]; "
+        "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: len(seen); "
+        "torch.cuda.get_device_capability = lambda i=0: seen[i]; "
+        "s = runpy.run_path('setup.py'); print(repr(s['archs']), *s['flags']['nvcc'])"
+    )
+    environment = os.environ | {"CUDA_HOME": str(tmp_path), "TORCH_CUDA_ARCH_LIST": ""}
+    said = run(sys.executable, "-c", code, cwd=ROOT, env=environment)
+    assert "'86+PTX 90'" in said
+    assert re.findall(r",code=(\w+)", said) == ["sm_86", "sm_90", "compute_86"]
 
 
 def test_without_torch_the_build_asks_for_it():

@@ -46,5 +46,10 @@ built with torch {torch.__version__} and CUDA {found[0]["cuda"]} ({found[0]["cud
 | torch | Python | CPU kernels | smoke test |
 |---|---|---|---|
 {rows}
+
+**Which CUDA.** Build wheels for others with a toolkit of CUDA 12.8 or 12.9 (the first with Blackwell) and a CPU build
+of torch. By NVIDIA's rules, not tried here, such a wheel runs with drivers of CUDA 12 and 13, whatever CUDA torch
+brings: the runtime is linked in. A wheel of CUDA 13 needs a driver of CUDA 13 (580 or newer). Under a torch of CUDA 12
+and an older driver its CPU kernels run; a call on the GPU is an error that names both versions.
 """
     )
