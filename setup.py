@@ -68,7 +68,7 @@ except LookupError as reason:
     if os.environ.get("FAC_EXT_CUDA") == "1":
         sys.exit(f"fac_ext: FAC_EXT_CUDA=1, but {why_not}; set CUDA_HOME to a CUDA toolkit that fits")
 sources = [
-    *("csrc/cpu/fac_cpu.cpp", "csrc/cpu/row_major.cpp", "csrc/cpu/channels_last.cpp"),
+    *("csrc/cpu/fac_cpu.cpp", "csrc/cpu/baseline.cpp", "csrc/cpu/avx2.cpp", "csrc/cpu/avx512.cpp"),
     "csrc/bindings/ops.cpp",
 ]
 flags = {

@@ -55,7 +55,9 @@ void grad_input_cpu(const Shape& shape, const T* filters, const T* grad, T* grad
 template <typename T>
 void grad_filters_cpu(const Shape& shape, const T* input, const T* grad, T* grad_filters, Parallel parallel);
 
-const char* cpu_simd();  // names the instruction set that the CPU kernels use on this machine
+// Names the instruction set that the CPU kernels use: the processor's best, or what FAC_CPU_CAPABILITY says, which is
+// read once. Throws std::runtime_error where that is no version or not one for this processor.
+const char* cpu_simd();
 
 // Do the same on the current CUDA device and the given cudaStream_t. They return nullptr, or the error in words.
 template <typename T>

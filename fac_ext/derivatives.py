@@ -9,6 +9,8 @@ being compiled or exported sees the registered operator, the only one that gives
 same formulas are registered on it.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -46,6 +48,16 @@ def _call(
         return op(a, b, *geometry)
     output: Tensor = function.apply(a, b, *geometry)
     return output
+
+
+def run(op: Callable[..., Any], *arguments: Any) -> Any:
+    """Run an operator. The kernels' interface to torch has no class of error for memory, so it is chosen here."""
+    try:
+        return op(*arguments)
+    except RuntimeError as error:
+        if not str(error).startswith("fac: out of memory"):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
 
 
 def in_forward_mode() -> bool:
@@ -120,7 +132,7 @@ def _vmap(function: _Operator) -> Any:
 
 
 class _Fac(torch.autograd.Function):
-    forward = staticmethod(lambda *args: _ops.fac(*args))
+    forward = staticmethod(partial(run, _ops.fac))
     setup_context = staticmethod(_save)
     backward = _derivative(fac_grad_input, fac_grad_filters)
     jvp = _jvp(fac)
@@ -128,7 +140,7 @@ class _Fac(torch.autograd.Function):
 
 
 class _FacGradInput(torch.autograd.Function):
-    forward = staticmethod(lambda *args: _ops.fac_grad_input(*args))
+    forward = staticmethod(partial(run, _ops.fac_grad_input))
     setup_context = staticmethod(_save)
     backward = _derivative(
         lambda g, h, *geometry: fac_grad_filters(h, g, *geometry),
@@ -139,7 +151,7 @@ class _FacGradInput(torch.autograd.Function):
 
 
 class _FacGradFilters(torch.autograd.Function):
-    forward = staticmethod(lambda *args: _ops.fac_grad_filters(*args))
+    forward = staticmethod(partial(run, _ops.fac_grad_filters))
     setup_context = staticmethod(_save)
     backward = _derivative(lambda g, h, *geometry: fac_grad_input(h, g, *geometry), fac)
     jvp = _jvp(fac_grad_filters)

@@ -7,6 +7,7 @@ whose parts torch and derivatives.py know to any order; it stores filters.
 As in derivatives.py, eager code goes through an autograd.Function, code being compiled sees the operator.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 class _Predicted(torch.autograd.Function):
-    forward = staticmethod(lambda *arguments: _ops.predicted(*arguments))
+    forward = staticmethod(partial(derivatives.run, _ops.predicted))
     setup_context = staticmethod(_save)
     backward = staticmethod(_backward)
 
@@ -179,7 +180,7 @@ class _Predicted(torch.autograd.Function):
 class _Gradients(torch.autograd.Function):
     """A function for the sake of vmap: nothing differentiates it, as with gradients enabled it is not called."""
 
-    forward = staticmethod(lambda *arguments: _ops.predicted_gradients(*arguments))
+    forward = staticmethod(partial(derivatives.run, _ops.predicted_gradients))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

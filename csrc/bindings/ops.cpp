@@ -4,6 +4,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
+
 #include "../cpu/block_cache.h"
 
 // Weak: torch 2.10 has no such function, and large results are new memory there.
@@ -27,7 +29,15 @@ namespace fac {
 namespace {
 
 void on_torch_threads(int64_t items, int64_t grain, const Run& run) {
-  torch::stable::parallel_for(0, items, grain, run);
+  std::atomic<bool> short_of_memory = false;  // torch turns what is thrown into an error without its cause
+  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    try {
+      run(begin, end);
+    } catch (const std::bad_alloc&) {
+      short_of_memory = true;
+    }
+  });
+  if (short_of_memory) throw std::bad_alloc();
 }
 
 #if defined(FAC_KEEPS_MEMORY)
@@ -53,13 +63,12 @@ Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layo
 struct Cpu {
   static Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
 #if defined(FAC_KEEPS_MEMORY)
-    Wide bytes = like.element_size();
-    for (const int64_t size : sizes) bytes *= size;
-    if (bytes >= kLarge && bytes < Wide(1) << 62 && torch_from_blob)
+    const Wide bytes = bytes_of(sizes, like.element_size());
+    if (bytes >= kLarge && bytes < kMostBytes && torch_from_blob)
       if (const Block block = Memory::of_process().take(static_cast<size_t>(bytes)); block.data)
         return tensor_in(block, like.scalar_type(), sizes, layout);
 #endif
-    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
+    return make_empty(like, sizes, layout);
   }
   template <typename T>
   static void forward(const Shape& s, const Tensor&, const T* input, const T* filters, T* output) {
@@ -82,6 +91,7 @@ STABLE_TORCH_LIBRARY_IMPL(fac_ext, CPU, library) { fac::implement<fac::Cpu>(libr
 
 // FAC_EXT_VERSION, FAC_EXT_CUDA (toolkit, "" for none) and FAC_EXT_ARCHS come from setup.py.
 PYBIND11_MODULE(_C, module) {
+  fac::cpu_simd();  // an error in FAC_CPU_CAPABILITY is one of the import
   module.doc() = "The compiled half of fac_ext. Importing it registers the operators torch.ops.fac_ext.*";
   module.def(
       "build_info",

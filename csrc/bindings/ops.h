@@ -8,9 +8,15 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../fac.h"
+
+// Weak: torch has told why a call failed since 2.13.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 namespace fac {
 
@@ -31,8 +37,44 @@ inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner
 inline bool is_row_major(const Tensor& t) { return t.numel() == 0 || strides_follow(t, {3, 2, 1, 0}); }
 inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && strides_follow(t, {1, 3, 2, 0}); }
 
-// Solves Axis's equation for the input, in numbers that do not overflow.
 using Wide = __int128;
+constexpr Wide kMostBytes = Wide(1) << 62;
+
+// Returns the bytes of a tensor of these sizes, kMostBytes for any more.
+inline Wide bytes_of(const Ints& sizes, int64_t element) {
+  Wide bytes = element;
+  for (const int64_t size : sizes) bytes = std::min(bytes * size, kMostBytes);
+  return bytes;
+}
+
+// Calls make(), which needs so many bytes of torch. The stable ABI has one error for all that fails, so this makes one
+// that names memory, in words that fac_ext/derivatives.py and stfan know. Only an older error of a GPU shows here too.
+template <typename Make>
+Tensor with_memory(Wide bytes, Make make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    const std::string why =
+        torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : "";
+    if (why.find("CUDA error") != why.npos && why.find("out of memory") == why.npos)
+      throw std::runtime_error("fac: " + why);
+    throw std::runtime_error("fac: out of memory: " + std::to_string(static_cast<int64_t>(bytes)) + " bytes" +
+                             (bytes == kMostBytes ? " or more" : ""));
+  }
+}
+
+inline Tensor make_empty(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
+  return with_memory(bytes_of(sizes, like.element_size()), [&] {
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
+  });
+}
+
+inline Tensor make_contiguous(const Tensor& tensor, MemoryFormat layout) {
+  return with_memory(bytes_of({tensor.numel()}, tensor.element_size()),
+                     [&] { return torch::stable::contiguous(tensor, layout); });
+}
+
+// Solves Axis's equation for the input, in numbers that do not overflow.
 inline Wide input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
                        int64_t after) {
   return (Wide(output) - 1) * stride + (Wide(kernel) - 1) * dilation + 1 - before - after;
@@ -98,9 +140,9 @@ inline void check_filters(const char* op, const Shape& s, const Tensor& filters)
                   op, ": filters must have shape (N, groups * taps, height, width) of the output");
 }
 
-// Calls run(T{}) for the element type T of a tensor.
+// Calls run(T{}), a kernel, for the element type T of a tensor.
 template <typename Run>
-void switch_dtype(const char* op, const Tensor& tensor, Run run) {
+void switch_dtype(const char* op, const Tensor& tensor, Run run) try {
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return run(float{});
     case ScalarType::Double: return run(double{});
@@ -108,6 +150,8 @@ void switch_dtype(const char* op, const Tensor& tensor, Run run) {
     case ScalarType::BFloat16: return run(BFloat16{});
     default: STD_TORCH_CHECK(false, op, ": dtype must be float64, float32, float16 or bfloat16");
   }
+} catch (const std::bad_alloc&) {
+  throw std::runtime_error("fac: out of memory: the tables and sums of a kernel");
 }
 
 template <typename T>
@@ -129,7 +173,7 @@ Tensor fac(const Tensor& input, const Tensor& filters, Ints kernel_size, Ints st
                              layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding, padding_mode,
                              channels_per_filter);
   check_filters("fac", s, filters);
-  const Tensor x = torch::stable::contiguous(input, layout), f = torch::stable::contiguous(filters, layout);
+  const Tensor x = make_contiguous(input, layout), f = make_contiguous(filters, layout);
   Tensor output = Device::allocate(x, {s.batch, s.channels, s.rows.output, s.columns.output}, layout);
   switch_dtype("fac", x, [&](auto zero) {
     using T = decltype(zero);
@@ -153,7 +197,7 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
                              layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding, padding_mode,
                              channels_per_filter);
   check_filters("fac_grad_input", s, filters);
-  const Tensor f = torch::stable::contiguous(filters, layout), g = torch::stable::contiguous(grad, layout);
+  const Tensor f = make_contiguous(filters, layout), g = make_contiguous(grad, layout);
   Tensor grad_input = Device::allocate(g, {s.batch, s.channels, height, width}, layout);
   switch_dtype("fac_grad_input", g, [&](auto zero) {
     using T = decltype(zero);
@@ -172,7 +216,7 @@ Tensor fac_grad_filters(const Tensor& input, const Tensor& grad, Ints kernel_siz
   STD_TORCH_CHECK(input.size(1) == grad.size(1), "fac_grad_filters: input and grad must have the same channels");
   const Shape s = make_shape("fac_grad_filters", input, grad, input.size(2), input.size(3), grad.size(2), grad.size(3),
                              channels_last, kernel_size, stride, dilation, padding, padding_mode, channels_per_filter);
-  const Tensor x = torch::stable::contiguous(input, layout), g = torch::stable::contiguous(grad, layout);
+  const Tensor x = make_contiguous(input, layout), g = make_contiguous(grad, layout);
   STD_TORCH_CHECK(Wide(s.groups) * s.taps() < Wide(1) << 62, "fac_grad_filters: too many taps");
   Tensor grad_filters = Device::allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);
   switch_dtype("fac_grad_filters", x, [&](auto zero) {

@@ -24,7 +24,7 @@ void on_device(const Tensor& tensor, Launch run) {
 
 struct Cuda {
   static Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
-    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
+    return make_empty(like, sizes, layout);
   }
   template <typename T>
   static void forward(const Shape& s, const Tensor& like, const T* input, const T* filters, T* output) {

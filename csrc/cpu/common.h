@@ -1,20 +1,25 @@
-// Shared by the CPU sources: fac_cpu.cpp chooses between row_major.cpp and channels_last.cpp.
+// Shared by the CPU sources. baseline.cpp, avx2.cpp and avx512.cpp compile the same kernels, of row_major.h and
+// channels_last.h, for one instruction set each; fac_cpu.cpp chooses.
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "../fac.h"
+#include "../geometry.h"
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
-// Compiles a function for three instruction sets; the library chooses one of them when it is loaded.
+// Where GCC compiles the kernels for two more instruction sets, in avx2.cpp and avx512.cpp.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FAC_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FAC_MULTIVERSION
+#define FAC_HAS_VERSIONS
 #endif
+
+// Compiles an inner loop by itself: inlined elsewhere, it could lose what __restrict says.
+#define FAC_APART __attribute__((noinline))
 
 namespace fac {
 
@@ -61,17 +66,25 @@ bool worth_streaming(int64_t elements) {
   return elements * static_cast<int64_t>(sizeof(T)) >= 8 << 20;
 }
 
+// The kernels of one layout.
 template <typename T>
-void forward_row_major(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel);
+struct Kernels {
+  void (*forward)(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel);
+  void (*grad_input)(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel);
+  void (*grad_filters)(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel);
+};
+
+namespace baseline {
 template <typename T>
-void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel);
+Kernels<T> kernels(bool channels_last);
+}
+namespace avx2 {
 template <typename T>
-void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel);
+Kernels<T> kernels(bool channels_last);
+}
+namespace avx512 {
 template <typename T>
-void forward_channels_last(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel);
-template <typename T>
-void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel);
-template <typename T>
-void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel);
+Kernels<T> kernels(bool channels_last);
+}
 
 }  // namespace fac

@@ -25,8 +25,9 @@ ARCHITECTURES = ("75", "80", "90", "100", "120")
 SOURCES = [
     ROOT / "tests/kernels/program.cpp",
     ROOT / "csrc/cpu/fac_cpu.cpp",
-    ROOT / "csrc/cpu/row_major.cpp",
-    ROOT / "csrc/cpu/channels_last.cpp",
+    ROOT / "csrc/cpu/baseline.cpp",
+    ROOT / "csrc/cpu/avx2.cpp",
+    ROOT / "csrc/cpu/avx512.cpp",
 ]
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in program.cpp's order
 

@@ -143,6 +143,7 @@ NO_MEMORY = {
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
     ),
     "torch elsewhere": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    "fac": RuntimeError("fac: out of memory: 9 bytes"),
     "oneDNN": RuntimeError("could not create a primitive"),
     "Python": MemoryError(),
 }

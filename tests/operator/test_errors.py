@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac_ext import FAC, fac, fac_reference
+from fac_ext.derivatives import fac_grad_filters
 from support.checkout import ROOT
 
 z = torch.zeros
@@ -160,3 +161,14 @@ def test_nothing_else_comes_out_of_bad_arguments(data):
         arguments[name] = data.draw(st.sampled_from([None, 1.0, "input", [[1.0]]]))
     with pytest.raises((ValueError, TypeError), match=r"^fac: "):
         fac(**arguments)
+
+
+def test_a_lack_of_memory_is_named():
+    """Ask for more than an address can tell: the copy of a tensor without memory of its own, then each result."""
+    much = 2**24
+    x = z(1, 1, 1, 1).expand(1, 1, much, much)
+    with pytest.raises(torch.OutOfMemoryError, match=rf"^fac: out of memory: {4 * much**2} bytes$"):
+        fac(x, x, 1)
+    kernel, padding = (2**23, 2**23), (2**22, 2**22 - 1, 2**22, 2**22 - 1)
+    with pytest.raises(torch.OutOfMemoryError, match=rf"^fac: out of memory: {4 * 2**46} bytes$"):
+        fac_grad_filters(z(1, 1, 1, 1), z(1, 1, 1, 1), kernel, (1, 1), (1, 1), padding, 0, 1)

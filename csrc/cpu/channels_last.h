@@ -2,15 +2,10 @@
 // a pixel. For each output pixel they make a table of the pixels under its taps, then pass over its channels and read
 // (or write) the filters in the order of memory. Where each channel has its own filter, they take eight channels at
 // once and transpose their taps, eight by eight, in registers, to lie as the channels of the pixels do.
-#include <algorithm>
-#include <type_traits>
-#include <vector>
-
-#include "../geometry.h"
+#pragma once
 #include "common.h"
-#include "simd.h"
 
-namespace fac {
+namespace fac::FAC_VERSION {
 namespace {
 
 constexpr int64_t kBandRows = 45;  // of the input, in its gradient; up to k - 1 rows of filters are read for two bands
@@ -80,8 +75,8 @@ FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
 
 // Filters all channels but the last few, where each has its own filter; returns how many.
 template <int kTaps, typename T>
-FAC_MULTIVERSION int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
-                                           T* __restrict output) {
+FAC_APART int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
+                                    T* __restrict output) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -109,8 +104,8 @@ FAC_MULTIVERSION int64_t filter_8_channels(int64_t some, int64_t channels, const
 }
 
 template <typename T>
-FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const T* filters, Sum<T>* __restrict sums,
-                                   T* __restrict output) {
+FAC_APART void filter_pixel(const Shape& s, const T* const* under, const T* filters, Sum<T>* __restrict sums,
+                            T* __restrict output) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = 0;
   if (shared == 1)
@@ -135,8 +130,8 @@ FAC_MULTIVERSION void filter_pixel(const Shape& s, const T* const* under, const 
 }
 
 template <int kTaps, typename T>
-FAC_MULTIVERSION int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
-                                              T* grad_filters) {
+FAC_APART int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
+                                       T* grad_filters) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t channel = 0;
   for (; channel + kLanes <= channels; channel += kLanes, grad_filters += kLanes * taps) {
@@ -163,7 +158,7 @@ FAC_MULTIVERSION int64_t correlate_8_channels(int64_t some, int64_t channels, co
 }
 
 template <typename T>
-FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
+FAC_APART void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t channel = 0;
   if (shared == 1)
@@ -190,8 +185,8 @@ FAC_MULTIVERSION void correlate_pixel(const Shape& s, const T* const* under, con
 // Adds grad * filters of one output pixel to the sums of the input pixels under its taps (nullptr: not in this band, or
 // a zero; kAll: there is none of these).
 template <int kTaps, bool kAll, typename T>
-FAC_MULTIVERSION int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
-                                            Sum<T>* const* under) {
+FAC_APART int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
+                                     Sum<T>* const* under) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -226,8 +221,8 @@ FAC_MULTIVERSION int64_t scatter_8_channels(int64_t some, int64_t channels, cons
 
 // Does the same for channels [begin, end); under[tap] points at channel `begin`.
 template <typename T>
-FAC_MULTIVERSION void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under,
-                                    int64_t begin, int64_t end) {
+FAC_APART void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under, int64_t begin,
+                             int64_t end) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = begin;
   if (shared == 1) {
@@ -274,8 +269,6 @@ void for_output_pixels(const Shape& s, const T* input, Parallel parallel, const 
     flush_stream();
   });
 }
-
-}  // namespace
 
 template <typename T>
 void forward_channels_last(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
@@ -345,13 +338,5 @@ void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T
   });
 }
 
-#define FAC_INSTANTIATE(T)                                                                \
-  template void forward_channels_last(const Shape&, const T*, const T*, T*, Parallel);    \
-  template void grad_input_channels_last(const Shape&, const T*, const T*, T*, Parallel); \
-  template void grad_filters_channels_last(const Shape&, const T*, const T*, T*, Parallel);
-FAC_INSTANTIATE(float)
-FAC_INSTANTIATE(double)
-FAC_INSTANTIATE(Half)
-FAC_INSTANTIATE(BFloat16)
-
-}  // namespace fac
+}  // namespace
+}  // namespace fac::FAC_VERSION

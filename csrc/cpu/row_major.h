@@ -3,14 +3,10 @@
 // the sums and the padded band of the input stay in the second-level cache. Padding, stride and dilation cost
 // nothing in the inner loops: a band of rows is first copied as the taps will read it, at 1 / k^2 of the filters'
 // traffic.
-#include <algorithm>
-#include <type_traits>
-#include <vector>
-
-#include "../geometry.h"
+#pragma once
 #include "common.h"
 
-namespace fac {
+namespace fac::FAC_VERSION {
 namespace {
 
 constexpr int64_t kBandElements = 16384;  // of one band of one plane
@@ -54,12 +50,12 @@ Band band_of(int64_t index, int64_t height, int64_t rows) {
 }
 
 template <typename T>
-FAC_MULTIVERSION void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
+FAC_APART void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = widen(row[x]);
 }
 
 template <typename T>
-FAC_MULTIVERSION void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
+FAC_APART void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
 }
 
@@ -127,8 +123,8 @@ class PaddedBand {
 // Adds to sums[x] the products of R filter rows of K taps; row i reads under[i]. Memory serves about ten sequential
 // streams best: 25 of them defeat the prefetcher, five add up the sums too often.
 template <int R, int K, typename T>
-FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
-                                        int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+FAC_APART void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
+                                 int64_t tap, Sum<T>* __restrict sums, int64_t width) {
   const Sum<T>* pixels[R * K];
   for (int t = 0; t < R * K; ++t) pixels[t] = under[t / K] + at[t % K];
   const auto add = [&](int64_t x) __attribute__((always_inline)) {
@@ -147,8 +143,8 @@ FAC_MULTIVERSION void add_filtered_rows(const int64_t* at, const Sum<T>* const* 
 
 // The same for one row of any number of taps.
 template <typename T>
-FAC_MULTIVERSION void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters,
-                                       int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+FAC_APART void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters, int64_t tap,
+                                Sum<T>* __restrict sums, int64_t width) {
   for (int64_t j = 0; j < k; ++j) {
     const Sum<T>* __restrict under = padded + at[j];
     const T* __restrict taps = filters + j * tap;
@@ -178,8 +174,8 @@ void add_rows(int64_t rows, int64_t k, const int64_t* at, const Sum<T>* const* u
 
 // The transpose of the above: sums[at[j] + x] += filters[j * tap + x] * grad[x]
 template <typename T>
-FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
-                                        const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
+FAC_APART void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
+                                 const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
   for (int64_t j = 0; j < k; ++j) {
     Sum<T>* __restrict under = sums + at[j];
     const T* __restrict taps = filters + j * tap;
@@ -189,8 +185,7 @@ FAC_MULTIVERSION void add_scattered_row(int64_t k, const int64_t* at, const T* _
 }
 
 template <typename T>
-FAC_MULTIVERSION void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out,
-                                   int64_t width) {
+FAC_APART void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(a[x] * widen(b[x]));
 }
 
@@ -218,12 +213,10 @@ void stream_products(const Sum<T>* a, const T* b, T* out, int64_t width) {
 }
 
 template <typename T>
-FAC_MULTIVERSION void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
-                                      int64_t width) {
+FAC_APART void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
+                               int64_t width) {
   for (int64_t x = 0; x < width; ++x) sums[x] += a[x] * widen(b[x]);
 }
-
-}  // namespace
 
 template <typename T>
 void forward_row_major(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
@@ -349,13 +342,5 @@ void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* gr
   });
 }
 
-#define FAC_INSTANTIATE(T)                                                            \
-  template void forward_row_major(const Shape&, const T*, const T*, T*, Parallel);    \
-  template void grad_input_row_major(const Shape&, const T*, const T*, T*, Parallel); \
-  template void grad_filters_row_major(const Shape&, const T*, const T*, T*, Parallel);
-FAC_INSTANTIATE(float)
-FAC_INSTANTIATE(double)
-FAC_INSTANTIATE(Half)
-FAC_INSTANTIATE(BFloat16)
-
-}  // namespace fac
+}  // namespace
+}  // namespace fac::FAC_VERSION

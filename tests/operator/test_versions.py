@@ -1,0 +1,48 @@
+"""Run each version of the CPU kernels that this processor has: FAC_CPU_CAPABILITY picks one, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support.checkout import ROOT
+
+VERSIONS = {"default": "baseline", "avx2": "AVX2", "avx512": "AVX-512"}
+CODE = """
+import sys, torch, fac_ext
+from support import oracle
+assert fac_ext.build_info()["cpu_simd"] == sys.argv[1]
+torch.manual_seed(0)
+for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for groups in (3, 19, 57):
+            for k in (3, 4, 5):
+                shapes = (2, 57, 6, 35), (2, groups * k * k, 6, 35), (2, 57, 6, 35)
+                x, f, g = (torch.randn(s, dtype=dtype).contiguous(memory_format=layout) for s in shapes)
+                a, b = x.clone().requires_grad_(), f.clone().requires_grad_()
+                out = fac_ext.fac(a, b, k)
+                found = (out, *torch.autograd.grad(out, (a, b), g))
+                for one, *facts in zip(found, *oracle.bounds(x, f, g, k), strict=True):
+                    oracle.check(one, *facts)
+"""
+
+
+def call(version, *arguments):
+    folders = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    env = os.environ | folders | {"FAC_CPU_CAPABILITY": version}
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_version_is_the_definition(version):
+    done = call(version, "-W", "ignore", "-c", CODE, VERSIONS[version])
+    if "this processor" in done.stderr:
+        pytest.skip(f"this processor or this build has no {version} kernels")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_version_is_one_clear_error():
+    done = call("sse", "-c", "import torch, fac_ext")
+    said = "ImportError: fac: FAC_CPU_CAPABILITY must be default, avx2 or avx512, got 'sse'"
+    assert done.stderr.strip().endswith(said)
