@@ -3,17 +3,22 @@
 //
 // A fiber works through the threads of a block. When one of them waits at a barrier its fiber stops there, and a
 // fresh one goes on with the next thread: kernels without barriers never switch. Each thread runs as far as it can
-// before the next begins, first to last in one block and last to first in the next, so that a missing barrier
-// shows. A barrier that some of its threads do not come to ends the program.
+// before the next begins, so that a missing barrier shows: first to last in one block, last to first in the next, in
+// a random order that follows from the seed in the one after. A barrier that some of its threads do not come to ends
+// the program. Shared memory is full of NaN when a block begins, where the program knows its places.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -51,7 +56,7 @@ struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Fiber*> waiting, idle;  // by thread, if at a barrier; with no thread
   unsigned next = 0;
-  bool backwards = false;
+  std::vector<unsigned> order;  // the threads' turns
   Fiber* running = nullptr;
   ucontext_t main;
   void* main_fake_stack = nullptr;
@@ -59,7 +64,9 @@ struct Block {
   size_t main_size = 0;
 };
 inline Block block;
-inline const void* launched = nullptr;  // the last kernel
+inline std::mt19937 random;                                  // of the orders; the program may seed it
+inline std::vector<std::pair<char*, size_t>> shared_memory;  // the kernels' arrays, if the program lists them
+inline const void* launched = nullptr;                       // the last kernel
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "%s\n", what);
@@ -84,8 +91,7 @@ inline void work() {
   Fiber* const fiber = block.running;
   for (;;) {
     while (block.next < blockDim.x) {
-      const unsigned turn = block.next++;
-      threadIdx.x = fiber->thread = block.backwards ? blockDim.x - 1 - turn : turn;
+      threadIdx.x = fiber->thread = block.order[block.next++];
       block.body();
     }
     block.idle.push_back(fiber);
@@ -120,8 +126,8 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
   unsigned count = 0;
   for (unsigned t = first; t < last; ++t) count += block.waiting[t] && block.waiting[t]->wait == wait;
   if (count < last - first) return false;
-  for (unsigned turn = 0; turn < last - first; ++turn) {
-    const unsigned t = block.backwards ? last - 1 - turn : first + turn;
+  for (const unsigned t : block.order) {
+    if (t < first || t >= last) continue;
     Fiber* const fiber = block.waiting[t];
     block.waiting[t] = nullptr;
     fiber->wait = Wait::kNothing;
@@ -131,7 +137,11 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
 }
 
 inline void run_block() {
-  const unsigned threads = blockDim.x;
+  const unsigned threads = blockDim.x, way = (blockIdx.x + blockIdx.y) % 3;
+  block.order.resize(threads);
+  for (unsigned t = 0; t < threads; ++t) block.order[t] = way == 1 ? threads - 1 - t : t;
+  if (way == 2) std::shuffle(block.order.begin(), block.order.end(), random);
+  for (const auto& [start, size] : shared_memory) std::memset(start, 0xff, size);
   block.waiting.assign(threads, nullptr);
   block.next = 0;
   while (block.next < threads) start_fiber();
@@ -202,7 +212,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   standin::block.body = [&] { kernel(arguments...); };
   for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-      standin::block.backwards = (blockIdx.x + blockIdx.y) % 2;
       standin::run_block();
     }
   return cudaSuccess;

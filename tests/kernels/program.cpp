@@ -9,6 +9,7 @@
 //   widen | narrow   {type, count}, values                                   -> values of the other type
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -142,8 +143,18 @@ void narrow_all(size_t count) {
 
 }  // namespace
 
+// Takes a seed for the orders of threads, and the addresses and sizes of shared arrays: "seed at size ...".
+void set_up(const char* text) {
+  std::istringstream numbers(text);
+  uint64_t seed = 0, at = 0, size = 0;
+  numbers >> seed;
+  standin::random.seed(static_cast<unsigned>(seed));
+  while (numbers >> at >> size) standin::shared_memory.emplace_back(reinterpret_cast<char*>(at), size);
+}
+
 int main(int, char** arguments) {
   const std::string command = arguments[1];
+  set_up(arguments[2]);
   if (command == "run") run_calls();
   if (command == "axis") map_axes();
   if (command == "refused")
