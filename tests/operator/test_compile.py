@@ -338,3 +338,19 @@ def test_devices_without_kernels_run_the_pytorch_expression(case, monkeypatch):
     assert seen.ours == []
     same(got, all_three(right, *operands))
     assert gradgradcheck(function, operands[:2], fast_mode=True)
+
+
+def test_tracers_of_old(tmp_path):
+    """Trace what torch.export has replaced: values are right, a trace cannot be saved, and fx's stand-ins are refused."""
+
+    class Module(torch.nn.Module):
+        def forward(self, input, filters):
+            return fac(input, filters, 3)
+
+    operands = torch.randn(1, 2, 8, 8), torch.randn(1, 18, 8, 8)
+    traced = torch.jit.trace(Module(), operands)
+    assert torch.equal(traced(*operands), fac(*operands, 3))
+    with pytest.raises(RuntimeError, match="Could not export Python function call"):
+        traced.save(tmp_path / "traced.pt")
+    with pytest.raises(TypeError, match=r"input must be a torch\.Tensor, got Proxy"):
+        torch.fx.symbolic_trace(Module())
