@@ -1,15 +1,15 @@
-"""Turns the committed figures of training (results/*.json, the cards of the weights) into the tables of docs/training.md."""
+"""Turns the committed figures of training (results/*.json, the cards of the weights) into the tables of docs/training.md and docs/video.md."""
 
 import json
 import sys
 from pathlib import Path
 
-from harness import renewed
+from harness import FRAMES, renewed
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PRETRAINED = ROOT / "stfan" / "model" / "pretrained"
-PAGE = ROOT / "docs" / "training.md"
+PAGE, VIDEO_PAGE = ROOT / "docs" / "training.md", ROOT / "docs" / "video.md"
 DRIFTS = ("0", "2", "4", "8")
 
 
@@ -99,6 +99,22 @@ def presets_table(report):
     return f"A frame in `stfan.Deblurrer`; {where}:\n\n{table(heading, rows)}"
 
 
+def speeds_table(reports):
+    """Seconds and memory of a frame, by size, preset and device, of every report."""
+    rows = []
+    for report in reports:
+        environment = report["environment"]
+        device = f"{environment['device']}, {environment['threads']} threads"
+        for case in report["cases"]:
+            for preset, name in (("compact", "compact"), ("article", "stfan")):
+                if isinstance(figures := case["results"].get(name), dict):
+                    cells = [f"{figures['median_s']:.2f}", f"{figures['extra_mb']:.0f}", environment["date"]]
+                    rows.append([case["frame"], preset, device, case["dtype"], *cells])
+    sizes = list(FRAMES)
+    rows.sort(key=lambda row: (sizes.index(row[0]), row[1] != "compact", row[2:]))
+    return table(["frame", "weights", "device", "type", "s a frame", "MB", "measured"], rows)
+
+
 def hours_table(card):
     """The gain of the weights `compact` against the hours that their run took, stage after stage, on one thread."""
     rows, hours, iterations = [], 0.0, 0
@@ -127,6 +143,16 @@ def hours_table(card):
     return "Gain without noise, in dB, of the mean weights:\n\n" + table(heading, rows)
 
 
+def speeds():
+    """Read the reports of bench_stfan.py."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-stfan.json"))]
+
+
+def video_page(page):
+    """Return docs/video.md with the text between its marks renewed."""
+    return renewed(page, {"speeds": speeds_table(speeds())})
+
+
 def training_page(page):
     """Return docs/training.md with the text between its marks renewed."""
 
@@ -135,8 +161,7 @@ def training_page(page):
         return json.loads(found[-1].read_text()) if found else sys.exit(f"{RESULTS}: no {pattern}")
 
     def with_compact():
-        reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-stfan.json"))]
-        return next(r for r in reports if all("compact" in case["results"] for case in r["cases"]))
+        return next(r for r in speeds() if all("compact" in case["results"] for case in r["cases"]))
 
     race = newest("*-race.json")
     texts = {
@@ -152,6 +177,7 @@ def training_page(page):
 
 def main():
     PAGE.write_text(training_page(PAGE.read_text()))
+    VIDEO_PAGE.write_text(video_page(VIDEO_PAGE.read_text()))
 
 
 if __name__ == "__main__":
