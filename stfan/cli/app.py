@@ -1,9 +1,11 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from fac_ext import __version__
 from stfan.cli.data import data
 from stfan.cli.deblur import deblur
 from stfan.cli.evaluate import evaluate
@@ -11,11 +13,19 @@ from stfan.cli.info import info
 from stfan.cli.train import train
 
 app = typer.Typer(
-    help="Video deblurring with STFAN.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version of the package, and exit, if --version is given."""
+    if wanted:
+        print(f"stfan {__version__}")
+        raise typer.Exit
+
+
 app.add_typer(data, name="data")
 app.command()(train)
 app.command()(deblur)
@@ -23,11 +33,26 @@ app.command("eval")(evaluate)
 app.command()(info)
 
 
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, help="Print the version and exit.", callback=print_version),
+    ] = False,
+) -> None:
+    """Video deblurring with STFAN."""
+
+
 def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1."""
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        words = " ".join([str(error), *getattr(error, "__notes__", ())]).split()
+        said = str(error)
+        if (
+            isinstance(error, OSError) and error.strerror and error.filename
+        ):  # else it begins with "[Errno 2]"
+            said = f"{error.filename}: {error.strerror}"
+        words = " ".join([said, *getattr(error, "__notes__", ())]).split()
         print(f"stfan: {' '.join(words)}", file=sys.stderr)
         sys.exit(1)
