@@ -35,7 +35,7 @@ def info(
 
 
 def table(path: Path | None = None, everything: bool = True) -> Table:
-    """Make a table without lines of the facts, all or the main ones; `path` is a weight file, the bundled one if None."""
+    """Make a table without lines of the facts, all or the main ones, of a weight file, the bundled one if None."""
     weight_facts, scores = weight_file(weights.locate(path))
     sections: dict[str, dict[str, Any]] = {
         "Devices": devices(),
