@@ -1,6 +1,7 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -13,11 +14,21 @@ from stfan.cli.train import train
 from stfan.cli.trial import trial
 
 app = typer.Typer(
-    help="Video deblurring with STFAN.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version of the package, and exit, if --version is given."""
+    if wanted:
+        from fac_ext import __version__
+
+        print(f"stfan {__version__}")
+        raise typer.Exit
+
+
 app.add_typer(data, name="data")
 app.add_typer(export, name="export")
 app.command()(train)
@@ -27,11 +38,26 @@ app.command("eval")(evaluate)
 app.command()(info)
 
 
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, help="Print the version and exit.", callback=print_version),
+    ] = False,
+) -> None:
+    """Video deblurring with STFAN."""
+
+
 def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1."""
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        words = " ".join([str(error), *getattr(error, "__notes__", ())]).split()
+        said = str(error)
+        if (
+            isinstance(error, OSError) and error.strerror and error.filename
+        ):  # else it begins with "[Errno 2]"
+            said = f"{error.filename}: {error.strerror}"
+        words = " ".join([said, *getattr(error, "__notes__", ())]).split()
         print(f"stfan: {' '.join(words)}", file=sys.stderr)
         sys.exit(1)

@@ -94,7 +94,10 @@ def synth(
     ] = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 10,
     size: Annotated[
-        int | None, typer.Option(min=16, help="Width and height of a frame.", show_default="192")
+        int | None,
+        typer.Option(
+            min=16, help="Side of a frame in pixels, one number: frames are square.", show_default="192"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
     device: Annotated[str, typer.Option(help="Device that renders: auto, cpu, cuda or cuda:N.")] = "cpu",

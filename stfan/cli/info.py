@@ -4,8 +4,9 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -16,20 +17,31 @@ from stfan.devices import devices
 PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "rich", "typer")
 
 
-def info(weights: options.Weights = None) -> None:
-    """Print the devices, the operator's build, versions, the weights and their card."""
-    stdout_console().print(table(weights))
+# What is printed without --all, beside the devices, the operator's build and the scores.
+BRIEF_VERSIONS = ("python", "torch")
+BRIEF_WEIGHTS = ("file", "preset", "filters", "parameters", "card")
 
 
-def table(path: Path | None = None) -> Table:
-    """Make a table without lines of all facts; `path` is a weight file, the bundled one if not given."""
+def info(
+    weights: options.Weights = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print all versions and the whole card of the weights.")
+    ] = False,
+) -> None:
+    """Print the devices, the operator's build, and the weights with their scores."""
+    stdout_console().print(table(weights, everything))
+
+
+def table(path: Path | None = None, everything: bool = True) -> Table:
+    """Make a table without lines of the facts, all or the main ones, of a weight file, the bundled one if None."""
     from stfan.model.weights import locate
 
+    weight_facts, scores = weight_file(locate(path))
     sections: dict[str, dict[str, Any]] = {
         "Devices": devices(),
         "Operator": operator(),
-        "Versions": versions(),
-        "Weights": weight_file(locate(path)),
+        "Versions": versions() if everything else _choose(versions(), BRIEF_VERSIONS),
+        "Weights": (weight_facts if everything else _choose(weight_facts, BRIEF_WEIGHTS)) | scores,
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -39,6 +51,11 @@ def table(path: Path | None = None) -> Table:
         for i, (name, value) in enumerate(facts.items()):
             grid.add_row("" if i else title, *map(Text, (name, str(value))))  # Text: brackets mean nothing
     return grid
+
+
+def _choose(facts: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the facts of these names."""
+    return {name: facts[name] for name in names if name in facts}
 
 
 def operator() -> dict[str, str]:
@@ -61,8 +78,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def weight_file(path: Path) -> dict[str, Any]:
-    """Describe a weight file by what is in it and by its card, the .json of the same name beside it: {fact: value}.
+def weight_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Describe a weight file by what is in it and by its card, the .json of the same name beside it.
+
+    Returns:
+        {fact: value}, and the scores, {measure, side and protocol: value}.
 
     Raises:
         FileNotFoundError: there is no such weight file.
@@ -80,7 +100,7 @@ def weight_file(path: Path) -> dict[str, Any]:
     }
     card = path.with_suffix(".json")
     if not card.exists():
-        return facts | {"card": "none beside it"}
+        return facts | {"card": "none beside it"}, {}
     try:
         content = json.loads(card.read_text())
         left_out = (*facts, "scores", "curve", "begun_from")
@@ -88,7 +108,7 @@ def weight_file(path: Path) -> dict[str, Any]:
         scores = _scores(content.get("scores", {"protocol": None, "overall": {}}))
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{card}: not the card of a weight file: {error}") from error
-    return facts | {"card": card} | rest | scores
+    return facts | {"card": card} | rest, scores
 
 
 def _scores(scores: dict[str, Any]) -> dict[str, str]:

@@ -1,21 +1,19 @@
 """Load and save weight files: ours (safetensors), the article's and the authors' (PyTorch), told apart by their names."""
 
 import math
-import pickle
-import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from stfan.files import atomic_write
 from stfan.model.network import PRESETS, STFAN
+from stfan.model.torch_files import Refused, load_torch_file, shorten
 from stfan.model.weight_names import KINDS, Kind
 
 try:
@@ -94,7 +92,8 @@ def save(model: STFAN, path: str | Path) -> None:
     """Write a model's weights in half precision, completely or not at all."""
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path) as partial:
-        save_file(tensors, partial, {"preset": model.preset})
+        # Not save_file, whose files nobody else may read, whatever the umask.
+        partial.write_bytes(to_safetensors(tensors, {"preset": model.preset}))
 
 
 def count(model: nn.Module) -> int:
@@ -119,16 +118,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], str | None]:
     if head[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
         return _read_safetensors(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_GLOBALS):
-            warnings.simplefilter("ignore")  # about old formats: those that it cannot read raise an error
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of many types, as the bytes may be anything
-        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if code:
-            raise InvalidWeights(f"refused: to load it would call {shorten(code.groups())}") from error
-        raise InvalidWeights("neither safetensors nor PyTorch's, or damaged or truncated") from error
+        content = load_torch_file(path, NUMPY_GLOBALS)
+    except Refused as error:
+        raise InvalidWeights(str(error)) from error
     if isinstance(content, dict):
         content = content.get("deblurnet_state_dict", content)
     if not isinstance(content, dict):
@@ -143,13 +135,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], str | None]:
             return tensors, (file.metadata() or {}).get("preset")
     except SafetensorError as error:
         raise InvalidWeights(f"a damaged or truncated safetensors file: {error}") from error
-
-
-def shorten(names: Iterable[str]) -> str:
-    """List the first three names, escaped, since a file may name its tensors anything, and count the others."""
-    names = list(names)
-    first = [repr(name)[1:-1][:100] for name in names[:3]]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _build_model(tensors: Mapping[str, Any], stated: str | None) -> STFAN:
@@ -197,6 +182,8 @@ def _check_tensors(tensors: Mapping[str, Any], kind: Kind, file_names: Mapping[s
         is_plain = (
             isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         )
+        # A stride of 0 makes terabytes of one number.
+        is_plain = is_plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
         if not is_plain or not tensor.is_floating_point():
             raise InvalidWeights(
                 f"{kind.title}, but its {file_names[name]} is no plain floating-point tensor"

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from stfan.model.torch_files import Refused, load_torch_file
 
 KEEP = 2  # number of checkpoints
 
@@ -58,7 +60,8 @@ def write(
         partial.mkdir(parents=True)
         for name, state_dict in tensors.items():
             contiguous = {key: tensor.contiguous() for key, tensor in state_dict.items()}
-            save_file(contiguous, partial / f"{name}.safetensors")
+            # Not save_file, whose files nobody else may read, whatever the umask.
+            (partial / f"{name}.safetensors").write_bytes(save(contiguous))
         torch.save(state, partial / "state.pt")
         for path in partial.iterdir():
             with open(path, "r+b") as file:
@@ -77,14 +80,16 @@ def read(place: Path, names: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]
     """Read a checkpoint: ({name: state dict}, state).
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or contains code, of which none is run.
     """
+    older = [other for other in checkpoints(place.parent.parent) if other < place]
+    advice = f"remove it to go on from {older[-1]}" if older else "there is no other"
     try:
         tensors = {name: load_file(place / f"{name}.safetensors") for name in names}
-        return tensors, torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+        return tensors, load_torch_file(place / "state.pt")
+    except Refused as error:
+        raise ValueError(f"{place}/state.pt: {error}; {advice}") from error
     except Exception as error:  # of many types, as the bytes may be anything
-        older = [other for other in checkpoints(place.parent.parent) if other < place]
-        advice = f"remove it to go on from {older[-1]}" if older else "there is no other"
         raise ValueError(f"{place}: is damaged: {_first_line(error)}; {advice}") from error
 
 

@@ -6,6 +6,7 @@ import math
 import tomllib
 import types
 import typing
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -190,6 +191,8 @@ def read(path: str | Path) -> Recipe:
         OSError: it cannot be read.
         ValueError: it is not TOML, or no recipe; the message names the file and the key.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file; a recipe must be a TOML file")
     try:
         settings = tomllib.loads(Path(path).read_text("utf-8"))
         return Recipe(**_known(settings, Recipe, "recipe"))
@@ -242,8 +245,14 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"recipe: {name} must be {' or '.join(map(_toml, parts))}, got {_toml(value)}")
         return value
     elif origin is tuple:
+        if isinstance(value, str):  # 64,64, as people write it on the command line
+            with suppress(tomllib.TOMLDecodeError):
+                value = tomllib.loads(f"value = [{value}]")["value"]
+        pattern = ",".join("N" * len(parts))
         if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise ValueError(f"recipe: {name} must be {len(parts)} numbers, got {_toml(value)}")
+            raise ValueError(
+                f"recipe: {name} must be {len(parts)} numbers ({pattern} on the command line, [{pattern}] in TOML), got {_toml(value)}"
+            )
         return tuple(_typed(name, *pair) for pair in zip(value, parts, strict=True))
     if hint is float and type(value) is int:
         value = float(value)

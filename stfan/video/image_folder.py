@@ -25,26 +25,9 @@ from stfan.images import (
 )
 
 log = logging.getLogger("stfan")
-VIDEOS = tuple(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".vob",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-        ".mxf",
-    ]
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".vob", ".wmv", ".flv", ".3gp", ".ogv", ".mxf"),
 )
 METADATA = ("dpi", "exif", "icc_profile")  # what is copied from image to image
 QUALITY = {"quality": 95, "subsampling": 0}  # of JPEG and WebP; the other formats lose nothing

@@ -10,7 +10,21 @@ import torch
 
 from fac_ext import build_info
 from stfan import STFAN
+from stfan.cli import app
 from stfan.model import weights
+
+
+@pytest.fixture
+def here_info(capsys):
+    """stfan info in this process: here_info("--all") -> what it prints."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as end:
+            app.app(["info", *args])
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    return run
 
 
 def facts(text):
@@ -25,7 +39,7 @@ def facts(text):
 
 
 def test_it_says_what_is_here(stfan):
-    done = stfan("info")
+    done = stfan("info", "--all")
     assert done.returncode == 0 and done.stderr == ""
     said, sections = facts(done.stdout)
     assert sections == {"", "Devices", "Operator", "Versions", "Weights"}
@@ -40,6 +54,23 @@ def test_it_says_what_is_here(stfan):
     assert said["PSNR of output (rgb8)"] == f"{card['scores']['overall']['output']['psnr']:.2f}"
     assert said["SSIM of input (rgb8)"] == f"{card['scores']['overall']['input']['ssim']:.4f}"
     assert f"{len(card['data']['clips'])} clips" in said["data"]
+
+
+def test_it_is_short_unless_all_is_asked_for(here_info):
+    said, sections = facts(here_info())
+    assert sections == {"", "Devices", "Operator", "Versions", "Weights"} and len(said) <= 17
+    card = json.loads(weights.locate().with_suffix(".json").read_text())
+    assert said["torch"] == torch.__version__ and said["preset"] == card["preset"]
+    assert said["PSNR of output (rgb8)"] == f"{card['scores']['overall']['output']['psnr']:.2f}"
+    assert not {"recipe", "data", "numpy"} & set(said)
+    everything, _ = facts(here_info("--all"))
+    assert {"recipe", "data", "numpy"} < set(everything) and said.items() <= everything.items()
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        app.app(["--version"])
+    assert not end.value.code and capsys.readouterr().out == f"stfan {build_info()['version']}\n"
 
 
 def test_other_weights_need_no_card(tmp_path, stfan):

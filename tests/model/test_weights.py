@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import zipfile
 
 import pytest
 import torch
@@ -167,6 +168,7 @@ def bad_states():
         "sparse": (state | {"fusion.bias": torch.zeros(128).to_sparse()}, plain),
         "nowhere": (state | {"fusion.bias": torch.zeros(128, device="meta")}, plain),
         "number": (state | {"fusion.bias": 3}, plain),
+        "endless": (state | {"fusion.bias": torch.zeros(1).expand(10**15)}, plain),
         "other": ({"conv.weight": torch.zeros(3), "y": torch.zeros(1)}, "but conv.weight, y"),
         "lines": ({"a\nb\x1b[2J": torch.zeros(3)}, r"holds no weights of STFAN, but a\nb\x1b[2J"),
         "nothing": ({}, "holds no weights of STFAN, but nothing"),
@@ -181,6 +183,19 @@ def bad_states():
             "weights of the authors, but with upconv1_u.0.weight of shape (64, 32, 3, 3) instead of (64, 32, 4, 4)",
         ),
     }
+
+
+def make_bomb(path):
+    """Write a zip file whose one part is compressed a thousandfold."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+
+
+def make_overlapping(path):
+    """Write a zip file in which 102 entries are the same, uncompressed part."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(100_000))
+        archive.filelist += archive.filelist * 101
 
 
 def bad_files(folder, mark):
@@ -207,6 +222,8 @@ def bad_files(folder, mark):
     damaged = "neither safetensors nor PyTorch's, or damaged or truncated"
     put("hostile.pkl", damaged, lambda path: path.write_bytes(pickle.dumps(Hostile(mark))))
     put("hostile.safetensors", damaged, lambda path: path.write_bytes(pickle.dumps(Hostile(mark))))
+    put("bomb.pt", "refused: a zip file that unpacks to 50,000,000 bytes and has ", make_bomb)
+    put("twice.pt", "refused: a zip file that unpacks to 10,200,000 bytes and has ", make_overlapping)
     put("text.pt", damaged, lambda path: path.write_text("hello, I am no weights\n" * 20))
     put("empty.pt", damaged, lambda path: path.touch())
     put("folder", "is a folder, not a weight file", lambda path: path.mkdir())

@@ -83,7 +83,7 @@ def test_settings_of_a_command_line():
         ("batch=1.5", "batch must be a whole number, got 1.5"),
         ("batch=true", "batch must be a whole number, got true"),
         ("crop=[30, 32]", "crop must be multiples of 4, got [30, 32]"),
-        ("crop=32", "crop must be 2 numbers, got 32"),
+        ("crop=32", "crop must be 2 numbers (N,N on the command line, [N,N] in TOML), got 32"),
         ("ema_decay=1", "ema_decay must be less than 1, got 1.0"),
         ("noise=-0.1", "noise must be not negative, got -0.1"),
         ("pixel_loss=l2", 'pixel_loss must be "mse" or "l1" or "psnr", got "l2"'),
@@ -157,3 +157,17 @@ def test_wrong_settings_of_the_synthesis_are_named(setting, words):
 def test_the_bundled_recipes_can_be_read():
     recipes = sorted(weights.PRETRAINED.glob("*.toml"))
     assert {read(path).preset for path in recipes} == {"article", "compact"}
+
+
+def test_pairs_as_people_write_them(tmp_path):
+    for text in ("64,96", "64, 96", "[64, 96]"):
+        assert Recipe().changed([f"crop={text}"]).crop == (64, 96)
+    assert Recipe().changed(["brightness=0.5,2"]).brightness == (0.5, 2.0)
+    for text in ("64,x", "64", "1,2,3"):
+        with pytest.raises(ValueError, match="crop must be 2 numbers \\(N,N on the command line"):
+            Recipe().changed([f"crop={text}"])
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing.toml: no such file; a recipe must be a TOML file"):
+        read(tmp_path / "missing.toml")

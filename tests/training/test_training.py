@@ -5,6 +5,7 @@ One file, though long: all tests do the same small runs on the same clips.
 
 import errno
 import json
+import os
 import shutil
 from importlib.util import find_spec
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from stfan.data.paired_videos import find_videos
@@ -26,6 +28,7 @@ pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState
 
 from stfan.model.network import initialise
+from stfan.training import checkpoint
 from stfan.training.card import build_card, data_provenance
 from stfan.training.checkpoint import checkpoints, latest
 from stfan.training.loader import InfiniteBatchSampler
@@ -34,6 +37,7 @@ from stfan.training.trainer import Trainer
 from stfan.training.unroll import UnrolledLoss
 from support import oracle
 from support.discs import discs
+from support.hostile import Hostile
 from support.runs import small
 
 
@@ -298,6 +302,30 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it(clips, tmp_path):
     other = Trainer(small(clips, kernel_size=3), tmp_path, cpu=True)
     with pytest.raises(ValueError, match="00000004: is of another network"):
         other.load(latest(tmp_path))
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_checkpoint_with_code_in_it_is_refused_and_runs_nothing(tmp_path, old):
+    place, mark = tmp_path / "checkpoints" / "00000008", tmp_path / "mark"
+    place.mkdir(parents=True)
+    save_file({"a": torch.ones(3)}, place / "model.safetensors")
+    state = {"iteration": Hostile(mark)}
+    torch.save(state, place / "state.pt", _use_new_zipfile_serialization=not old)
+    with pytest.raises(ValueError) as caught:
+        checkpoint.read(place, ["model"])
+    words = f"{place}/state.pt: refused: to load it would call posix.system; there is no other"
+    assert str(caught.value) == words and not mark.exists()
+
+
+def test_files_of_a_run_may_be_read_by_whom_the_umask_says(clips, tmp_path):
+    before = os.umask(0o022)
+    try:
+        Trainer(small(clips, iterations=4), tmp_path, cpu=True).save()
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"weights.safetensors", "model.safetensors", "state.pt"} <= {path.name for path in files}
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: 0o644 for path in files}
 
 
 def test_another_number_of_processes_is_another_run(clips, tmp_path):
