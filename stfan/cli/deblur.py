@@ -208,8 +208,10 @@ class Watcher:
                 f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
             )
         if report:
-            self.report.facts |= self.blur.facts | (
-                {"blur": note.removeprefix("; ")} if (note := self.blur.note) else {}
+            self.report.facts |= (
+                {"change": self.most_changed.words}
+                | self.blur.facts
+                | ({"blur": note.removeprefix("; ")} if (note := self.blur.note) else {})
             )
             self.report.write(report)
             lines.append(str(report))
@@ -254,7 +256,8 @@ def speed(result: "DeblurResult") -> float:
 
 def last_line(result: "DeblurResult", watcher: Watcher) -> str:
     """Say what was made, how fast, and what a user should know of it."""
-    notes = f"{result.damage}{watcher.blur.note}"
+    change = watcher.most_changed.words
+    notes = f"{result.damage}{change and f'; {change}'}{watcher.blur.note}"
     return f"{result.path}: {result.frames} frames, {speed(result):.2f} frames/s{notes}"
 
 

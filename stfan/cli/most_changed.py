@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     import torch
 
 
+# How much frames changed, of 255 on average, and what one sees of it in them side by side.
+SEEN = ((0.25, "not visible"), (1.0, "hardly visible"), (3.0, "visible in details"), (255.0, "visible"))
+
+
 class MostChangedFrame:
-    """Finds the frame that changed most.
+    """Finds the frame that changed most, and says how much all did.
 
     Attributes:
         count: number of frames so far.
@@ -21,6 +25,7 @@ class MostChangedFrame:
 
     def __init__(self) -> None:
         self.count, self.frame, self.change = 0, 0, -1.0
+        self._changes, self._compared = 0.0, 0
         self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
@@ -29,6 +34,17 @@ class MostChangedFrame:
         if change > self.change:
             self.change, self.frame, self.pair = change, self.count, (before, after)
         self.count += 1
+        self._changes += change
+        self._compared += 1
+
+    @property
+    def words(self) -> str:
+        """How much the frames changed on average, and whether one sees it; empty if there were none."""
+        if not self._compared:
+            return ""
+        mean = 255 * self._changes / self._compared
+        seen = next(words for most, words in SEEN if mean <= most)
+        return f"changed by {mean:.1f} of 255 on average: {seen}"
 
     def save(self, path: Path) -> None:
         """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""

@@ -32,6 +32,12 @@ class BrokenInputError(ValueError):
     """The input cannot be read from here on; the frames before are good."""
 
 
+# One file and no other: playlists could name any file of this machine, or addresses.
+LISTS = {"hls", "concat", "dash", "sdp", "rtsp", "rtp", "sap", "imf", "vapoursynth", "avisynth"}
+ALONE = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
+PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|<\?xml|<MPD|v=0\s)")
+
+
 class VideoReader:
     """Reads the frames of a video file, or of a part of it.
 
@@ -90,8 +96,11 @@ class VideoReader:
         """Open the file once more, from its beginning."""
         try:
             # "file:", or FFmpeg takes a name with a colon for an address.
-            return av.open(f"file:{self.path}", metadata_errors="replace")
+            return av.open(f"file:{self.path}", metadata_errors="replace", options=ALONE)
         except av.FFmpegError as error:
+            if PLAYLIST.match(self.path.open("rb").read(64)):
+                words = "is a playlist; give a video of it, or make one of them all: ffmpeg -i LIST -c copy one.mp4"
+                raise ValueError(f"{self.path}: {words}") from error
             raise ValueError(f"{self.path}: not a video, or truncated: {error.strerror}") from error
 
     @property

@@ -15,6 +15,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command  # noqa: E402
 
 from stfan.cli import app  # noqa: E402
+from stfan.cli.most_changed import SEEN, MostChangedFrame  # noqa: E402
 from stfan.devices import fast_bfloat16, resolve_device  # noqa: E402
 from support.checkout import ROOT  # noqa: E402
 from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
@@ -26,18 +27,21 @@ def test_the_command_deblurs(tmp_path, stfan):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = tmp_path / "in_deblurred.mp4"
     said = re.fullmatch(
-        rf"{out}: 12 frames, [\d.]+ frames/s\n{tmp_path}/in.png: frame (\d+), before .*\n", done.stdout
+        rf"{out}: 12 frames, [\d.]+ frames/s; changed by ([\d.]+) of 255 on average: (.*)\n"
+        rf"{tmp_path}/in.png: frame (\d+), before .*\n",
+        done.stdout,
     )
     assert said, done.stdout
     before, after = frames_of(source), frames_of(out)
     assert len(after) == 12 and sound_of(out) == sound_of(source)
     changes = [np.abs(a - b).mean() for (_, a), (_, b) in zip(before, after, strict=True)]
     assert 0.05 < max(changes) < 40
+    assert abs(float(said[1]) - np.mean(changes)) < 1 and said[2] in [words for _, words in SEEN]
     with Image.open(tmp_path / "in.png") as picture:
         assert picture.size == (128, 96)
         shown = np.array(picture).transpose(2, 0, 1).astype(int)
     left, right = shown[:, :48, :64], shown[:, :48, 64:]
-    assert np.abs(left - before[int(said[1])][1]).mean() < 1
+    assert np.abs(left - before[int(said[3])][1]).mean() < 1
     details = shown[:, 48::4, ::4]  # enlarged by repeating pixels
     assert (shown[:, 48:] == np.kron(details, np.ones((4, 4), int))).all()
     parts = [(slice(y, y + 12), slice(x, x + 16)) for y in range(0, 37, 3) for x in range(0, 49, 4)]
@@ -49,6 +53,23 @@ def test_the_command_deblurs(tmp_path, stfan):
     ]
     assert same and max(change[at] for at in same) > max(change.values()) - 1  # both are rounded to 8 bits
     assert names(tmp_path) == ["in.mp4", "in.png", "in_deblurred.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ([0, 0.4], "0.2 of 255 on average: not visible"),
+        ([0.5, 1], "0.8 of 255 on average: hardly visible"),
+        ([2], "2.0 of 255 on average: visible in details"),
+        ([0, 8], "4.0 of 255 on average: visible"),
+    ],
+)
+def test_the_change_in_words(levels, words):
+    found = MostChangedFrame()
+    assert found.words == ""
+    for level in levels:
+        found.add(torch.zeros(3, 4, 4), torch.full((3, 4, 4), level / 255))
+    assert found.words == f"changed by {words}"
 
 
 def test_an_output_that_exists(tmp_path, here):

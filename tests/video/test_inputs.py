@@ -101,7 +101,11 @@ def test_frames_decoded_with_errors_are_counted(tmp_path, here, ending, codec, c
         assert code == 0 and json.loads(said)["damaged"] == count and json.loads(said)["frames"] == 12, err
         code, said, err = here(path, "-o", out, "--overwrite")
         ending = "; 2 frames were decoded with errors" if count else ""
-        assert code == 0 and re.fullmatch(rf"{out}: 12 frames, [\d.]+ frames/s{ending}\n", said) and not err
+        assert (
+            code == 0
+            and re.fullmatch(rf"{out}: 12 frames, [\d.]+ frames/s{ending}; changed by .*\n", said)
+            and not err
+        )
 
 
 def test_counting_leaves_the_log_as_it_was(tmp_path, capfd):
@@ -208,3 +212,19 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
         code, said, err = here(*args, "-o", tmp_path / "out.mkv")
         assert code == 1 and said == "" and words in err and len(err.splitlines()) == 1, err
     assert names(tmp_path) == ["in.mp4", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile secret.mp4\n"),
+        ("video.mp4", "ffconcat version 1.0\nfile secret.mp4\n"),
+    ],
+)
+def test_a_playlist_opens_no_other_file(tmp_path, here, name, text):
+    make_video(tmp_path / "secret.mp4", frames=3)
+    (tmp_path / name).write_text(text)
+    code, _, err = here(tmp_path / name, "-o", tmp_path / "out.mp4")
+    assert code == 1 and f"{name}: is a playlist; give a video of it" in err, err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "secret.mp4"])
