@@ -117,8 +117,10 @@ def speeds_table(reports):
 
 def hours_table(card):
     """The gain of the weights `compact` against the hours that their run took, stage after stage, on one thread."""
-    rows, hours, iterations = [], 0.0, 0
-    for stage in [card["begun_from"], card] if "begun_from" in card else [card]:
+    rows, hours, iterations, stages = [], 0.0, 0, [card]
+    while "begun_from" in stages[0]:
+        stages.insert(0, stages[0]["begun_from"])
+    for stage in stages:
         last = 0
         for point in stage["curve"]:
             if "iterations_per_second" in point:
