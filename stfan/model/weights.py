@@ -74,7 +74,7 @@ def locate(path: str | Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: no such file; the message names the bundled weights.
-        IsADirectoryError: the path is a folder.
+        ValueError: the path is a folder.
     """
     path = Path(path or DEFAULT)
     if str(path) in BUNDLED:
@@ -82,8 +82,8 @@ def locate(path: str | Path | None = None) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; bundled are {' and '.join(BUNDLED)}")
     if path.is_dir():
-        raise IsADirectoryError(
-            f"{path}: is a folder; --weights is a weight file in it, or a name of bundled ones"
+        raise ValueError(
+            f"{path}: is a folder, not a weight file; --weights is one in it, or a name of bundled ones"
         )
     return path
 

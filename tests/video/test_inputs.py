@@ -202,7 +202,7 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
     for args, words in (
         (("https://example.com/a.mp4",), "https:/example.com/a.mp4: is an address; download the video"),
         ((weights,), "weights: holds weights; give a file of them with --weights, and a video as INPUT"),
-        ((source, "--weights", weights), "weights: is a folder; --weights is a weight file in it"),
+        ((source, "--weights", weights), "weights: is a folder, not a weight file; --weights is one in it"),
         ((source, "--crf", "52"), "--crf must be from 0 to 51 for libx264, got 52"),
         (
             (source, "--crf", "64", "--codec", "libvpx-vp9"),
