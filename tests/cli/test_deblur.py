@@ -1,4 +1,7 @@
-"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on."""
+"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on.
+
+One file, though long: all of it drives one command with the same small videos.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The page: what it shows is what was computed, and a browser can read it."""
+"""The page: what it shows is what was computed, and a browser can read it.
+
+One file, though long: every test reads the one page that the report writes.
+"""
 
 import base64
 import html

@@ -2,6 +2,8 @@
 
 They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread. What is
 compiled is kept in build/tests, by a digest of sources, flags and compiler.
+
+One file, though long: its tests share one program, which takes minutes to compile.
 """
 
 import concurrent.futures
