@@ -1,9 +1,10 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from stfan.cli.data import data
 from stfan.cli.deblur import deblur
@@ -13,7 +14,21 @@ from stfan.cli.info import info
 from stfan.cli.train import train
 from stfan.cli.trial import trial
 
+
+class Commands(TyperGroup):
+    """All commands; an interrupt that a command leaves to others is said in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stfan: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

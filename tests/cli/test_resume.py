@@ -156,10 +156,10 @@ def test_interrupted_while_torch_is_imported(tmp_path, start):
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
     )
-    command = ["-c", start] if start else ["-m", "stfan", "info"]
+    command = ["-c", start] if start else ["-m", "stfan"]
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *command, "info"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
