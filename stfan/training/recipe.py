@@ -69,7 +69,8 @@ class Recipe:
         backbone, backbone_weights: of the perceptual loss; see stfan.training.losses.Perceptual.
         batch: sequences of an iteration, in each process.
         iterations: total number of optimiser steps.
-        learning_rate: initial learning rate of Adam.
+        optimiser: "adam", or "muon": Adam but for the layers' weights, whose steps are orthogonal (stfan.training.muon).
+        learning_rate: initial learning rate of the optimiser.
         betas: of Adam.
         schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" lowers it to zero.
         warmup: iterations over which the rate rises to its first value.
@@ -117,6 +118,7 @@ class Recipe:
     backbone_weights: str | None = None
     batch: int = setting(1, POSITIVE)
     iterations: int = setting(900_000, POSITIVE)
+    optimiser: Literal["adam", "muon"] = "adam"
     learning_rate: float = setting(1e-4, POSITIVE)
     betas: tuple[float, float] = setting((0.9, 0.999), NOT_NEGATIVE, BELOW_ONE)
     schedule: Literal["steps", "cosine"] = "steps"

@@ -10,6 +10,7 @@ from torch import nn
 from stfan.devices import fast_bfloat16
 from stfan.model import weights
 from stfan.model.network import STFAN, initialise, last_conv
+from stfan.training.muon import Muon, is_matrix
 from stfan.training.recipe import Recipe
 
 TIMEOUT = timedelta(hours=12)  # for which the other processes wait while one of them validates
@@ -48,14 +49,20 @@ def build_network(recipe: Recipe) -> STFAN:
 
 
 def build_optimiser(model: STFAN, recipe: Recipe) -> torch.optim.Adam:
-    """Build Adam with the slow layers, which make the filters and the state, in a group of their own."""
+    """Build the optimiser; the slow layers, which make the filters and the state, are in groups of their own."""
     layers = [last_conv(model.align), last_conv(model.deblur), model.align_summary, model.fusion]
     slow = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters()}
-    groups: dict[float, list[nn.Parameter]] = {1.0: [], recipe.slow_lr_scale: []}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        groups[recipe.slow_lr_scale if id(parameter) in slow else 1.0].append(parameter)
-    return torch.optim.Adam(
-        [{"params": members, "scale": scale} for scale, members in groups.items() if members],
+        scale = recipe.slow_lr_scale if id(parameter) in slow else 1.0
+        key = scale, recipe.optimiser == "muon" and is_matrix(parameter)
+        groups.setdefault(key, []).append(parameter)
+    kind = Muon if recipe.optimiser == "muon" else torch.optim.Adam
+    return kind(
+        [
+            {"params": members, "scale": scale, "matrices": matrices}
+            for (scale, matrices), members in groups.items()
+        ],
         betas=recipe.betas,
         fused=True,
     )

@@ -285,7 +285,7 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             # The optimiser's kernel needs its moments in the parameters' layout in memory.
             for parameter, moments in self.optimiser.state.items():
-                for name in ("exp_avg", "exp_avg_sq"):
+                for name in moments.keys() - {"step"}:
                     moments[name] = torch.empty_like(parameter).copy_(moments[name])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}: is of another network: {error}") from error

@@ -32,6 +32,7 @@ from stfan.training import checkpoint
 from stfan.training.card import build_card, data_provenance
 from stfan.training.checkpoint import checkpoints, latest
 from stfan.training.loader import InfiniteBatchSampler
+from stfan.training.muon import is_matrix, orthogonalise
 from stfan.training.setup import build_accelerator, build_network
 from stfan.training.trainer import Trainer
 from stfan.training.unroll import UnrolledLoss
@@ -503,3 +504,47 @@ def test_weights_of_another_preset_are_told_apart(tmp_path):
 def test_auto_precision_asks_the_processor(monkeypatch, fast, precision):
     monkeypatch.setattr("stfan.training.setup.fast_bfloat16", lambda device: fast)
     assert build_accelerator(small("unused", precision="auto"), cpu=True).mixed_precision == precision
+
+
+def test_muon_steps_are_orthogonal_and_as_large_as_adams(clips, tmp_path):
+    """The others are Adam's; a resumed run has the same bits (the momenta are in its checkpoint)."""
+    recipe = small(clips, iterations=4, length=2, optimiser="muon", learning_rate=1e-3)
+    before, moved = {}, {}
+
+    def look(trainer, loss):
+        if trainer.iteration == 1:
+            moved.update({name: p.detach() - before[name] for name, p in trainer.model.named_parameters()})
+
+    whole = Trainer(recipe, tmp_path / "whole", cpu=True)
+    before.update({name: p.detach().clone() for name, p in whole.model.named_parameters()})
+    whole.train(on_step=look)
+    matrices = [name for name, p in whole.model.named_parameters() if is_matrix(p)]
+    assert len(matrices) > 10
+    for name in matrices:
+        step = moved[name].flatten(1)
+        if not step.any():
+            continue  # in the first frame some layers have no gradient
+        values = torch.linalg.svdvals(step) / (1e-3 * 0.2 * max(step.shape) ** 0.5)
+        assert values.max() < 1.3 and values[0] > 0.6
+    assert any(moved[name].any() for name in moved.keys() - set(matrices))
+    part = Trainer(recipe, tmp_path / "part", cpu=True)
+    part.train(stop=lambda: part.iteration >= 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    resumed = Trainer(recipe, tmp_path / "part", cpu=True)
+    resumed.load(latest(tmp_path / "part"))
+    assert 0 < resumed.iteration < 4
+    resumed.train()
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(48, 432), (600, 48), (48, 48)])
+def test_orthogonalise(shape):
+    """The polynomial brings singular values from 0.02 to 1 of the norm to 0.65 to 1.25, and keeps their vectors."""
+    left, values, right = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = (left * values.clamp(min=0.05 * values.norm())) @ right
+    new = left.T @ orthogonalise(matrix) @ right.T
+    diagonal = new.diagonal()
+    assert 0.65 < diagonal.min() and diagonal.max() < 1.25
+    allowed = oracle.spread(torch.float64, 5 * 3 * max(shape), 1.25)
+    oracle.assert_within(new, torch.diag(diagonal), allowed)
