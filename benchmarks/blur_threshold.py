@@ -1,13 +1,14 @@
 """Derive LITTLE_BLUR of stfan/evaluation/edge_width.py from the clips of stfan data judging.
 
     stfan data judging PHOTOS CLIPS --cutouts CUTOUTS
-    python benchmarks/blur_threshold.py CLIPS
+    python benchmarks/blur_threshold.py CLIPS [JSON]
 
 The width of a clip is the median of every third frame's. Clips with a drift of 4 and 8 pixels a frame are blurred, the
 sharp frames of all clips with a drift are not (those of a drift are other pictures, so no clip counts twice). The
 threshold is the largest multiple of 0.1 below which at most one in eight of the blurred clips lies.
 """
 
+import json
 import sys
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ def width(folder):
     return median(width for width in widths if width is not None)
 
 
-def main(root):
+def main(root, path=None):
     clips = sorted((Path(root) / "test").iterdir())
     found = {(clip.name[:-3], side): [] for clip in clips for side in ("GT", "input")}
     for clip in clips:
@@ -33,9 +34,12 @@ def main(root):
     blurred = [w for (name, side), ws in found.items() if side == "input" and name[6] in "48" for w in ws]
     threshold = max(t / 10 for t in range(90) if sum(w < t / 10 for w in blurred) <= MISTAKEN * len(blurred))
     print(f"threshold {threshold} (in use: {LITTLE_BLUR}); below it:")
+    below = {}
     for (name, side), widths in found.items():
-        low = sum(w < threshold for w in widths)
+        below.setdefault(name, {"clips": len(widths)})[side] = low = sum(w < threshold for w in widths)
         print(f"{name} {side}: {low} of {len(widths)}, median {median(widths):.2f}")
+    if path:
+        Path(path).write_text(json.dumps({"threshold": threshold, "below": below}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

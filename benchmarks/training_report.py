@@ -145,6 +145,16 @@ def hours_table(card):
     return "Gain without noise, in dB, of the mean weights:\n\n" + table(heading, rows)
 
 
+def blur_table(report):
+    """How many of the judging clips are below the threshold of little blur, by drift."""
+    rows = []
+    for drift in DRIFTS:
+        clean, noisy = (report["below"][f"drift-{drift}-{kind}"] for kind in ("clean", "noisy"))
+        counts = (f"{low} of {clean['clips']}" for low in (clean["GT"], clean["input"], noisy["input"]))
+        rows.append([drift if int(drift) else "0 (only cut-outs move)", *counts])
+    return table(["drift", "sharp frames", "blurred, clean", "blurred, noisy"], rows)
+
+
 def speeds():
     """Read the reports of bench_stfan.py."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-stfan.json"))]
@@ -152,7 +162,8 @@ def speeds():
 
 def video_page(page):
     """Return docs/video.md with the text between its marks renewed."""
-    return renewed(page, {"speeds": speeds_table(speeds())})
+    blur = json.loads((RESULTS / "little-blur.json").read_text())
+    return renewed(page, {"speeds": speeds_table(speeds()), "blur": blur_table(blur)})
 
 
 def training_page(page):
@@ -163,7 +174,8 @@ def training_page(page):
         return json.loads(found[-1].read_text()) if found else sys.exit(f"{RESULTS}: no {pattern}")
 
     def with_compact():
-        return next(r for r in speeds() if all("compact" in case["results"] for case in r["cases"]))
+        found = [r for r in speeds() if all("compact" in case["results"] for case in r["cases"])]
+        return max(found, key=lambda r: len({case["dtype"] for case in r["cases"]}))
 
     race = newest("*-race.json")
     texts = {
