@@ -55,9 +55,7 @@ class ImageFolderReader:
     ):
         self.path = Path(path)
         found = sorted(image_files(self.path), key=natural_sort_key)
-        others = sorted(
-            (file for file in visible_files(self.path) if file not in found), key=natural_sort_key
-        )
+        others = sorted(set(visible_files(self.path)).difference(found), key=natural_sort_key)
         videos = [file for file in others if file.suffix.lower() in VIDEOS and file.is_file()]
         if videos and len(videos) >= len(found):
             raise ValueError(
