@@ -1,5 +1,6 @@
 """The frame that changed most, and in it the detail that did: what --picture and --report show."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # How much frames changed, of 255 on average, and what one sees of it in them side by side.
-SEEN = ((0.25, "not visible"), (1.0, "hardly visible"), (3.0, "visible in details"), (255.0, "visible"))
+SEEN = ((0.25, "not visible"), (1.0, "hardly visible"), (3.0, "visible in details"), (math.inf, "visible"))
 
 
 class MostChangedFrame:

@@ -46,7 +46,7 @@ def torch_dtype(dtype: str) -> "torch.dtype":
 def parse_time(text: str) -> float:
     """Convert a time as people write it, 90.5 or 1:30.5 or 0:01:30.5, to seconds."""
     parts = text.split(":")
-    if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts):
+    if len(parts) > 3 or not all(re.fullmatch(r"\d{1,12}(\.\d*)?", part) for part in parts):
         raise ValueError("neither seconds nor h:mm:ss")
     return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
 

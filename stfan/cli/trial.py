@@ -1,5 +1,6 @@
 """The command stfan try: a few seconds of a video, before and after, to judge by before the whole is deblurred."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,8 @@ def trial(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Deblur a few seconds from the middle, before and after side by side, with a report; print the whole's command."""
+    if not math.isfinite(seconds):
+        raise typer.BadParameter(f"--seconds must be a finite number, got {seconds}")
     start, end = middle(source, seconds)
     out = out or default_trial(source)
     chosen: dict[str, Any] = {"device": device, "dtype": dtype, "strength": strength}

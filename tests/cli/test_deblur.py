@@ -65,6 +65,7 @@ def test_the_command_deblurs(tmp_path, stfan):
         ([0.5, 1], "0.8 of 255 on average: hardly visible"),
         ([2], "2.0 of 255 on average: visible in details"),
         ([0, 8], "4.0 of 255 on average: visible"),
+        ([255.001], "255.0 of 255 on average: visible"),  # a mean is rounded
     ],
 )
 def test_the_change_in_words(levels, words):

@@ -68,3 +68,10 @@ def test_the_middle_of_a_folder(tmp_path):
     assert trial.middle(tmp_path, 1) == (17, 42) and trial.middle(tmp_path, 3) == (None, None)
     assert trial.middle(tmp_path, 0.01) == (29, 30)
     assert trial.default_trial(tmp_path) == tmp_path.with_name(f"{tmp_path.name}_try")
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0"])
+def test_a_length_that_is_none(tmp_path, capsys, seconds):
+    with pytest.raises(SystemExit) as end:
+        app.app(["try", str(tmp_path), "--seconds", seconds])
+    assert end.value.code == 2 and "--seconds" in capsys.readouterr().err
