@@ -32,6 +32,7 @@ from stfan.training.setup import build_accelerator, build_network, build_optimis
 from stfan.training.unroll import Carried, UnrolledLoss
 
 EMA_FILE = "mean"  # of a checkpoint
+STATE = {"iteration", "processes", "batches", "curve", "optimiser"}  # what it holds beside tensors
 
 OnStep = Callable[["Trainer", Tensor], object]
 Report = Callable[[str], object]
@@ -274,6 +275,8 @@ class Trainer:
             ValueError: it is damaged, or of another network, or of another number of processes.
         """
         tensors, state = checkpoint.read(place, self._state_dicts())
+        if not isinstance(state, dict) or not STATE <= state.keys():
+            raise ValueError(f"{place}/state.pt: must hold {', '.join(sorted(STATE))}")
         if state["processes"] != self.processes:
             raise ValueError(
                 f"{place}: is of a run with {state['processes']} processes, this one has {self.processes}"
@@ -287,6 +290,6 @@ class Trainer:
             for parameter, moments in self.optimiser.state.items():
                 for name in moments.keys() - {"step"}:
                     moments[name] = torch.empty_like(parameter).copy_(moments[name])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{place}: is of another network: {error}") from error
         self.iteration, self.batches, self.curve = (state[key] for key in ("iteration", "batches", "curve"))

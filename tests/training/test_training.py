@@ -32,7 +32,7 @@ from stfan.training import checkpoint
 from stfan.training.card import build_card, data_provenance
 from stfan.training.checkpoint import checkpoints, latest
 from stfan.training.loader import InfiniteBatchSampler
-from stfan.training.muon import is_matrix, orthogonalise
+from stfan.training.muon import Muon, is_matrix, orthogonalise
 from stfan.training.setup import build_accelerator, build_network
 from stfan.training.trainer import Trainer
 from stfan.training.unroll import UnrolledLoss
@@ -318,6 +318,28 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_runs_nothing(tmp_path, old)
     assert str(caught.value) == words and not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: [1, 2], "state.pt: must hold batches, curve, iteration, optimiser, processes"),
+        (
+            lambda state: {"iteration": 4},
+            "state.pt: must hold batches, curve, iteration, optimiser, processes",
+        ),
+        (lambda state: state | {"optimiser": 3}, "00000004: is of another network: "),
+        (lambda state: state | {"optimiser": {"state": {}}}, "00000004: is of another network: "),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(clips, tmp_path, change, words):
+    trainer = Trainer(small(clips, iterations=4), tmp_path, cpu=True)
+    trainer.iteration = 4
+    trainer.save()
+    path = latest(tmp_path) / "state.pt"
+    torch.save(change(torch.load(path)), path)
+    with pytest.raises(ValueError, match=words):
+        trainer.load(latest(tmp_path))
+
+
 def test_files_of_a_run_may_be_read_by_whom_the_umask_says(clips, tmp_path):
     before = os.umask(0o022)
     try:
@@ -508,7 +530,7 @@ def test_auto_precision_asks_the_processor(monkeypatch, fast, precision):
 
 def test_muon_steps_are_orthogonal_and_as_large_as_adams(clips, tmp_path):
     """The others are Adam's; a resumed run has the same bits (the momenta are in its checkpoint)."""
-    recipe = small(clips, iterations=4, length=2, optimiser="muon", learning_rate=1e-3)
+    recipe = small(clips, preset="compact", iterations=4, length=2, optimiser="muon", learning_rate=1e-3)
     before, moved = {}, {}
 
     def look(trainer, loss):
@@ -536,6 +558,28 @@ def test_muon_steps_are_orthogonal_and_as_large_as_adams(clips, tmp_path):
     resumed.train()
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_muon_is_its_statement_and_adam():
+    """Three steps: of a layer's weight by the momentum, written out; of a bias by Adam, to the bit."""
+    weight, bias = (
+        torch.nn.Parameter(torch.randn(size, dtype=torch.float64)) for size in ((16, 2, 3, 3), 16)
+    )
+    wanted, twin = weight.detach().flatten(1).clone(), torch.nn.Parameter(bias.detach().clone())
+    groups = [{"params": [weight], "matrices": True}, {"params": [bias], "matrices": False}]
+    muon, adam = Muon(groups, lr=0.01, fused=True), torch.optim.Adam([twin], lr=0.01, fused=True)
+    momentum = torch.zeros(16, 18, dtype=torch.float64)
+    for _ in range(3):
+        weight.grad, bias.grad = torch.randn_like(weight), torch.randn_like(bias)
+        twin.grad, gradient = bias.grad.clone(), weight.grad.flatten(1)
+        momentum = 0.95 * momentum + 0.05 * gradient
+        wanted -= 0.01 * 0.2 * 18**0.5 * orthogonalise(0.05 * gradient + 0.95 * momentum)
+        muon.step()
+        adam.step()
+    # Fifteen products of matrices a step; what is added is less than what it is added to.
+    allowed = oracle.spread(torch.float64, 3 * 15 * 18, wanted.abs().max())
+    oracle.assert_within(weight.detach().flatten(1), wanted, allowed)
+    assert torch.equal(bias, twin)
 
 
 @pytest.mark.parametrize("shape", [(48, 432), (600, 48), (48, 48)])
