@@ -47,7 +47,9 @@ def test_strength_scales_the_change_and_leaves_the_recurrence(small, strength, t
             # them are below 2. Tiles change sums' order.
             inside = (full > 0) & (full < 1)
             wanted = (frame + strength * (full - frame)).clamp(0, 1)
-            close = 4 * 2 * eps + (0 if tile is None else oracle.network(model, torch.float64, len(frames), 2))
+            close = 4 * 2 * eps + (
+                0 if tile is None else oracle.network(model, torch.float64, len(frames), 2)
+            )
             assert (shown - wanted)[inside].abs().max() <= close
             if strength == 0:
                 assert torch.equal(shown, frame)
