@@ -35,7 +35,7 @@ class BrokenInputError(ValueError):
 # One file and no other: playlists could name any file of this machine, or addresses.
 LISTS = {"hls", "concat", "dash", "sdp", "rtsp", "rtp", "sap", "imf", "vapoursynth", "avisynth"}
 ALONE = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
-PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|<\?xml|<MPD|v=0\s)")
+PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|(<\?xml[^>]*>\s*)?<MPD|v=0\s)")
 
 
 class VideoReader:
@@ -98,7 +98,9 @@ class VideoReader:
             # "file:", or FFmpeg takes a name with a colon for an address.
             return av.open(f"file:{self.path}", metadata_errors="replace", options=ALONE)
         except av.FFmpegError as error:
-            if PLAYLIST.match(self.path.open("rb").read(64)):
+            with self.path.open("rb") as file:
+                begin = file.read(256)
+            if PLAYLIST.match(begin):
                 words = "is a playlist; give a video of it, or make one of them all: ffmpeg -i LIST -c copy one.mp4"
                 raise ValueError(f"{self.path}: {words}") from error
             raise ValueError(f"{self.path}: not a video, or truncated: {error.strerror}") from error

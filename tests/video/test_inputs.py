@@ -3,12 +3,14 @@
 import json
 import re
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
+from stfan.video.decode_errors import decode  # noqa: E402
 from stfan.video.encoder import Encoding  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
@@ -106,6 +108,17 @@ def test_frames_decoded_with_errors_are_counted(tmp_path, here, ending, codec, c
             and re.fullmatch(rf"{out}: 12 frames, [\d.]+ frames/s{ending}; changed by .*\n", said)
             and not err
         )
+
+
+def test_frames_that_a_foreign_decoder_marks_are_counted():
+    """Its log is not heard."""
+    packets = [
+        SimpleNamespace(decode=lambda marks=marks: [SimpleNamespace(is_corrupt=mark) for mark in marks])
+        for marks in ([False], [False, True], [])
+    ]
+    codec = SimpleNamespace(codec=SimpleNamespace(name="libdav1d"))
+    stream = SimpleNamespace(container=SimpleNamespace(demux=lambda stream: packets), codec_context=codec)
+    assert [damaged for _, damaged in decode(stream)] == [False, True, False]
 
 
 def test_counting_leaves_the_log_as_it_was(tmp_path, capfd):
@@ -220,6 +233,7 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
         ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"),
         ("list.ffconcat", "ffconcat version 1.0\nfile secret.mp4\n"),
         ("video.mp4", "ffconcat version 1.0\nfile secret.mp4\n"),
+        ("list.mpd", '<?xml version="1.0"?>\n<MPD><Period><BaseURL>secret.mp4</BaseURL></Period></MPD>\n'),
     ],
 )
 def test_a_playlist_opens_no_other_file(tmp_path, here, name, text):
@@ -228,3 +242,9 @@ def test_a_playlist_opens_no_other_file(tmp_path, here, name, text):
     code, _, err = here(tmp_path / name, "-o", tmp_path / "out.mp4")
     assert code == 1 and f"{name}: is a playlist; give a video of it" in err, err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "secret.mp4"])
+
+
+def test_other_xml_is_no_playlist(tmp_path, here):
+    (tmp_path / "feed.mp4").write_text('<?xml version="1.0"?>\n<rss version="2.0"></rss>\n' * 20)
+    code, _, err = here(tmp_path / "feed.mp4", "-o", tmp_path / "out.mp4")
+    assert code == 1 and "feed.mp4: not a video, or truncated: " in err and "is a playlist" not in err
