@@ -9,6 +9,7 @@ import typer
 
 from stfan.cli import options
 from stfan.cli.deblur import deblur
+from stfan.images import image_files
 
 IMAGES = 25  # images of a folder that count as a second
 
@@ -68,11 +69,10 @@ def middle(source: Path, seconds: float) -> tuple[float | None, float | None]:
 
     Both are None where there is no more than that; the start is None where the file does not say how long it is.
     """
-    from stfan.video.image_folder import ImageFolderReader
     from stfan.video.reader import VideoReader
 
-    if source.is_dir():
-        count, part = len(ImageFolderReader(source).files), max(1, round(seconds * IMAGES))
+    if source.is_dir():  # what is wrong with a folder is said where it is deblurred
+        count, part = len(image_files(source)), max(1, round(seconds * IMAGES))
         first = (count - part) // 2
         return (None, None) if count <= part else (float(first), float(first + part))
     with VideoReader(source) as reader:
