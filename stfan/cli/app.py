@@ -67,8 +67,8 @@ def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1."""
     try:
         app(prog_name="stfan")
-    except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        said = str(error)
+    except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
+        said = str(error) or "out of memory"  # a MemoryError may be empty
         if (
             isinstance(error, OSError) and error.strerror and error.filename
         ):  # else it begins with "[Errno 2]"

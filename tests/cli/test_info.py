@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from unittest import mock
 
 import pytest
 import safetensors
@@ -65,6 +66,17 @@ def test_it_is_short_unless_all_is_asked_for(here_info):
     assert not {"recipe", "data", "numpy"} & set(said)
     everything, _ = facts(here_info("--all"))
     assert {"recipe", "data", "numpy"} < set(everything) and said.items() <= everything.items()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [("", "out of memory"), ("Unable to allocate 9 TiB", "Unable to allocate 9 TiB")]
+)
+def test_a_lack_of_memory_is_one_line(monkeypatch, capsys, said, words):
+    monkeypatch.setattr("sys.argv", ["stfan", "info"])
+    monkeypatch.setattr("stfan.cli.info.operator", mock.Mock(side_effect=MemoryError(said)))
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert end.value.code == 1 and capsys.readouterr().err == f"stfan: {words}\n"
 
 
 def test_the_version(capsys):
