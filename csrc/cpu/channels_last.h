@@ -2,6 +2,7 @@
 // a pixel. For each output pixel they make a table of the pixels under its taps, then pass over its channels and read
 // (or write) the filters in the order of memory. Where each channel has its own filter, they take eight channels at
 // once and transpose their taps, eight by eight, in registers, to lie as the channels of the pixels do.
+// One file, though long: the three passes read or write the same layout by the same few helpers.
 #pragma once
 #include "common.h"
 

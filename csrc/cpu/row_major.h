@@ -3,6 +3,7 @@
 // the sums and the padded band of the input stay in the second-level cache. Padding, stride and dilation cost
 // nothing in the inner loops: a band of rows is first copied as the taps will read it, at 1 / k^2 of the filters'
 // traffic.
+// One file, though long: the three passes share the layout of the band and its inner loops.
 #pragma once
 #include "common.h"
 
