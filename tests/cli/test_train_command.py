@@ -57,6 +57,7 @@ def settings(clips, **changes):
     return [f"{name}={value}" for name, value in chosen.items()]
 
 
+@pytest.mark.long
 def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
     """Compare to the bit, also with workers that only the killed run had."""
     chosen = settings(clips, iterations=24, ema_decay=0.9, window=2)

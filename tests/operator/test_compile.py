@@ -238,7 +238,7 @@ ONNX = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("sizes", ["fixed", "any"])
+@pytest.mark.parametrize("sizes", [pytest.param("fixed", marks=pytest.mark.long), "any"])
 @pytest.mark.parametrize("case", ONNX)
 def test_onnx_has_standard_nodes(case, sizes):
     """Export without telling torch.onnx.export anything about fac."""
@@ -294,7 +294,7 @@ def as_layout(tensor, layout):
     return tensor[:1, :, :1].expand_as(tensor) if layout == "expanded" else tensor
 
 
-@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("requires_grad", [pytest.param(False, marks=pytest.mark.long), True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "expanded"])
 def test_opcheck(layout, requires_grad, device):
     for i, case in enumerate(OPCHECKED):
