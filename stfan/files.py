@@ -29,6 +29,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 partial.unlink(missing_ok=True)
 
 
+def wait_for_disk(path: Path) -> None:
+    """Return when a file's content is on the disk, where a power cut leaves it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def refuse_existing(path: Path, advice: str = "--overwrite replaces it") -> None:
     """Raise FileExistsError, with the advice, if `path` exists."""
     if path.exists():
