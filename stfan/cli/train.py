@@ -43,12 +43,14 @@ def train(
     cpu: Cpu = False,
 ) -> None:
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
+    import fac_ext  # noqa: F401  # its errors say themselves what to do
+
     try:
         from stfan.training.trainer import Trainer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
-        ) from error
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        reason = f"needs {error.name}" if missing else f"cannot be loaded: {error}"
+        raise ImportError(f"stfan train {reason}; run: pip install 'fac-ext[train]'") from error
     from stfan.training import recipe as recipes
     from stfan.training.checkpoint import latest
 
