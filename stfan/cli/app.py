@@ -1,6 +1,7 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -65,10 +66,12 @@ def root(
 
 def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1."""
+    # Pillow's word on pictures that are large, and not too large: nobody can act on it.
+    warnings.filterwarnings("ignore", "Image size")
     try:
         app(prog_name="stfan")
-    except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        said = str(error)
+    except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
+        said = str(error) or "out of memory"
         if (
             isinstance(error, OSError) and error.strerror and error.filename
         ):  # else it begins with "[Errno 2]"

@@ -57,9 +57,9 @@ def train(
     newest = latest(folder)
     check_folder(folder, newest, resume)
     recipe = choose_recipe(folder, newest, settings or [], config, resume)
-    folder.mkdir(parents=True, exist_ok=True)
     with LogHandler(stderr_console).attached():
         trainer = Trainer(recipe, folder, cpu)
+    folder.mkdir(parents=True, exist_ok=True)
     if trainer.main:
         recipes.write(recipe, folder / "recipe.toml")
     if newest:
