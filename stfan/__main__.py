@@ -16,7 +16,8 @@ def main() -> None:
         print("stfan: interrupted", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
-        sys.exit(f"stfan: the command line needs {error.name}; run: pip install 'fac-ext[video]'")
+        reason = f"needs {error.name}" if error.name else f"cannot be loaded: {error}"
+        sys.exit(f"stfan: the command line {reason}; run: pip install 'fac-ext[video]'")
     except ImportError as error:
         sys.exit(f"stfan: {error}")
 

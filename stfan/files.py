@@ -29,6 +29,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 partial.unlink(missing_ok=True)
 
 
+def wait_for_disk(path: Path) -> None:
+    """Return when a file's content is on the disk, where a power cut leaves it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def refuse_existing(path: Path, advice: str = "--overwrite replaces it") -> None:
     """Raise FileExistsError, with the advice, if `path` exists."""
     if path.exists():
@@ -36,9 +42,11 @@ def refuse_existing(path: Path, advice: str = "--overwrite replaces it") -> None
 
 
 def check_parent(path: Path) -> None:
-    """Raise FileNotFoundError if the folder that `path` is to be in does not exist."""
+    """Raise FileNotFoundError or PermissionError if the folder that `path` is to be in is missing or read-only."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent}: cannot be written to; choose another folder for {path.name}")
 
 
 def check_writable(option: str, path: Path | None, suffixes: str | tuple[str, ...], overwrite: bool) -> None:
@@ -63,6 +71,19 @@ def check_writable(option: str, path: Path | None, suffixes: str | tuple[str, ..
 def visible_files(folder: Path) -> Iterator[Path]:
     """Yield what is in a folder, without hidden files and folders (.DS_Store, ._00030.jpg)."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or nested so deeply that it cannot be parsed; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON: {error}") from error
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -39,8 +39,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: cannot be read: {error}") from error
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: cannot be read: {str(error) or 'out of memory'}") from error
 
 
 def check_depth(image: Image.Image) -> None:

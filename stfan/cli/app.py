@@ -1,6 +1,7 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -65,6 +66,8 @@ def root(
 
 def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1."""
+    # Pillow's word on pictures that are large, and not too large: nobody can act on it.
+    warnings.filterwarnings("ignore", "Image size")
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:

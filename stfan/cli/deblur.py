@@ -177,7 +177,8 @@ class Watcher:
         from stfan.model.weights import count
 
         facts = {"weights": weights, "parameters": count(model), "device": device, "dtype": precision}
-        self.report = Report(model, self.name, facts | {"strength": self.blur.strength})
+        title = f"{self.name}: what stfan deblur changed"
+        self.report = Report(model, title, facts | {"strength": self.blur.strength})
 
     def start(self, resumed: int) -> None:
         """Begin after so many frames that an earlier run made."""
@@ -196,6 +197,11 @@ class Watcher:
         self.estimate.add()
         self.bar.advance()
 
+    @property
+    def words(self) -> str:
+        """How much the frames changed, and whether there was little blur, as the last line and the report say it."""
+        return self.most_changed.words + self.blur.note
+
     def save(self, picture: Path | None, report: Path | None) -> list[str]:
         """Write what was asked for, and return a line about each file."""
         if not self.most_changed.pair and (picture or report):
@@ -208,11 +214,8 @@ class Watcher:
                 f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
             )
         if report:
-            self.report.facts |= (
-                {"change": self.most_changed.words}
-                | self.blur.facts
-                | ({"blur": note.removeprefix("; ")} if (note := self.blur.note) else {})
-            )
+            self.report.facts |= self.blur.facts
+            self.report.summary = self.words
             self.report.write(report)
             lines.append(str(report))
         return lines
@@ -256,8 +259,7 @@ def speed(result: "DeblurResult") -> float:
 
 def last_line(result: "DeblurResult", watcher: Watcher) -> str:
     """Say what was made, how fast, and what a user should know of it."""
-    change = watcher.most_changed.words
-    notes = f"{result.damage}{change and f'; {change}'}{watcher.blur.note}"
+    notes = result.damage + (watcher.words and f"; {watcher.words}")
     return f"{result.path}: {result.frames} frames, {speed(result):.2f} frames/s{notes}"
 
 

@@ -43,21 +43,23 @@ def train(
     cpu: Cpu = False,
 ) -> None:
     """Train the network; on several devices: torchrun --nproc-per-node N -m stfan train ..."""
+    import fac_ext  # noqa: F401  # its errors say themselves what to do
+
     try:
         from stfan.training.trainer import Trainer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"stfan train needs {error.name}; run: pip install 'fac-ext[train]'"
-        ) from error
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        reason = f"needs {error.name}" if missing else f"cannot be loaded: {error}"
+        raise ImportError(f"stfan train {reason}; run: pip install 'fac-ext[train]'") from error
     from stfan.training import recipe as recipes
     from stfan.training.checkpoint import latest
 
     newest = latest(folder)
     check_folder(folder, newest, resume)
     recipe = choose_recipe(folder, newest, settings or [], config, resume)
-    folder.mkdir(parents=True, exist_ok=True)
     with LogHandler(stderr_console).attached():
         trainer = Trainer(recipe, folder, cpu)
+    folder.mkdir(parents=True, exist_ok=True)
     if trainer.main:
         recipes.write(recipe, folder / "recipe.toml")
     if newest:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stfan.files import atomic_write
+from stfan.files import atomic_write, read_json
 
 PHASES = ("train", "valid", "test")
 # The test videos of DVD (Su et al. 2017), which come in one folder with the others ...
@@ -27,11 +27,7 @@ def read_split(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file has another form, or lists a video or a frame twice.
     """
-    try:
-        entries = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from error
-    return _checked(path, entries)
+    return _checked(path, read_json(path))
 
 
 def write_split(path: str | Path, entries: Iterable[dict[str, Any]]) -> None:
@@ -54,7 +50,7 @@ def find_split(root: Path) -> Path | None:
     splits = []
     for path in sorted(root.glob("[!.]*.json")):
         try:
-            entries = json.loads(path.read_text())
+            entries = read_json(path)
         except ValueError:
             continue
         if _is_split(entries):

@@ -1,7 +1,9 @@
 """An HTML report: the frames that changed most, curves over time, and the filters that the network predicted."""
 
 import base64
+import html
 import io
+import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -40,13 +42,14 @@ class Report:
 
     Attributes:
         first: the number of the first frame; set it where a run goes on from another.
+        summary: a sentence below the heading.
     """
 
     def __init__(
         self, model: Any, title: str, facts: Mapping[str, Any], measure: Mapping[str, str] = SHARPNESS
     ):
         self.title, self.facts, self.measure = title, dict(facts), measure
-        self.kernel_size, self.first = model.kernel_size, 0
+        self.kernel_size, self.first, self.summary = model.kernel_size, 0, ""
         self._probes = {"align": _Probe(model.align), "deblur": _Probe(model.deblur)}
         self._best: list[dict[str, Any]] = []
         self._names: list[list[str]] = []
@@ -136,6 +139,7 @@ class Report:
             raise ValueError(f"{path}: no frame was added, so there is nothing to report")
         data = {
             "title": self.title,
+            "summary": self.summary,
             "facts": self.facts,
             "measure": self.measure,
             "kernel_size": self.kernel_size,
@@ -147,7 +151,9 @@ class Report:
             "result": result,
         }
         page = files("stfan.evaluation").joinpath("report.html").read_text("utf-8")
-        page = page.replace("{{data}}", to_json(data).replace("<", "\\u003c"))  # or </script> would end it
+        # A "<" in the data would be the end of its script.
+        parts = {"title": html.escape(self.title), "data": to_json(data).replace("<", "\\u003c")}
+        page = re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], page)
         with atomic_write(path) as partial:
             partial.write_text(page, "utf-8")
 

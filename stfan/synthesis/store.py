@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stfan.files import atomic_write
+from stfan.files import atomic_write, read_json
 from stfan.rng import Rng, seeded_generator
 from stfan.synthesis.dataset import SyntheticDataset
 
@@ -70,7 +70,9 @@ class StoredClips(Dataset[dict[str, Any]]):
         }
         card = self.folder / "clips.json"
         if card.exists():
-            stored = json.loads(card.read_text())
+            stored = read_json(card)
+            if not isinstance(stored, dict):
+                raise ValueError(f"{card}: must be a JSON object, got {json.dumps(stored)[:40]}")
             different = [name for name, value in facts.items() if stored.get(name) != value]
             if different:
                 raise ValueError(

@@ -13,6 +13,7 @@ from stfan.devices import devices
 from stfan.evaluation.buckets import bucket_scores
 from stfan.evaluation.evaluate import evaluate
 from stfan.evaluation.metrics import PROTOCOLS
+from stfan.files import read_json
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
 from stfan.synthesis.dataset import SyntheticDataset
@@ -46,9 +47,7 @@ def build_card(trainer: Any, with_scores: bool = True) -> dict[str, Any]:
         card["data"]["pictures"] = [path.name for path in trainer.data.pictures]
     if trainer.recipe.weights:
         with suppress(OSError, ValueError):
-            card["begun_from"] = json.loads(
-                weights.locate(trainer.recipe.weights).with_suffix(".json").read_text()
-            )
+            card["begun_from"] = read_json(weights.locate(trainer.recipe.weights).with_suffix(".json"))
     if trainer.clips and with_scores:
         # The exported weights, not the trainer's: they are rounded to half precision.
         model = weights.load(trainer.folder / "weights.safetensors", trainer.device)
@@ -71,12 +70,27 @@ def data_provenance(recipe: Recipe) -> dict[str, Any]:
         lists = [facts["pictures"] for name, facts in training.items() if name.startswith("train/")]
         provenance["pictures"] = sorted({picture for pictures in lists for picture in pictures})
     if recipe.sources:
-        provenance["sources"] = json.loads(Path(recipe.sources).read_text())
+        provenance["sources"] = read_json(recipe.sources)
     return provenance
 
 
 def _synthesis_facts(root: str | None) -> dict[str, Any]:
     """Read {clip: facts} of a data set that stfan.synthesis has made; return {} for any other."""
     path = Path(root, "clips.json") if root else None
-    content = json.loads(path.read_text()) if path and path.exists() else {}
-    return dict(content["clips"]) if {"settings", "clips"} <= set(content) else {}
+    if path is None or not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be a JSON object, got {json.dumps(content)[:40]}")
+    if not {"settings", "clips"} <= set(content):
+        return {}
+    clips = content["clips"]
+    if not isinstance(clips, dict):
+        raise ValueError(f"{path}: clips must be a JSON object, got {json.dumps(clips)[:40]}")
+    for name, facts in clips.items():
+        pictures = facts.get("pictures") if isinstance(facts, dict) else None
+        if not isinstance(pictures, list) or not all(isinstance(picture, str) for picture in pictures):
+            raise ValueError(
+                f'{path}: clip {name} must be {{"pictures": [name, ...], ...}}, got {json.dumps(facts)[:40]}'
+            )
+    return clips

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from av.filter import Graph
 from av.video.reformatter import ColorRange, Interpolation
+from numpy.typing import NDArray
 
 WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
     1: (0.2126, 0.0722),
@@ -95,13 +96,21 @@ class FromTensor:
 
     def __call__(self, pixels: torch.Tensor) -> av.VideoFrame:
         """Return the frame; it has no time stamp of its own yet."""
+        return self.frame(self.samples(pixels))
+
+    def samples(self, pixels: torch.Tensor) -> NDArray[np.uint8 | np.uint16]:
+        """Return what :meth:`frame` makes the frame of: (3, H, W), rounded to the bits of the format."""
         rgb = pixels.detach().float().cpu().clamp(0, 1)
         if self._yuv:
             values = _to_yuv(rgb, self._levels, self._weights)
         else:
             values = rgb[[1, 2, 0]] * ((1 << self._depth) - 1)
-        frame = av.VideoFrame(pixels.shape[2], pixels.shape[1], _planar(self._yuv, self._depth))
-        for plane, channel in zip(frame.planes, values.round().to(torch.int32).numpy(), strict=True):
+        return values.round().to(torch.int32).numpy().astype(_sample_type(self._depth))
+
+    def frame(self, samples: NDArray[np.uint8 | np.uint16]) -> av.VideoFrame:
+        """Return the frame of the samples; it has no time stamp of its own yet."""
+        frame = av.VideoFrame(samples.shape[2], samples.shape[1], _planar(self._yuv, self._depth))
+        for plane, channel in zip(frame.planes, samples, strict=True):
             rows = np.zeros((plane.height, plane.line_size), np.uint8).view(_sample_type(self._depth))
             rows[:, : plane.width] = channel
             buffer: Any = rows

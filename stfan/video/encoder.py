@@ -15,7 +15,9 @@ import av
 import torch
 from av.container import OutputContainer
 
+from stfan.files import wait_for_disk
 from stfan.video.colour import UNTAGGED, FromTensor, bit_depth
+from stfan.video.frame_log import FrameLog, Samples
 from stfan.video.hdr import hdr_options
 from stfan.video.partial_output import SEGMENT_FRAMES
 from stfan.video.pixel_formats import pix_formats, warn_of_losses
@@ -130,13 +132,14 @@ class SegmentWriter:
         like: a decoded frame, whose colours are coded as the segments' are to be.
 
     Attributes:
-        folder: where the files are; set it before the first is written.
+        log: the frames of the open segment.
         aspect: width by height of a pixel; None if it is square or not known.
         tagged: whether the file should name the matrix or the range of its colours.
         reorder: the most frames by which one was written before others that are shown earlier.
     """
 
     folder: Path
+    log: FrameLog
 
     def __init__(self, encoding: Encoding, reader: VideoReader, width: int, height: int, like: av.VideoFrame):
         assert encoding.pix_fmt is not None
@@ -167,17 +170,37 @@ class SegmentWriter:
         encoding = replace(self.encoding, **changes)
         return encoding.add_stream(container, self.rate, *self.size, self._tags, self._hdr)
 
+    def begin(self, folder: Path) -> None:
+        """Begin to write in a folder."""
+        self.folder, self.log = folder, FrameLog(folder / "open.frames")
+
     def path(self, number: int) -> Path:
         """Return the path of a segment."""
         return self.folder / f"{number:05d}.mkv"
 
     def write(self, pixels: torch.Tensor, number: int) -> None:
         """Add a frame (3, H, W) in [0, 1] to the segment of this number; open the segment if none is open."""
+        samples = self._to_frame.samples(pixels)
+        self._encode(samples, number)
+        self.log.add(samples)
+
+    def reopen(self, number: int, count: int) -> None:
+        """Write the segment of this number anew, with the first `count` frames of its log.
+
+        Raises:
+            DamagedPartialError: the log does not hold them.
+        """
+        width, height = self.size
+        for samples in self.log.load(count, self._to_frame.samples(torch.zeros(3, height, width))):
+            self._encode(samples, number)
+
+    def _encode(self, samples: Samples, number: int) -> None:
         if self._container is None:
-            self._container = av.open(f"file:{self.path(number)}", "w")
+            self._path = self.path(number)
+            self._container = av.open(f"file:{self._path}", "w")
             self._stream = self.add_stream(self._container)
             self._frames = self._packets = 0
-        frame = self._to_frame(pixels)
+        frame = self._to_frame.frame(samples)
         frame.pts, frame.time_base = self._frames, self._stream.codec_context.time_base
         self._frames += 1
         self._mux(self._container, self._stream.encode(frame))
@@ -193,6 +216,8 @@ class SegmentWriter:
         self._mux(self._container, self._stream.encode(None))
         self._container.close()
         self._container = None
+        wait_for_disk(self._path)
+        self.log.clear()
         if self._packets != self._frames:
             raise RuntimeError(
                 f"{self.encoding.codec} made {self._packets} frames of {self._frames}; take another --codec"

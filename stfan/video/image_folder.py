@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from stfan.files import check_parent, visible_files
+from stfan.files import check_parent, visible_files, wait_for_disk
 from stfan.images import (
     SUFFIXES,
     check_depth,
@@ -129,6 +129,7 @@ class ImageFolderWriter:
         """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
         self._folder = folder / "images"
         self._folder.mkdir(exist_ok=True)
+        self._unsaved: list[Path] = []
 
     def write(self, like: tuple[str, Image.Image], pixels: torch.Tensor) -> None:
         """Add a frame (3, H, W) in [0, 1], under the name and in the manner of an image."""
@@ -144,9 +145,12 @@ class ImageFolderWriter:
         data = io.BytesIO()  # Pillow would hide the reason why a disk cannot be written
         new.save(data, Image.registered_extensions()[Path(name).suffix.lower()], **info, **QUALITY)
         (self._folder / name).write_bytes(data.getbuffer())
+        self._unsaved.append(self._folder / name)
 
-    def checkpoint(self) -> dict[str, torch.Tensor]:
+    def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
         """Return what :meth:`begin` goes on from; all that was written is on the disk."""
+        while self._unsaved:
+            wait_for_disk(self._unsaved.pop())
         return {}
 
     def finish(self, incomplete: bool) -> Path:

@@ -13,10 +13,16 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from stfan.files import atomic_write, refuse_existing
+from stfan.files import atomic_write, refuse_existing, wait_for_disk
 
-SEGMENT_FRAMES = 50  # frames of a segment, the most that an interruption can cost
+# What an interruption can cost at most: so many frames, the frames of a segment, or so many seconds of work.
+SEGMENT_FRAMES = 50
+CHECKPOINT_SECONDS = 60.0
 LOCK = "lock"  # the file in the folder that a run holds locked
+
+
+class DamagedPartialError(ValueError):
+    """An unfinished output cannot be gone on with."""
 
 
 class PartialOutput:
@@ -132,6 +138,7 @@ class PartialOutput:
         copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         with atomic_write(self._state) as partial:
             partial.write_bytes(save(copies, metadata))
+            wait_for_disk(partial)
         self.frames = frames
 
     def publish(self, result: Path) -> None:

@@ -11,7 +11,12 @@ from typing import Any, Protocol, Self, TypeVar
 import av
 import torch
 
-from stfan.video.partial_output import SEGMENT_FRAMES, PartialOutput
+from stfan.video.partial_output import (
+    CHECKPOINT_SECONDS,
+    SEGMENT_FRAMES,
+    DamagedPartialError,
+    PartialOutput,
+)
 from stfan.video.reader import BrokenInputError
 
 NETWORK = "network."  # begins the names of the deblurrer's tensors
@@ -59,8 +64,12 @@ class FrameWriter(Protocol[TagIn]):
     def write(self, like: TagIn, pixels: torch.Tensor) -> None:
         """Add a frame (3, H, W) in [0, 1], with the tag of the frame that it is made from."""
 
-    def checkpoint(self) -> dict[str, torch.Tensor]:
-        """Return what :meth:`begin` goes on from; all that was written is on the disk."""
+    def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
+        """Return what :meth:`begin` goes on from; all that was written is on the disk.
+
+        Whether `segment_ends`, after SEGMENT_FRAMES frames or all, must depend on the number of frames alone: then the
+        result does not depend on when it was interrupted.
+        """
 
     def finish(self, incomplete: bool) -> Path:
         """Complete the file or folder, and return its path; `incomplete` says that the input holds more frames."""
@@ -166,7 +175,7 @@ def deblur_video(
         on_start: called with the number of frames that are there already.
         on_frame: called with each frame before and after.
         compose: makes the frame to write from the frame before and after.
-        stop: called after each frame; True ends the run and keeps what there is.
+        stop: called after each frame; True ends the run and keeps all frames.
 
     Raises:
         ValueError, OSError, RuntimeError: of the input, the disk, the machine. Frames that are safe are kept, and a note
@@ -190,6 +199,8 @@ def deblur_video(
         except BaseException as error:
             writer.abandon()
             if isinstance(error, BrokenInputError) and getattr(error, "__notes__", None):
+                raise
+            if isinstance(error, DamagedPartialError):
                 raise
             if partial.frames:
                 error.add_note(
@@ -218,11 +229,13 @@ def _run(
     else:
         deblurrer.reset()
     on_start(resumed)
-    started = time.monotonic()
+    started = saved_at = now = time.monotonic()
 
-    def checkpoint() -> None:
+    def checkpoint(segment_ends: bool) -> None:
+        nonlocal saved_at
         tensors = {NETWORK + name: tensor for name, tensor in deblurrer.state().items()}
-        partial.save(frames, tensors | writer.checkpoint())
+        partial.save(frames, tensors | writer.checkpoint(segment_ends))
+        saved_at = time.monotonic()
 
     complete = True
     try:
@@ -230,8 +243,13 @@ def _run(
             after = deblurrer(before)
             writer.write(tag, compose(before, after))
             frames += 1
+            frame_began, now = now, time.monotonic()
             if frames % SEGMENT_FRAMES == 0:
-                checkpoint()
+                checkpoint(segment_ends=True)
+            elif (
+                now - saved_at + (now - frame_began) > CHECKPOINT_SECONDS
+            ):  # the next frame would end too late
+                checkpoint(segment_ends=False)
             on_frame(before, after)
             if stop():
                 complete = False
@@ -240,8 +258,8 @@ def _run(
         if frames:
             error.add_note(f"(the {frames} frames before it: {writer.finish(incomplete=True)})")
         raise
-    if complete and frames % SEGMENT_FRAMES:
-        checkpoint()
+    if frames % SEGMENT_FRAMES:
+        checkpoint(segment_ends=complete)
     path = writer.finish(incomplete=not complete)
     seconds = time.monotonic() - started
     return DeblurResult(path, complete, frames, resumed, partial.frames, seconds, reader.damaged)

@@ -10,7 +10,7 @@ import torch
 from stfan.files import check_parent
 from stfan.video.encoder import Encoding, SegmentWriter
 from stfan.video.muxer import FORMATS, assemble, plan
-from stfan.video.partial_output import SEGMENT_FRAMES
+from stfan.video.partial_output import SEGMENT_FRAMES, DamagedPartialError
 from stfan.video.reader import VideoReader
 
 NO_TIME = torch.iinfo(torch.int64).min
@@ -61,21 +61,31 @@ class VideoWriter:
 
     def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
         """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
-        self.segments.folder = folder
+        self.segments.begin(folder)
         if saved is not None:
+            missing = {"times", "reorder", "open"} - saved.keys()
+            if missing:
+                raise DamagedPartialError(
+                    f"{folder}: its state lacks {', '.join(sorted(missing))}; "
+                    "--overwrite without --resume begins again"
+                )
             self.segments.reorder = int(saved["reorder"])
             self.times = [None if time == NO_TIME else time for time in saved["times"].tolist()]
+            self.segments.reopen(len(self.times) // SEGMENT_FRAMES, int(saved["open"]))
 
     def write(self, like: av.VideoFrame, pixels: torch.Tensor) -> None:
         """Add a frame (3, H, W) in [0, 1] at the time of a decoded one."""
         self.segments.write(pixels, len(self.times) // SEGMENT_FRAMES)
         self.times.append(like.pts)
 
-    def checkpoint(self) -> dict[str, torch.Tensor]:
+    def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
         """Return what :meth:`begin` goes on from; all that was written is on the disk."""
-        self.segments.close()
+        if segment_ends:
+            self.segments.close()
+        self.segments.log.save()
         times = [NO_TIME if time is None else time for time in self.times]
-        return {"times": torch.tensor(times), "reorder": torch.tensor(self.segments.reorder)}
+        numbers = {"reorder": self.segments.reorder, "open": self.segments.log.saved}
+        return {"times": torch.tensor(times), **{name: torch.tensor(n) for name, n in numbers.items()}}
 
     def finish(self, incomplete: bool) -> Path:
         """Make one file of all that was written, and return its path.

@@ -40,9 +40,9 @@ def test_the_last_line_says_it(frames, here, tmp_path, blur, options, note):
     code, out, err = here(source, *options, "--report", page)
     assert code == 0, err
     summary, _ = out.splitlines()
-    assert re.search(rf" of 255 on average: [a-z ]+{note}$", summary)
-    assert '"change": "changed by ' in page.read_text()
-    assert ('"blur": "little blur found' in page.read_text()) == bool(note)
+    said = re.search(rf"; (changed by [\d.]+ of 255 on average: [a-z ]+{note})$", summary)
+    assert said and f'"summary": "{said[1]}"' in page.read_text()
+    assert f"<title>{source.name}: what stfan deblur changed · stfan</title>" in page.read_text()
     code, out, err = here(source, *options, "--overwrite", "--json")
     said = json.loads(out)
     assert code == 0 and said["little_blur"] == bool(note)

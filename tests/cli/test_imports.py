@@ -1,10 +1,12 @@
-"""Help and refusals come at once: torch takes seconds to import, and they do not need it."""
+"""What is imported, and when: torch takes seconds, so that help and refusals do without; and what a missing package says."""
 
+import os
+import subprocess
 import sys
 
 import pytest
 
-from support.checkout import run
+from support.checkout import ROOT, run
 
 CODE = """
 import sys
@@ -21,3 +23,47 @@ print("torch" in sys.modules)
 @pytest.mark.parametrize("arguments", [["--help"], ["deblur", "--tile", "3", "in.mp4"]], ids=" ".join)
 def test_torch_is_not_imported(arguments):
     assert run(sys.executable, "-c", CODE.format(arguments=arguments)).splitlines().count("False") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "arguments", "words"),
+    [
+        (
+            "accelerate",
+            None,
+            ["train", "run"],
+            "stfan train needs accelerate; run: pip install 'fac-ext[train]'",
+        ),
+        (
+            "accelerate",
+            "raise ModuleNotFoundError('no such thing')",
+            ["train", "run"],
+            "stfan train cannot be loaded: no such thing; run: pip install 'fac-ext[train]'",
+        ),
+        (
+            "accelerate",
+            "raise ImportError('too old')",
+            ["train", "run"],
+            "stfan train cannot be loaded: too old; run: pip install 'fac-ext[train]'",
+        ),
+        ("av", None, ["deblur", "in.mp4"], "the command line needs av; run: pip install 'fac-ext[video]'"),
+        (
+            "typer",
+            "raise ModuleNotFoundError('no such thing')",
+            ["info"],
+            "the command line cannot be loaded: no such thing; run: pip install 'fac-ext[video]'",
+        ),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path, module, line, arguments, words):
+    """By a stand-in that raises what the import of it would."""
+    line = line or f"raise ModuleNotFoundError('No module named {module}', name={module!r})"
+    (tmp_path / f"{module}.py").write_text(line)
+    done = subprocess.run(
+        [sys.executable, "-m", "stfan", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"stfan: {words}\n")

@@ -23,12 +23,12 @@ from support.samples import Interrupt, frames_of, make_video, names, same_frames
 
 
 def wait_for(condition, process):
-    for _ in range(600):
+    for _ in range(6000):  # a loaded machine may take minutes to import torch
         if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError("nothing happened in 30 s")
+    raise AssertionError("nothing happened in 5 minutes")
 
 
 def start(*args):
@@ -77,13 +77,44 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, lon
     assert names(tmp_path) == ["out.mp4"]
 
 
+OFTEN = """
+import sys, time
+from stfan.model.deblurrer import Deblurrer
+from stfan.video import pipeline
+
+pipeline.CHECKPOINT_SECONDS = 0.0
+step = Deblurrer.__call__
+Deblurrer.__call__ = lambda *args: time.sleep(0.05) or step(*args)
+from stfan.cli.app import main
+
+main()
+"""
+
+
+def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan, long_video):
+    """What a minute saves of an open segment; here the minute is short, and a frame takes long."""
+    source, whole = long_video
+    out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
+    command = [sys.executable, "-c", OFTEN, "deblur", str(source), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: frames_kept(partial) > SEGMENT_FRAMES + 3, process)
+    process.kill()
+    process.communicate()
+    kept = frames_kept(partial)
+    assert SEGMENT_FRAMES + 3 < kept < 2 * SEGMENT_FRAMES
+    done = stfan("deblur", source, "-o", out, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"] == kept
+    assert out.read_bytes() == whole.read_bytes() and names(tmp_path) == ["out.mp4"]
+
+
 def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_video):
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
     wait_for(lambda: frames_kept(partial) >= SEGMENT_FRAMES, process)
     process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=60)
+    said, err = process.communicate(timeout=600)  # the machine may be loaded
     assert process.returncode == 130 and said == ""
     told = re.search(
         rf"interrupted after (\d+) frames; the frames so far: ({partial}/out.mp4); .*: (.*)", err
@@ -111,7 +142,8 @@ def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES + 4))
         code, _, err = here(source)
-    assert code == 130 and f"to resume from frame {SEGMENT_FRAMES}: stfan deblur {source} --resume" in err
+    resume = f"to resume from frame {SEGMENT_FRAMES + 4}: stfan deblur {source} --resume"
+    assert code == 130 and resume in err
     os.utime(source, (1, 1))
     code, _, err = here(source, "--resume")
     assert code == 1 and "was begun otherwise (input was " in err

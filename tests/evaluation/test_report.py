@@ -188,6 +188,7 @@ def test_the_page_asks_for_nothing(page):
     assert "default-src 'none'" in text
     assert "://" not in text and "@import" not in text and "<link" not in text
     assert len(re.findall("</script>", text)) == 2  # the file's name brought none
+    assert f"<title>{html.escape(NAME)} · stfan</title>" in text
 
 
 # In a browser
@@ -346,7 +347,9 @@ def test_the_page_of_a_run(tmp_path, stfan):
     assert done.returncode == 0 and str(tmp_path / "page.html") in done.stdout, done.stderr
     data, deblur = content(tmp_path / "page.html"), Deblurrer(weights.load())
     outputs = [deblur(frame.float() / 255) for frame in frames]
-    assert data["title"] == "in" and data["facts"]["parameters"] == weights.count(weights.load())
+    assert data["title"] == "in: what stfan deblur changed" and data["facts"]["parameters"] == weights.count(
+        weights.load()
+    )
     assert data["output"] == [pytest.approx(sharpness(output), rel=1e-3) for output in outputs]
     assert sorted(frame["index"] for frame in data["frames"]) == [0, 1, 2]
     for frame in data["frames"]:

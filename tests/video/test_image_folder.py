@@ -51,7 +51,7 @@ def test_pictures_are_resumed(tmp_path, here, monkeypatch):
     assert code == 130 and f"after {SEGMENT_FRAMES + 9} frames; the frames so far: {place}" in err
     assert len(names(place)) == SEGMENT_FRAMES + 9 and not (tmp_path / "out").exists()
     code, out, _ = here(tmp_path / "in", "-o", tmp_path / "out", "--resume", "--json")
-    assert code == 0 and json.loads(out)["resumed"] == SEGMENT_FRAMES
+    assert code == 0 and json.loads(out)["resumed"] == SEGMENT_FRAMES + 9
     files = names(tmp_path / "whole")
     assert names(tmp_path / "out") == files and len(files) == SEGMENT_FRAMES + 20
     assert all((tmp_path / "out" / f).read_bytes() == (tmp_path / "whole" / f).read_bytes() for f in files)
