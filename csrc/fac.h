@@ -16,12 +16,14 @@ enum class Padding : int64_t { kZeros = 0, kReplicate = 1, kReflect = 2, kCircul
 // continued beyond its ends. The last position read is input + after - 1, so always
 //   input + before + after = (output - 1) * stride + (kernel - 1) * dilation + 1
 // and after is the padding less what the stride leaves over; it may be negative.
-struct Axis {
-  int64_t input;   // pixels
-  int64_t output;  // pixels
-  int64_t kernel;  // taps
-  int64_t stride, dilation, before, after;
+template <typename Int>
+struct AxisOf {
+  Int input;   // pixels
+  Int output;  // pixels
+  Int kernel;  // taps
+  Int stride, dilation, before, after;
 };
+using Axis = AxisOf<int64_t>;
 
 // The sizes of one call. Tensors are dense:
 //   input and its gradient     (batch, channels, rows.input, columns.input)

@@ -1,22 +1,30 @@
 // Map a tap to the pixel that it reads, and back, on one axis: written once for CPU and CUDA. A position is a pixel
 // index that may lie beyond the ends, in [-before, input + after). Its source is the pixel that padding shows there.
+// Int is the type of the arithmetic: it must hold twice every position.
 #pragma once
+#include <type_traits>
+
 #include "fac.h"
 
 namespace fac {
 
+template <typename Int>
+using Same = std::type_identity_t<Int>;  // an argument that has no say in what Int is
+
 // Returns the position under tap t of output pixel o.
-FAC_HOST_DEVICE inline int64_t position(const Axis& a, int64_t o, int64_t t, Padding padding) {
+template <typename Int>
+FAC_HOST_DEVICE inline Int position(const AxisOf<Int>& a, Same<Int> o, Same<Int> t, Padding padding) {
   if (padding != Padding::kInside) return o * a.stride + t * a.dilation - a.before;
-  const int64_t phase = o % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
-  int64_t start = o / a.dilation - a.kernel / 2;  // the window, in every dilation-th pixel
+  const Int phase = o % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
+  Int start = o / a.dilation - a.kernel / 2;  // the window, in every dilation-th pixel
   if (start > length - a.kernel) start = length - a.kernel;
   if (start < 0) start = 0;
   return (start + t) * a.dilation + phase;
 }
 
 // Returns the pixel that position q shows, or -1 where it shows a zero.
-FAC_HOST_DEVICE inline int64_t source(int64_t q, int64_t n, Padding padding) {
+template <typename Int>
+FAC_HOST_DEVICE inline Int source(Int q, Same<Int> n, Padding padding) {
   if (q >= 0 && q < n) return q;
   if (padding == Padding::kReplicate) return q < 0 ? 0 : n - 1;
   if (padding == Padding::kReflect) return q < 0 ? -q : 2 * (n - 1) - q;
@@ -25,8 +33,9 @@ FAC_HOST_DEVICE inline int64_t source(int64_t q, int64_t n, Padding padding) {
 }
 
 // Give the positions that show pixel i, the inverse of source: preimage_at(i, m) for m in [0, preimage_count(i)).
-FAC_HOST_DEVICE inline int64_t preimage_count(const Axis& a, int64_t i, Padding padding) {
-  const int64_t n = a.input;
+template <typename Int>
+FAC_HOST_DEVICE inline Int preimage_count(const AxisOf<Int>& a, Same<Int> i, Padding padding) {
+  const Int n = a.input;
   const bool first = i == 0, last = i == n - 1;
   switch (padding) {
     case Padding::kReplicate: return 1 + (first ? a.before : 0) + (last && a.after > 0 ? a.after : 0);
@@ -35,8 +44,9 @@ FAC_HOST_DEVICE inline int64_t preimage_count(const Axis& a, int64_t i, Padding 
     default: return 1;
   }
 }
-FAC_HOST_DEVICE inline int64_t preimage_at(const Axis& a, int64_t i, int64_t m, Padding padding) {
-  const int64_t n = a.input;
+template <typename Int>
+FAC_HOST_DEVICE inline Int preimage_at(const AxisOf<Int>& a, Same<Int> i, Same<Int> m, Padding padding) {
+  const Int n = a.input;
   if (m == 0) return i;
   switch (padding) {
     case Padding::kReplicate: return i == 0 && m <= a.before ? -m : n - 1 + m - (i == 0 ? a.before : 0);
@@ -46,22 +56,26 @@ FAC_HOST_DEVICE inline int64_t preimage_at(const Axis& a, int64_t i, int64_t m, 
 }
 
 // The output pixels whose tap t reads position q: first, first + step, ... before last.
-struct Progression {
-  int64_t first, last, step;
+template <typename Int>
+struct ProgressionOf {
+  Int first, last, step;
 };
-FAC_HOST_DEVICE inline Progression outputs_reading(const Axis& a, int64_t q, int64_t t, Padding padding) {
+using Progression = ProgressionOf<int64_t>;
+template <typename Int>
+FAC_HOST_DEVICE inline ProgressionOf<Int> outputs_reading(const AxisOf<Int>& a, Same<Int> q, Same<Int> t,
+                                                          Padding padding) {
   if (padding != Padding::kInside) {
-    int64_t o = q + a.before - t * a.dilation;
+    Int o = q + a.before - t * a.dilation;
     if (a.stride != 1) {
       if (o % a.stride) return {0, 0, 1};
       o /= a.stride;
     }
-    return o >= 0 && o < a.output ? Progression{o, o + 1, 1} : Progression{0, 0, 1};
+    return o >= 0 && o < a.output ? ProgressionOf<Int>{o, o + 1, 1} : ProgressionOf<Int>{0, 0, 1};
   }
-  const int64_t phase = q % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
-  const int64_t start = q / a.dilation - t, half = a.kernel / 2;
+  const Int phase = q % a.dilation, length = (a.input - phase + a.dilation - 1) / a.dilation;
+  const Int start = q / a.dilation - t, half = a.kernel / 2;
   if (start < 0 || start > length - a.kernel) return {0, 0, 1};
-  const int64_t first = start == 0 ? 0 : start + half, last = start == length - a.kernel ? length - 1 : start + half;
+  const Int first = start == 0 ? 0 : start + half, last = start == length - a.kernel ? length - 1 : start + half;
   return {first * a.dilation + phase, last * a.dilation + phase + 1, a.dilation};
 }
 

@@ -34,8 +34,12 @@ inline bool strides_follow(const Tensor& t, std::initializer_list<int64_t> inner
   }
   return true;
 }
-inline bool is_row_major(const Tensor& t) { return t.numel() == 0 || strides_follow(t, {3, 2, 1, 0}); }
-inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && strides_follow(t, {1, 3, 2, 0}); }
+inline bool has_layout(const Tensor& t, MemoryFormat layout) {
+  return t.numel() == 0 ||
+         (layout == MemoryFormat::ChannelsLast ? strides_follow(t, {1, 3, 2, 0}) : strides_follow(t, {3, 2, 1, 0}));
+}
+inline bool is_row_major(const Tensor& t) { return has_layout(t, MemoryFormat::Contiguous); }
+inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && has_layout(t, MemoryFormat::ChannelsLast); }
 
 using Wide = __int128;
 constexpr Wide kMostBytes = Wide(1) << 62;
@@ -69,7 +73,9 @@ inline Tensor make_empty(const Tensor& like, const Ints& sizes, MemoryFormat lay
   });
 }
 
+// Returns the tensor in a layout: itself, without a call of torch, where it has that.
 inline Tensor make_contiguous(const Tensor& tensor, MemoryFormat layout) {
+  if (has_layout(tensor, layout)) return tensor;
   return with_memory(bytes_of({tensor.numel()}, tensor.element_size()),
                      [&] { return torch::stable::contiguous(tensor, layout); });
 }

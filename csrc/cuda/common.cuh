@@ -52,6 +52,33 @@ __device__ inline T rounded(Sum<T> value) {
   return narrow<T>(value);
 }
 
+// What a Shape says, in 32 bits or 64.
+template <typename Int>
+struct Sizes {
+  Int batch, channels, groups;
+  AxisOf<Int> rows, columns;
+  Int taps, inputs, outputs;
+  Padding padding;
+  bool channels_last;
+
+  __device__ explicit Sizes(const Shape& s)
+      : batch(static_cast<Int>(s.batch)),
+        channels(static_cast<Int>(s.channels)),
+        groups(static_cast<Int>(s.groups)),
+        rows(axis(s.rows)),
+        columns(axis(s.columns)),
+        taps(static_cast<Int>(s.taps())),
+        inputs(static_cast<Int>(s.inputs())),
+        outputs(static_cast<Int>(s.outputs())),
+        padding(s.padding),
+        channels_last(s.channels_last) {}
+  __device__ static AxisOf<Int> axis(const Axis& a) {
+    return {static_cast<Int>(a.input),  static_cast<Int>(a.output),   static_cast<Int>(a.kernel),
+            static_cast<Int>(a.stride), static_cast<Int>(a.dilation), static_cast<Int>(a.before),
+            static_cast<Int>(a.after)};
+  }
+};
+
 // For geometry.h in kernels that are never launched for kInside: no other padding changes the positions under taps.
 constexpr Padding kFixed = Padding::kZeros;
 

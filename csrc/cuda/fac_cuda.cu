@@ -13,8 +13,10 @@ const char* forward_cuda(const Shape& s, const T* input, const T* filters, T* ou
     if (channels_last_ok(s, input, filters, output))
       return launch_channels_last_forward(s, input, filters, output, stream);
   }
-  const auto pick = [](auto k) -> Kernel<T> { return forward_kernel<decltype(k)::value, T>; };
-  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  const auto pick = [](auto k, auto index) -> Kernel<T> {
+    return forward_kernel<decltype(k)::value, T, decltype(index)>;
+  };
+  const Kernel<T> kernel = by_width<T>(s, pick);
   return launch_general(kernel, s, s.channels, s.outputs(), input, filters, output, stream);
 }
 
@@ -26,8 +28,10 @@ const char* grad_input_cuda(const Shape& s, const T* filters, const T* grad, T* 
     if (channels_last_grad_input_ok(s, filters, grad, grad_input))
       return launch_channels_last_grad_input(s, filters, grad, grad_input, stream);
   }
-  const auto pick = [](auto k) -> Kernel<T> { return grad_input_kernel<decltype(k)::value, T>; };
-  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  const auto pick = [](auto k, auto index) -> Kernel<T> {
+    return grad_input_kernel<decltype(k)::value, T, decltype(index)>;
+  };
+  const Kernel<T> kernel = by_width<T>(s, pick);
   return launch_general(kernel, s, s.channels, s.inputs(), filters, grad, grad_input, stream);
 }
 
@@ -39,8 +43,10 @@ const char* grad_filters_cuda(const Shape& s, const T* input, const T* grad, T* 
     if (channels_last_ok(s, input, grad, grad_filters))
       return launch_channels_last_grad_filters(s, input, grad, grad_filters, stream);
   }
-  const auto pick = [](auto k) -> Kernel<T> { return grad_filters_kernel<decltype(k)::value, T>; };
-  const Kernel<T> kernel = by_width<T>(s.columns.kernel, pick);
+  const auto pick = [](auto k, auto index) -> Kernel<T> {
+    return grad_filters_kernel<decltype(k)::value, T, decltype(index)>;
+  };
+  const Kernel<T> kernel = by_width<T>(s, pick);
   return launch_general(kernel, s, s.groups, s.outputs(), input, grad, grad_filters, stream);
 }
 
