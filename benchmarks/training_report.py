@@ -52,6 +52,22 @@ def pairs_table(race):
     return f"{race['pairs_recipe']}.\n\n{table(heading, rows)}"
 
 
+def restarts_table(report):
+    """Every point of every second stage that was tried."""
+    rows = [
+        [
+            way["what"],
+            f"{point['iterations']:,}",
+            *gains(point["clean"]),
+            f"{sum(point['noisy'].values()) / 4:+.2f}",
+        ]
+        for way in report["ways"].values()
+        for point in way["curve"]
+    ]
+    heading = ["way", "iterations", *(f"{drift} px" for drift in DRIFTS), "mean with noise"]
+    return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
+
+
 def judging_table(report):
     """The bundled weights by bucket, with and without noise beside each other and never mixed."""
     environment, rows = report["environment"], []
@@ -182,6 +198,7 @@ def training_page(page):
         "presets": presets_table(with_compact()),
         "race": race_table(race),
         "ways": pairs_table(race),
+        "restarts": restarts_table(newest("*-restarts.json")),
         "judging": judging_table(newest("*-judging.json")),
         "hours": hours_table(json.loads((PRETRAINED / "compact.json").read_text())),
         "trainer": trainer_table(newest("*-trainer.json")),
