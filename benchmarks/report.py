@@ -22,6 +22,7 @@ from harness import (
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120  # of the lines of prose
 RESULTS = ROOT / "benchmarks" / "results"
+OTHERS = "-stfan -training -trainer -race -restarts -judging -predicted -blur -videos".split()  # than the operator
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "model" / "pretrained" / "article.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
@@ -195,7 +196,7 @@ def load():
     """Read the figures: {file stem: (of the operator, of the network or None)}."""
     reports = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if not path.stem.endswith(("-stfan", "-training", "-trainer", "-race", "-judging", "-predicted")):
+        if not path.stem.endswith(tuple(OTHERS)):
             network = path.with_name(f"{path.stem}-stfan.json")
             reports[path.stem] = (
                 json.loads(path.read_text()),
