@@ -37,7 +37,9 @@ def main():
     clips = find_videos(options.clips).only("test").clips
     judged, dtype = {}, resolve_dtype("auto", "cpu")
     for name in options.weights or weights.BUNDLED:
-        result = evaluate(Deblurrer(weights.load(name, dtype=getattr(torch, DTYPES[dtype]))), clips, PROTOCOLS["rgb8"])
+        result = evaluate(
+            Deblurrer(weights.load(name, dtype=getattr(torch, DTYPES[dtype]))), clips, PROTOCOLS["rgb8"]
+        )
         judged[name] = bucket_scores(result)
         print(name)
         stdout_console().print(bucket_table(judged[name]))

@@ -22,7 +22,17 @@ from harness import (
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120  # of the lines of prose
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = "-stfan -training -trainer -race -restarts -judging -predicted -blur -videos".split()  # than the operator
+OTHERS = [
+    "-stfan",
+    "-training",
+    "-trainer",
+    "-race",
+    "-restarts",
+    "-judging",
+    "-predicted",
+    "-blur",
+    "-videos",
+]  # than the operator
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "model" / "pretrained" / "article.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
