@@ -171,15 +171,69 @@ def blur_table(report):
     return table(["drift", "sharp frames", "blurred, clean", "blurred, noisy"], rows)
 
 
+def videos_table(report):
+    """What the weights do to real videos: sharper by how much, at the beginning and at the end; ghosts at cuts."""
+    rows = []
+    for name, video in report["videos"].items():
+        before, after = video["before"], video["after"]
+        tenth = max(len(before) // 10, 1)
+        parts = (slice(None), slice(tenth), slice(-tenth, None))
+        gains = (f"{sum(after[part]) / sum(before[part]):.2f}" for part in parts)
+        change = f"{sum(video['change']) / len(before):.2f}"
+        ghosts = ", ".join(f"{ghost:.1f}" for ghost in video["cuts"].values()) or "no cuts"
+        size = " x ".join(map(str, video["size"]))
+        rows.append([name, size, video["frames"], *gains, change, ghosts])
+    heading = [
+        "video",
+        "size",
+        "frames",
+        "sharpness, times",
+        "first tenth",
+        "last tenth",
+        "change, of 255",
+        "at cuts, of 255",
+    ]
+    environment = report["environment"]
+    return f"Weights `{report['weights']}`, {environment['device']}, {environment['date']}:\n\n{table(heading, rows)}"
+
+
+def videos_plot(report):
+    """Plot the sharpness of each frame after over before: docs/real-videos.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3), dpi=110, layout="constrained")
+    for name, video in report["videos"].items():
+        ratios = [after / before for after, before in zip(video["after"], video["before"], strict=True)]
+        (line,) = axes.plot(ratios, label=name)
+        for cut in map(int, video["cuts"]):
+            axes.axvline(cut, color=line.get_color(), alpha=0.3, linestyle=":")
+    axes.axhline(1, color="0.5", linewidth=1)
+    axes.set_xlabel("frame (dotted: a new shot)")
+    axes.set_ylabel("sharpness, after / before")
+    axes.grid(True, alpha=0.25)
+    axes.legend()
+    figure.savefig(ROOT / "docs" / "real-videos.png", metadata={"Software": None})
+    pyplot.close(figure)
+
+
 def speeds():
     """Read the reports of bench_stfan.py."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-stfan.json"))]
 
 
+def videos():
+    """Read the report of bench_videos.py."""
+    return json.loads(sorted(RESULTS.glob("*-videos.json"))[-1].read_text())
+
+
 def video_page(page):
     """Return docs/video.md with the text between its marks renewed."""
     blur = json.loads((RESULTS / "little-blur.json").read_text())
-    return renewed(page, {"speeds": speeds_table(speeds()), "blur": blur_table(blur)})
+    texts = {"speeds": speeds_table(speeds()), "blur": blur_table(blur), "videos": videos_table(videos())}
+    return renewed(page, texts)
 
 
 def training_page(page):
@@ -209,6 +263,7 @@ def training_page(page):
 def main():
     PAGE.write_text(training_page(PAGE.read_text()))
     VIDEO_PAGE.write_text(video_page(VIDEO_PAGE.read_text()))
+    videos_plot(videos())
 
 
 if __name__ == "__main__":

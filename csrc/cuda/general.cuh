@@ -50,12 +50,12 @@ __device__ inline Place<Int> place(const Sizes<Int>& s, Int channels, Int inner,
 // Says whether 32 bits hold the indices within a sample, the number of planes, and twice every position: with room for
 // the threads beyond the last index and for the grid's last step.
 inline bool fits_32_bits(const Shape& s) {
-  constexpr int64_t kMost = (int64_t{1} << 31) - (1 << 17);
+  constexpr int64_t kLimit = (int64_t{1} << 31) - (1 << 17);
   const auto small = [](const Axis& axis) {
-    return axis.input + axis.before + (axis.after > 0 ? axis.after : 0) < kMost / 2;
+    return axis.input + axis.before + (axis.after > 0 ? axis.after : 0) < kLimit / 2;
   };
-  return s.batch * s.channels < kMost && s.channels * s.inputs() < kMost && s.channels * s.outputs() < kMost &&
-         s.groups * s.taps() * s.outputs() < kMost && small(s.rows) && small(s.columns);
+  return s.batch * s.channels < kLimit && s.channels * s.inputs() < kLimit && s.channels * s.outputs() < kLimit &&
+         s.groups * s.taps() * s.outputs() < kLimit && small(s.rows) && small(s.columns);
 }
 
 // The columns of the input under the taps of output column x: kept, if K, their number, is known when compiling.
