@@ -72,8 +72,8 @@ def cuda_object(tmp_path_factory):
 def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
     _, said = cuda_object
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # three operators; widths 3, 5, 7 and any for three types, any alone for double
-    general = 3 * (3 * 4 + 1)
+    # three operators; widths 3, 5, 7 and any for three types, any alone for double and, of all four, with 64-bit indices
+    general = 3 * (3 * 4 + 1 + 4)
     # row-major: any width too, but not for the gradient of the input; channels_last: the three widths
     fast = 3 * (2 * 4 + 3) + 3 * 3 * 3
     assert len(spills) == len(ARCHITECTURES) * (general + fast)
@@ -99,7 +99,7 @@ def test_fast_kernels_move_sixteen_bytes(cuda_object):
         pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
     said = run(cuobjdump, "-sass", "-arch", "sm_90", cuda_object[0])
     kernels = dict(part.split("\n", 1) for part in said.split("Function : ")[1:])
-    assert len(kernels) == 99 and not re.search(r"\b(LDL|STL)\b", said)
+    assert len(kernels) == 111 and not re.search(r"\b(LDL|STL)\b", said)
     for name, instruction in WIDE.items():
         found = [code for mangled, code in kernels.items() if name in mangled]
         assert len(found) >= 9 and all(instruction in code for code in found), name
