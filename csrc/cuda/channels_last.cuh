@@ -162,7 +162,8 @@ __global__ void __launch_bounds__(32 * kTileRows)
     T* to = result + (start + at.channel) * kTaps;
 #pragma unroll
     for (int p = 0; p < kPieces; ++p)
-      if (const int piece = lane + 32 * p; piece < at.words * kTaps * U / V) store_once(stage[piece], to + piece * V);
+      if (const int piece = lane + 32 * p; piece < at.words * kTaps * U / V)
+        store_once<V>(stage[piece], to + piece * V);
     __syncwarp();
   }
 }
@@ -378,8 +379,8 @@ int64_t walks_down(const Shape& s) {
 
 template <typename T>
 bool channels_last_ok(const Shape& s, const T* a, const T* b, const T* out) {
-  return fast_path_ok(s, a, b, out) && s.channels_last && has_width(s) && s.rows.kernel == s.columns.kernel &&
-         s.channels % kVector<T> == 0 && s.inputs() * s.channels < 1 << 30;
+  return fast_path_ok(s) && piece_values(a, b, out, {}) == kVector<T> && s.channels_last && has_width(s) &&
+         s.rows.kernel == s.columns.kernel && s.channels % kVector<T> == 0 && s.inputs() * s.channels < 1 << 30;
 }
 template <typename T>
 bool channels_last_grad_input_ok(const Shape& s, const T* a, const T* b, const T* out) {

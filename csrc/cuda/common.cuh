@@ -1,8 +1,9 @@
-// Shared by the CUDA kernels: sixteen bytes as the unit of the large tensors, and a launch.
+// Shared by the CUDA kernels: pieces of sixteen bytes or fewer as the unit of the large tensors, and a launch.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <cstdio>
+#include <initializer_list>
 #include <type_traits>
 
 #include "../geometry.h"
@@ -18,18 +19,21 @@ struct alignas(kCount * sizeof(T)) Vector {
 template <typename T>
 constexpr int kVector = 16 / sizeof(T);
 
-// Filters and their gradient are touched once: "streaming" asks the caches to drop them first.
-template <typename T>
-__device__ inline Vector<T> load_once(const T* from) {
-  return __builtin_bit_cast(Vector<T>, __ldcs(reinterpret_cast<const uint4*>(from)));
-}
-template <typename T>
-__device__ inline void store_once(const Vector<T>& values, T* to) {
-  __stcs(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, values));
-}
-// Load and store sixteen bytes, or four, through the caches as usual.
+// Sixteen, eight or four bytes, as one instruction moves them.
 template <int kCount, typename T>
-using Bits = std::conditional_t<kCount * sizeof(T) == 16, uint4, unsigned>;
+using Bits =
+    std::conditional_t<kCount * sizeof(T) == 16, uint4, std::conditional_t<kCount * sizeof(T) == 8, uint2, unsigned>>;
+
+// Filters and their gradient are touched once: "streaming" asks the caches to drop them first.
+template <int kCount, typename T>
+__device__ inline Vector<T, kCount> load_once(const T* from) {
+  return __builtin_bit_cast(Vector<T, kCount>, __ldcs(reinterpret_cast<const Bits<kCount, T>*>(from)));
+}
+template <int kCount, typename T>
+__device__ inline void store_once(const Vector<T, kCount>& values, T* to) {
+  __stcs(reinterpret_cast<Bits<kCount, T>*>(to), __builtin_bit_cast(Bits<kCount, T>, values));
+}
+// Load and store through the caches as usual.
 template <int kCount, typename T>
 __device__ inline Vector<T, kCount> load(const T* from) {
   return __builtin_bit_cast(Vector<T, kCount>, *reinterpret_cast<const Bits<kCount, T>*>(from));
@@ -129,14 +133,24 @@ constexpr int64_t kMaxGridY = 65535;
 
 FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Says whether a call meets what all fast kernels require: one filter per channel, and tensors at multiples of sixteen
-// bytes with fewer than 2^30 pixels in a row or column.
-template <typename T>
-bool fast_path_ok(const Shape& s, const T* a, const T* b, const T* out) {
-  const auto aligned = [](const T* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  const auto small = [](const Axis& axis) { return axis.input < 1 << 30 && axis.output < 1 << 30; };
+// Says whether a call meets what all fast kernels require: one filter per channel, and fewer than 2^30 positions on
+// an axis.
+inline bool fast_path_ok(const Shape& s) {
+  const auto small = [](const Axis& axis) {
+    return axis.input + axis.before + (axis.after > 0 ? axis.after : 0) < 1 << 30 && axis.output < 1 << 30;
+  };
   return s.batch > 0 && s.channels > 0 && s.inputs() > 0 && s.outputs() > 0 && s.groups == s.channels &&
-         small(s.rows) && small(s.columns) && aligned(a) && aligned(b) && aligned(out);
+         small(s.rows) && small(s.columns);
+}
+// Returns the values in the largest pieces of 16, 8 or 4 bytes of which three tensors' places and rows of these widths
+// are multiples, or 0.
+template <typename T>
+int64_t piece_values(const T* a, const T* b, const T* out, std::initializer_list<int64_t> widths) {
+  uintptr_t bits = reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b) | reinterpret_cast<uintptr_t>(out);
+  for (const int64_t width : widths) bits |= width * sizeof(T);
+  for (const unsigned bytes : {16, 8, 4})
+    if (bits % bytes == 0) return bytes / sizeof(T);
+  return 0;
 }
 inline bool has_width(const Shape& s) {
   return s.columns.kernel == 3 || s.columns.kernel == 5 || s.columns.kernel == 7;

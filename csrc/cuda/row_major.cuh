@@ -1,6 +1,7 @@
-// Row-major tensors with a filter for each channel. A thread owns sixteen bytes of a row, V pixels, and moves the
-// filters in pieces of that size: a warp reads or writes 512 consecutive bytes of each tap. One row of the kernel is in
-// flight at a time: K pieces in each thread.
+// Row-major tensors with a filter for each channel. A thread owns a piece of a row, V pixels of together sixteen bytes,
+// and moves the filters in pieces of that size: a warp reads or writes 512 consecutive bytes of each tap. One row of
+// the kernel is in flight at a time: K pieces in each thread. Where rows are no multiple of sixteen bytes, a piece has
+// eight or four. Pieces are fewer than 2^31, so that all but the places in memory is in 32 bits.
 #pragma once
 #include "common.cuh"
 
@@ -12,66 +13,69 @@ constexpr int kMaxRowThreads = 512;  // then at most these, so that each may hav
 
 // The pixels of a result that a thread owns: x, x + 1, ..., x + V - 1 of row y in a plane.
 struct Piece {
-  int64_t plane, y, x;
+  int plane, y, x;
 };
-template <typename T>
-__device__ inline Piece piece_of(int64_t index, int64_t height, int64_t width) {
-  const int64_t in_row = width / kVector<T>, line = index / in_row;
-  return {line / height, line % height, index % in_row * kVector<T>};
+template <int V>
+__device__ inline Piece piece_of(unsigned index, unsigned height, unsigned width) {
+  const unsigned in_row = width / V, line = index / in_row, plane = line / height;
+  return {static_cast<int>(plane), static_cast<int>(line - plane * height), static_cast<int>(index % in_row * V)};
 }
+__device__ inline int64_t pixel_of(int y, int x, int width) { return static_cast<int64_t>(y) * width + x; }
 
 // Reads what tap t of those pixels looks at.
-template <typename T>
-__device__ inline Vector<Sum<T>, kVector<T>> values_under(const Shape& s, const T* image, const Piece& at, int64_t t) {
-  const int64_t i = t / s.columns.kernel, j = t % s.columns.kernel;
-  const int64_t row = source(position(s.rows, at.y, i, s.padding), s.rows.input, s.padding);
-  Vector<Sum<T>, kVector<T>> value;
+template <int V, typename T>
+__device__ inline Vector<Sum<T>, V> values_under(const Sizes<int>& s, const T* image, const Piece& at, int t) {
+  const int i = t / s.columns.kernel, j = t % s.columns.kernel;
+  const int row = source(position(s.rows, at.y, i, s.padding), s.rows.input, s.padding);
+  Vector<Sum<T>, V> value;
 #pragma unroll
-  for (int v = 0; v < kVector<T>; ++v) {
-    const int64_t column = source(position(s.columns, at.x + v, j, s.padding), s.columns.input, s.padding);
-    value.at[v] = row >= 0 && column >= 0 ? widen(image[row * s.columns.input + column]) : Sum<T>(0);
+  for (int v = 0; v < V; ++v) {
+    const int column = source(position(s.columns, at.x + v, j, s.padding), s.columns.input, s.padding);
+    value.at[v] = row >= 0 && column >= 0 ? widen(image[pixel_of(row, column, s.columns.input)]) : Sum<T>(0);
   }
   return value;
 }
 
 // The values of an input row under K taps at distance 1, for V neighbouring pixels of the output: V + K - 1 of them,
 // value[v + j] under tap j of pixel v.
-template <int K, typename T>
+template <int K, typename T, int V>
 struct Window {
-  static constexpr int kCount = kVector<T> + K - 1;
+  static constexpr int kCount = V + K - 1;
   int column[kCount];
   Sum<T> value[kCount];
 
-  __device__ Window(const Axis& a, int64_t x, Padding padding) {
+  __device__ Window(const AxisOf<int>& a, int x, Padding padding) {
 #pragma unroll
-    for (int u = 0; u < kCount; ++u) column[u] = static_cast<int>(source(x + u - a.before, a.input, padding));
+    for (int u = 0; u < kCount; ++u) column[u] = source(x + u - a.before, a.input, padding);
   }
   // Row -1 is a row of zeros.
-  __device__ void read(const T* image, int64_t row, int64_t width) {
+  __device__ void read(const T* image, int row, int width) {
+    const T* line = image + pixel_of(row < 0 ? 0 : row, 0, width);
 #pragma unroll
-    for (int u = 0; u < kCount; ++u)
-      value[u] = row >= 0 && column[u] >= 0 ? widen(image[row * width + column[u]]) : Sum<T>(0);
+    for (int u = 0; u < kCount; ++u) value[u] = row >= 0 && column[u] >= 0 ? widen(line[column[u]]) : Sum<T>(0);
   }
 };
 
 // K is the width of the kernel; 0 stands for any width, stride, dilation and padding, one tap after the other.
-template <int K, typename T>
-__global__ void __launch_bounds__(kRowThreads) row_major_forward(Shape s, const T* input, const T* filters, T* output) {
-  constexpr int V = kVector<T>;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
-  if (index >= s.batch * s.channels * s.outputs() / V) return;
-  const Piece at = piece_of<T>(index, s.rows.output, s.columns.output);
-  const T* image = input + at.plane * s.inputs();
-  const T* taps = filters + at.plane * s.taps() * s.outputs() + at.y * s.columns.output + at.x;
+template <int K, typename T, int V>
+__global__ void __launch_bounds__(kRowThreads)
+    row_major_forward(Shape shape, const T* input, const T* filters, T* output) {
+  const Sizes<int> s(shape);
+  const int64_t outputs = shape.outputs();
+  const unsigned index = blockIdx.x * kRowThreads + threadIdx.x;
+  if (index >= static_cast<unsigned>(s.batch * s.channels * s.rows.output * (s.columns.output / V))) return;
+  const Piece at = piece_of<V>(index, s.rows.output, s.columns.output);
+  const T* image = input + at.plane * shape.inputs();
+  const T* taps = filters + at.plane * (s.taps * outputs) + pixel_of(at.y, at.x, s.columns.output);
   Sum<T> sum[V] = {};
   if constexpr (K > 0) {
-    Window<K, T> window(s.columns, at.x, s.padding);
+    Window<K, T, V> window(s.columns, at.x, s.padding);
 #pragma unroll 1
-    for (int64_t i = 0; i < s.rows.kernel; ++i) {
+    for (int i = 0; i < s.rows.kernel; ++i) {
       // 1. load the filters of this row
-      Vector<T> tap[K];
+      Vector<T, V> tap[K];
 #pragma unroll
-      for (int j = 0; j < K; ++j) tap[j] = load_once(taps + (i * K + j) * s.outputs());
+      for (int j = 0; j < K; ++j) tap[j] = load_once<V>(taps + (i * K + j) * outputs);
       // 2. accumulate
       window.read(image, source(position(s.rows, at.y, i, kFixed), s.rows.input, s.padding), s.columns.input);
 #pragma unroll
@@ -81,99 +85,113 @@ __global__ void __launch_bounds__(kRowThreads) row_major_forward(Shape s, const 
     }
   } else {
 #pragma unroll 1
-    for (int64_t t = 0; t < s.taps(); ++t) {
+    for (int t = 0; t < s.taps; ++t) {
       // 1. load the filters of this tap
-      const Vector<T> tap = load_once(taps + t * s.outputs());
+      const Vector<T, V> tap = load_once<V>(taps + t * outputs);
       // 2. accumulate
-      const Vector<Sum<T>, V> value = values_under<T>(s, image, at, t);
+      const Vector<Sum<T>, V> value = values_under<V>(s, image, at, t);
 #pragma unroll
       for (int v = 0; v < V; ++v) sum[v] += value.at[v] * widen(tap.at[v]);
     }
   }
   // 3. store
-  Vector<T> result;
+  Vector<T, V> result;
 #pragma unroll
   for (int v = 0; v < V; ++v) result.at[v] = rounded<T>(sum[v]);
-  store<V>(result, output + index * V);
+  store<V>(result, output + static_cast<int64_t>(index) * V);
 }
 
-template <int K, typename T>
-__global__ void __launch_bounds__(kRowThreads)
-    row_major_grad_filters(Shape s, const T* input, const T* grad, T* result) {
-  constexpr int V = kVector<T>;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
-  if (index >= s.batch * s.channels * s.outputs() / V) return;
-  const Piece at = piece_of<T>(index, s.rows.output, s.columns.output);
-  const T* image = input + at.plane * s.inputs();
-  T* taps = result + at.plane * s.taps() * s.outputs() + at.y * s.columns.output + at.x;
+// Blocks of row_major_grad_filters for which a multiprocessor must have registers: the most without spilling any.
+#if !defined(__CUDA_ARCH__) || (__CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000)
+constexpr int kBlocksOf3 = 6, kBlocksOf5 = 6, kFewestBlocks = 4;
+#else
+constexpr int kBlocksOf3 = __CUDA_ARCH__ < 800 ? 4 : 5, kBlocksOf5 = 4, kFewestBlocks = __CUDA_ARCH__ < 1200 ? 4 : 3;
+#endif
+template <int K, int V>
+constexpr int kStoringBlocks = V == 8   ? (K == 7 ? kFewestBlocks : 4)
+                               : K == 3 ? kBlocksOf3
+                               : K == 5 ? kBlocksOf5
+                                        : 4;
+
+template <int K, typename T, int V>
+__global__ void __launch_bounds__(kRowThreads, kStoringBlocks<K, V>)
+    row_major_grad_filters(Shape shape, const T* input, const T* grad, T* result) {
+  const Sizes<int> s(shape);
+  const int64_t outputs = shape.outputs();
+  const unsigned index = blockIdx.x * kRowThreads + threadIdx.x;
+  if (index >= static_cast<unsigned>(s.batch * s.channels * s.rows.output * (s.columns.output / V))) return;
+  const Piece at = piece_of<V>(index, s.rows.output, s.columns.output);
+  const T* image = input + at.plane * shape.inputs();
+  T* taps = result + at.plane * (s.taps * outputs) + pixel_of(at.y, at.x, s.columns.output);
   // 1. load the output's gradient
-  const Vector<T> g = load<V>(grad + index * V);
+  const Vector<T, V> g = load<V>(grad + static_cast<int64_t>(index) * V);
   if constexpr (K > 0) {
-    Window<K, T> window(s.columns, at.x, s.padding);
+    Window<K, T, V> window(s.columns, at.x, s.padding);
 #pragma unroll 1
-    for (int64_t i = 0; i < s.rows.kernel; ++i) {
+    for (int i = 0; i < s.rows.kernel; ++i) {
       // 2. multiply and store the taps of this row
       window.read(image, source(position(s.rows, at.y, i, kFixed), s.rows.input, s.padding), s.columns.input);
 #pragma unroll
       for (int j = 0; j < K; ++j) {
-        Vector<T> tap;
+        Vector<T, V> tap;
 #pragma unroll
         for (int v = 0; v < V; ++v) tap.at[v] = rounded<T>(window.value[v + j] * widen(g.at[v]));
-        store_once(tap, taps + (i * K + j) * s.outputs());
+        store_once<V>(tap, taps + (i * K + j) * outputs);
       }
     }
   } else {
 #pragma unroll 1
-    for (int64_t t = 0; t < s.taps(); ++t) {
+    for (int t = 0; t < s.taps; ++t) {
       // 2. multiply and store this tap
-      const Vector<Sum<T>, V> value = values_under<T>(s, image, at, t);
-      Vector<T> tap;
+      const Vector<Sum<T>, V> value = values_under<V>(s, image, at, t);
+      Vector<T, V> tap;
 #pragma unroll
       for (int v = 0; v < V; ++v) tap.at[v] = rounded<T>(value.at[v] * widen(g.at[v]));
-      store_once(tap, taps + t * s.outputs());
+      store_once<V>(tap, taps + t * outputs);
     }
   }
 }
 
 // Threads for one row of the input and of the output.
-template <typename T>
-FAC_HOST_DEVICE inline int64_t threads_per_row(const Shape& s) {
-  return (s.columns.input > s.columns.output ? s.columns.input : s.columns.output) / kVector<T>;
+FAC_HOST_DEVICE inline int64_t threads_per_row(const Shape& s, int64_t values) {
+  return (s.columns.input > s.columns.output ? s.columns.input : s.columns.output) / values;
 }
 
 // Reads every filter where it lies: a thread adds up, over the rows of the kernel, what each of its K columns gives
 // from V pixels of the output. Then columns meet in shared memory, one at a time, moved by j * dilation: a block holds
 // whole rows. A thread each adds up the positions beyond a row's ends, and hands them to the pixels that they show.
-template <int K, typename T>
+template <int K, typename T, int V>
 __global__ void __launch_bounds__(kMaxRowThreads, 1)
-    row_major_grad_input(Shape s, const T* filters, const T* grad, T* result) {
-  constexpr int V = kVector<T>;
+    row_major_grad_input(Shape shape, const T* filters, const T* grad, T* result) {
   __shared__ Sum<T> shared[V][kMaxRowThreads];  // pixel v of a thread at [v][thread]: no bank conflicts, however moved
-  const int per_row = static_cast<int>(threads_per_row<T>(s)), thread = threadIdx.x, chunk = thread % per_row;
-  const int64_t line = static_cast<int64_t>(blockIdx.x) * (blockDim.x / per_row) + thread / per_row;
-  const int x = chunk * V, before = static_cast<int>(s.columns.before), dilation = static_cast<int>(s.columns.dilation);
-  const int in_width = static_cast<int>(s.columns.input), out_width = static_cast<int>(s.columns.output);
-  const bool exists = line < s.batch * s.channels * s.rows.input;
-  const int64_t plane = line / s.rows.input, y = line % s.rows.input;
+  const Sizes<int> s(shape);
+  const int per_row = static_cast<int>(threads_per_row(shape, V)), thread = threadIdx.x, chunk = thread % per_row;
+  const unsigned line = blockIdx.x * (blockDim.x / per_row) + thread / per_row, height = s.rows.input;
+  const int x = chunk * V, before = s.columns.before, dilation = s.columns.dilation;
+  const int in_width = s.columns.input, out_width = s.columns.output;
+  const bool exists = line < static_cast<unsigned>(s.batch * s.channels) * height;
+  const int64_t plane = line / height, outputs = shape.outputs();
   Sum<T> part[K][V] = {};
   if (exists && x < out_width) {
-    const T* image = grad + plane * s.outputs() + x;
-    const T* taps = filters + plane * s.taps() * s.outputs() + x;
-    Axis rows = s.rows;
+    const T* image = grad + plane * outputs + x;
+    const T* taps = filters + plane * (s.taps * outputs) + x;
+    const int y = static_cast<int>(line % height);
+    AxisOf<int> rows = s.rows;
     rows.stride = 1;
-    const int64_t preimages = preimage_count(rows, y, s.padding);
+    const int preimages = preimage_count(rows, y, s.padding);
 #pragma unroll 1
-    for (int64_t m = 0; m < preimages; ++m)
+    for (int m = 0; m < preimages; ++m)
 #pragma unroll 1
-      for (int64_t i = 0; i < s.rows.kernel; ++i) {
-        const Progression outputs = outputs_reading(rows, preimage_at(rows, y, m, s.padding), i, kFixed);
-        if (outputs.first >= outputs.last) continue;
+      for (int i = 0; i < s.rows.kernel; ++i) {
+        const auto reading = outputs_reading(rows, preimage_at(rows, y, m, s.padding), i, kFixed);
+        if (reading.first >= reading.last) continue;
         // 1. load the filters of this row
-        Vector<T> tap[K];
+        const int64_t pixel = pixel_of(reading.first, 0, out_width);
+        Vector<T, V> tap[K];
 #pragma unroll
-        for (int j = 0; j < K; ++j) tap[j] = load_once(taps + (i * K + j) * s.outputs() + outputs.first * out_width);
+        for (int j = 0; j < K; ++j) tap[j] = load_once<V>(taps + (i * K + j) * outputs + pixel);
         // 2. accumulate
-        const Vector<T> g = load<V>(image + outputs.first * out_width);
+        const Vector<T, V> g = load<V>(image + pixel);
 #pragma unroll
         for (int j = 0; j < K; ++j)
 #pragma unroll
@@ -204,59 +222,92 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1)
     __syncthreads();
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t preimages = x < in_width ? preimage_count(s.columns, x + v, s.padding) : 1;
+      const int preimages = x < in_width ? preimage_count(s.columns, x + v, s.padding) : 1;
 #pragma unroll 1
-      for (int64_t m = 1; m < preimages; ++m) {
-        const int64_t q = preimage_at(s.columns, x + v, m, s.padding);
+      for (int m = 1; m < preimages; ++m) {
+        const int q = preimage_at(s.columns, x + v, m, s.padding);
         sum[v] += row[q < 0 ? q + before : q - in_width + before];
       }
     }
   }
   // 5. store
   if (!exists || x >= in_width) return;
-  Vector<T> values;
+  Vector<T, V> values;
 #pragma unroll
   for (int v = 0; v < V; ++v) values.at[v] = rounded<T>(sum[v]);
-  store<V>(values, result + line * in_width + x);
+  store<V>(values, result + static_cast<int64_t>(line) * in_width + x);
 }
 
+// Says whether the windows of neighbouring pixels overlap so that a thread may keep one for all of its pixels.
+inline bool has_window(const Shape& s) {
+  return has_width(s) && s.columns.stride == 1 && s.columns.dilation == 1 && s.padding != Padding::kInside;
+}
+// Pieces of less than sixteen bytes are there for such windows alone: one tap after the other, a thread of few pixels
+// is no faster than the general kernels.
 template <typename T>
 bool row_major_ok(const Shape& s, const T* a, const T* b, const T* out) {
-  return fast_path_ok(s, a, b, out) && !s.channels_last && s.columns.output % kVector<T> == 0;
+  const int64_t values = piece_values(a, b, out, {s.columns.output});
+  return fast_path_ok(s) && !s.channels_last && (values == kVector<T> || (values > 0 && has_window(s))) &&
+         s.batch * s.channels * s.outputs() < (int64_t{1} << 31) * values && s.taps() < 1 << 30;
 }
 template <typename T>
 bool row_major_grad_input_ok(const Shape& s, const T* a, const T* b, const T* out) {
-  const int64_t threads = threads_per_row<T>(s), after = s.columns.after > 0 ? s.columns.after : 0;
-  return row_major_ok(s, a, b, out) && uniform_window(s) && s.columns.input % kVector<T> == 0 &&
-         threads <= kMaxRowThreads && s.columns.before + after <= threads;
+  const int64_t values = piece_values(a, b, out, {s.columns.input, s.columns.output});
+  if (!fast_path_ok(s) || s.channels_last || values == 0 || !uniform_window(s)) return false;
+  const int64_t threads = threads_per_row(s, values), after = s.columns.after > 0 ? s.columns.after : 0;
+  return threads <= kMaxRowThreads && s.columns.before + after <= threads && s.taps() < 1 << 30 &&
+         s.batch * s.channels * s.rows.input < int64_t{1} << 31;
 }
 
-// Picks the kernel for a width with a window of its own, else the one for any call.
+// Picks the kernel for pieces of so many values.
 template <typename T, typename Pick>
-Kernel<T> by_window(const Shape& s, Pick pick) {
-  const bool window = has_width(s) && s.columns.stride == 1 && s.columns.dilation == 1 && s.padding != Padding::kInside;
-  return window ? by_odd_width<T>(s.columns.kernel, pick) : pick(std::integral_constant<int, 0>());
+Kernel<T> by_piece(int64_t values, Pick pick) {
+  if (values == kVector<T>) return pick(std::integral_constant<int, kVector<T>>());
+  if (values == kVector<T> / 2) return pick(std::integral_constant<int, kVector<T> / 2>());
+  return pick(std::integral_constant<int, kVector<T> / 4>());
 }
-template <typename T>
-dim3 row_major_blocks(const Shape& s) {
-  return dim3(static_cast<unsigned>(divide_up(s.batch * s.channels * s.outputs() / kVector<T>, kRowThreads)));
+// Picks the kernel for a width with a window of its own, else the one for any call.
+template <typename T, int V, typename Pick>
+Kernel<T> by_window(const Shape& s, Pick pick) {
+  if constexpr (V == kVector<T>)
+    if (!has_window(s)) return pick(std::integral_constant<int, 0>());
+  return by_odd_width<T>(s.columns.kernel, pick);
+}
+inline dim3 row_major_blocks(const Shape& s, int64_t values) {
+  return dim3(static_cast<unsigned>(divide_up(s.batch * s.channels * s.outputs() / values, kRowThreads)));
 }
 template <typename T>
 const char* launch_row_major_forward(const Shape& s, const T* input, const T* filters, T* output, void* stream) {
-  const auto pick = [](auto k) -> Kernel<T> { return row_major_forward<decltype(k)::value, T>; };
-  return launch(by_window<T>(s, pick), row_major_blocks<T>(s), kRowThreads, s, input, filters, output, stream);
+  const int64_t values = piece_values(input, filters, output, {s.columns.output});
+  const auto pick = [&](auto v) -> Kernel<T> {
+    const auto pick = [=](auto k) -> Kernel<T> { return row_major_forward<decltype(k)::value, T, decltype(v)::value>; };
+    return by_window<T, decltype(v)::value>(s, pick);
+  };
+  return launch(by_piece<T>(values, pick), row_major_blocks(s, values), kRowThreads, s, input, filters, output, stream);
 }
 template <typename T>
 const char* launch_row_major_grad_filters(const Shape& s, const T* input, const T* grad, T* result, void* stream) {
-  const auto pick = [](auto k) -> Kernel<T> { return row_major_grad_filters<decltype(k)::value, T>; };
-  return launch(by_window<T>(s, pick), row_major_blocks<T>(s), kRowThreads, s, input, grad, result, stream);
+  const int64_t values = piece_values(input, grad, result, {s.columns.output});
+  const auto pick = [&](auto v) -> Kernel<T> {
+    const auto pick = [=](auto k) -> Kernel<T> {
+      return row_major_grad_filters<decltype(k)::value, T, decltype(v)::value>;
+    };
+    return by_window<T, decltype(v)::value>(s, pick);
+  };
+  return launch(by_piece<T>(values, pick), row_major_blocks(s, values), kRowThreads, s, input, grad, result, stream);
 }
 template <typename T>
 const char* launch_row_major_grad_input(const Shape& s, const T* filters, const T* grad, T* result, void* stream) {
-  const auto pick = [](auto k) -> Kernel<T> { return row_major_grad_input<decltype(k)::value, T>; };
-  const int64_t per_row = threads_per_row<T>(s), rows = per_row < kRowThreads ? kRowThreads / per_row : 1;
+  const int64_t values = piece_values(filters, grad, result, {s.columns.input, s.columns.output});
+  const auto pick = [&](auto v) -> Kernel<T> {
+    const auto pick = [=](auto k) -> Kernel<T> {
+      return row_major_grad_input<decltype(k)::value, T, decltype(v)::value>;
+    };
+    return by_odd_width<T>(s.columns.kernel, pick);
+  };
+  const int64_t per_row = threads_per_row(s, values), rows = per_row < kRowThreads ? kRowThreads / per_row : 1;
   const dim3 blocks(static_cast<unsigned>(divide_up(s.batch * s.channels * s.rows.input, rows)));
-  return launch(by_odd_width<T>(s.columns.kernel, pick), blocks, per_row * rows, s, filters, grad, result, stream);
+  return launch(by_piece<T>(values, pick), blocks, per_row * rows, s, filters, grad, result, stream);
 }
 
 }  // namespace

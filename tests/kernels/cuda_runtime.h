@@ -35,8 +35,17 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-inline uint4 __ldcs(const uint4* from) { return *from; }
-inline void __stcs(uint4* to, uint4 value) { *to = value; }
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+template <typename Bits>
+Bits __ldcs(const Bits* from) {
+  return *from;
+}
+template <typename Bits>
+void __stcs(Bits* to, Bits value) {
+  *to = value;
+}
 
 namespace standin {
 

@@ -72,14 +72,15 @@ def cuda_object(tmp_path_factory):
 def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
     _, said = cuda_object
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    # three operators; widths 3, 5, 7 and any for three types, any alone for double and, of all four, with 64-bit indices
-    general = 3 * (3 * 4 + 1 + 4)
-    # row-major: any width too, but not for the gradient of the input; channels_last: the three widths
-    fast = 3 * (2 * 4 + 3) + 3 * 3 * 3
-    assert len(spills) == len(ARCHITECTURES) * (general + fast)
+    assert len(spills) == len(ARCHITECTURES) * KERNELS
     assert set(spills) == {("0", "0", "0")}
 
 
+# three operators; widths 3, 5, 7 and any for three types, any alone for double and for indices of 64 bits
+GENERAL = 3 * (3 * 4 + 1 + 4)
+# row-major: three widths in pieces of 16, 8 and 4 bytes, any width in 16, but not for the gradient of the input;
+# channels_last: the three widths
+KERNELS = GENERAL + 3 * (3 * 3 * 3 + 2) + 3 * 3 * 3
 # what moves the filters or their gradient in each fast kernel, sixteen bytes at a time
 WIDE = {
     "row_major_forward": "LDG.E.EF.128",
@@ -92,17 +93,23 @@ WIDE = {
 
 
 @pytest.mark.long
-def test_fast_kernels_move_sixteen_bytes(cuda_object):
+def test_fast_kernels_move_whole_pieces(cuda_object):
     """Look into the machine code for sm_90, where no kernel has local memory either."""
     path = os.pathsep.join([os.environ["PATH"], f"{sysconfig.get_path('platlib')}/nvidia/cu13/bin"])
     if (cuobjdump := shutil.which("cuobjdump", path=path)) is None:
         pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
     said = run(cuobjdump, "-sass", "-arch", "sm_90", cuda_object[0])
     kernels = dict(part.split("\n", 1) for part in said.split("Function : ")[1:])
-    assert len(kernels) == 111 and not re.search(r"\b(LDL|STL)\b", said)
+    assert len(kernels) == KERNELS and not re.search(r"\b(LDL|STL)\b", said)
     for name, instruction in WIDE.items():
-        found = [code for mangled, code in kernels.items() if name in mangled]
-        assert len(found) >= 9 and all(instruction in code for code in found), name
+        found = [(mangled, code) for mangled, code in kernels.items() if name in mangled]
+        assert len(found) >= 9
+        for mangled, code in found:
+            of_piece = re.search(r"ILi\dE(\w+?)Li(\d)EEvNS_5ShapeE", mangled)
+            size = int(of_piece[2]) * (4 if of_piece[1] == "f" else 2) if of_piece else 16
+            assert re.search(rf"{instruction.replace('.128', {16: '.128', 8: '.64', 4: ''}[size])} ", code), (
+                mangled
+            )
 
 
 def test_barriers_of_the_stand_in(tmp_path):
@@ -150,7 +157,7 @@ def program(tmp_path_factory):
     print(f"order of threads: FAC_TEST_ORDER={seed}")  # pytest shows it with a failure
     # the static variables of functions whose first parameter is a Shape: kernels' shared arrays
     shared = re.findall(r"^(\w+) (\w+) b _ZZN3fac\w+EvNS_5ShapeE", run("nm", "-S", place), re.M)
-    assert len(shared) > 3 * (3 * 2 + 3 + 3 * 2)
+    assert len(shared) > 3 * (3 * 2 + 9 + 3 * 2)
     places = " ".join(f"{int(at, 16)} {int(size, 16)}" for at, size in shared)
 
     def call(command, data):
@@ -312,7 +319,7 @@ def run_all(program, cuda, cases):
         fast.append([])
         for like in (grad, input, filters):
             size = like.numel() * like.element_size()
-            fast[-1].append(bool(results[at]))
+            fast[-1].append(results[at] == 1)
             made[-1].append(from_memory(results[at + 8 : at + 8 + size], like, channels_last))
             at += 8 + size
     assert at == len(results)
@@ -371,10 +378,17 @@ def test_fast_kernels_are_right(program, channels_last, dtype):
         add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(k - 1, k // 2))
         add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(0, k // 2))
         for width, padding in ((64 + k - 1, 0), (64 - k + 1, k - 1)):
-            whole = not channels_last and width % v == 0
-            add([True, whole, True], 1, v, (12, width), (k, k), padding=(k // 2, padding))
-        # rows that are no multiple of 16 bytes; channels that are none
-        add([channels_last] * 3, 1, v, (9, 8 * v + 1), (k, k))
+            add([True, not channels_last, True], 1, v, (12, width), (k, k), padding=(k // 2, padding))
+        # rows in pieces of 8 and 4 bytes, with other dilations and another size of the result; in pieces of 2 bytes
+        for piece in () if channels_last else (v // 2, v // 4):
+            for mode in PADDING_MODES:
+                add([True] * 3, 2, 3, (11, 53 * piece), (k, k), mode=mode)
+                add([True] * 3, 1, 2, (k, 9 * piece), (k, k), mode=mode)
+            add([False, True, False], 1, 2, (9, 61 * piece), (k, k), dilation=(1, 2))
+            add([True] * 3, 1, 2, (9, 61 * piece), (k, k), dilation=(2, 1), mode="reflect")
+            add([True] * 3, 1, v, (12, 33 * piece + k - 1), (k, k), padding=(1, 0))
+        add([channels_last or v == 4] * 3, 1, v, (9, 8 * v + 1), (k, k))
+        # channels that are no multiple of 16 bytes
         add([not channels_last] * 3, 1, v + 1, (9, 8 * v), (k, k))
     # no width of 3, 5 or 7, a rectangle, a window inside
     add([not channels_last, False, not channels_last], 1, v, (9, 8 * v), (9, 9))
@@ -383,11 +397,14 @@ def test_fast_kernels_are_right(program, channels_last, dtype):
     if not channels_last:  # one row for a block, and one that is too long for it
         add([True] * 3, 1, 2, (3, 300 * v), (5, 5), mode="reflect")
         add([True, False, True], 1, 1, (3, 513 * v), (3, 3))
+        add([True] * 3, 1, 1, (3, 427 * v // 2), (5, 5), mode="replicate")
+        add([True, False, True], 1, 1, (3, 513 * v // 4), (3, 3))
     made, fast = run_all(program, 1, cases)
     assert fast == expected
     check_all(cases, made)
-    made, fast = run_all(program, 2, cases[:8])  # results at odd addresses
-    assert fast == [[False] * 3] * 8
+    made, fast = run_all(program, 2, cases[:8])  # results one value after a multiple of 16 bytes
+    pieces = not channels_last and v == 4  # the third of each mode has a dilation of 2 along a row
+    assert fast == [[pieces] * 3, [pieces] * 3, [False, pieces, False], [pieces] * 3] * 2
     check_all(cases[:8], made)
 
 
@@ -413,6 +430,36 @@ def test_not_a_number_passes_through_the_kernels(program, cuda):
                 size = right.nan_to_num(0, 0, 0).abs().max()
                 allowed = oracle.spread(torch.float32, 9 * 8, 9 * size)
                 oracle.assert_within(got.double(), right, allowed, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_positions_beyond_32_bits(program, channels_last):
+    """Lay 2^30 zeros around 8 x 8 pixels: of 3 x 3 windows with that stride, the middle one sees the first pixels."""
+    far, n, groups = 1 << 30, 2, 2
+    axis = axis_numbers(8, 3, 3, far, 1, far)
+    for which, shared in ((0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3)):
+        input = np.random.default_rng(which).standard_normal((n, groups, shared, 8, 8), np.float32)
+        filters = np.random.default_rng(7).standard_normal((n, groups, 3, 3, 3, 3), np.float32)
+        grad = np.random.default_rng(8).standard_normal((n, groups, shared, 3, 3), np.float32)
+        header = np.array([1, 1, which, n, groups * shared, groups, *axis, *axis, 0, channels_last], np.int64)
+        seen, taps = input[..., :3, :3], filters[..., 1, 1]
+        right = [np.zeros_like(grad), np.zeros_like(input), np.zeros_like(filters)][which]
+        if which == 0:
+            right[..., 1, 1] = (seen * taps[:, :, None]).sum((-1, -2))
+        if which == 1:
+            right[..., :3, :3] = taps[:, :, None] * grad[..., 1, 1][..., None, None]
+        if which == 2:
+            right[..., 1, 1] = (seen * grad[..., 1, 1][..., None, None]).sum(2)
+
+        def flat(array, n=n):
+            array = torch.from_numpy(array)
+            return array.reshape(n, -1, *array.shape[-2:])
+
+        operands = [flat(array) for array in ((input, filters), (filters, grad), (input, grad))[which]]
+        got = program("run", b"".join([header.tobytes(), *(in_memory(t, channels_last) for t in operands)]))
+        assert got[0] == 2
+        got = from_memory(got[8:], flat(right), channels_last)
+        torch.testing.assert_close(got, flat(right), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

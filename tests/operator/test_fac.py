@@ -22,6 +22,16 @@ def test_value_and_both_gradients(shape, groups, kernel_size, keywords, dtype, l
     check_all(fac, *operands, kernel_size, **keywords)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("width", [180, 213, 214, 318, 854])
+def test_value_in_rows_of_any_width(width, dtype, mode, device):
+    """Take rows of multiples of 8, 4 and 2 bytes: a CUDA thread owns as many of one."""
+    for kernel_size in (3, 5, 7):
+        operands = tensors((1, 2, 9, width), 2, kernel_size, dtype=dtype, device=device)
+        check_all(fac, *operands, kernel_size, padding_mode=mode)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("kernel_size", [3, 5, (3, 4)])
