@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from support import oracle
 from support.checkout import ROOT
 
-FAC, STFAN, PREDICTED = (
-    ROOT / "benchmarks" / name for name in ("bench_fac.py", "bench_stfan.py", "bench_predicted.py")
+FAC, STFAN, PREDICTED, WEIGHTS, VIDEOS = (
+    ROOT / "benchmarks" / f"bench_{name}.py" for name in ("fac", "stfan", "predicted", "weights", "videos")
 )
 
 
@@ -84,6 +85,41 @@ def test_predicted_figures(tmp_path, report):
     text = report.predicted_section(json.loads(out.read_text()), "name")
     assert "fac_predicted  forward+backward" in text and "name.png" in text
     assert bench(PREDICTED, "--hidden", 0).returncode == 2
+
+
+def test_judged_weights(tmp_path):
+    """Of one clip each, so small that only the form of the figures counts."""
+    from PIL import Image
+
+    from stfan.synthesis.export import synthesize_judging_set
+
+    pictures, cutouts = tmp_path / "pictures", tmp_path / "cutouts"
+    for folder, mode in ((pictures, "RGB"), (cutouts, "RGBA")):
+        folder.mkdir()
+        noise = np.random.default_rng(0).integers(0, 255, (80, 80, len(mode))).astype(np.uint8)
+        Image.fromarray(noise, mode).save(folder / "0.png")
+    synthesize_judging_set(pictures, tmp_path / "clips", cutouts, clips=1, frames=2, size=16)
+    out = tmp_path / "figures.json"
+    done = bench(WEIGHTS, tmp_path / "clips", "--weights", "compact", "--json", out)
+    assert done.returncode == 0, done.stderr
+    (kinds,) = json.loads(out.read_text())["weights"].values()
+    assert set(kinds) == {"clean", "noisy"} and all(set(drifts) == set("0248") for drifts in kinds.values())
+
+
+def test_video_figures(tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from stfan.evaluation.metrics import sharpness
+    from stfan.video.reader import VideoReader
+    from support.samples import make_video
+
+    source, out = make_video(tmp_path / "in.mp4", frames=4, width=64, height=48), tmp_path / "figures.json"
+    done = bench(VIDEOS, source, "--json", out)
+    assert done.returncode == 0, done.stderr
+    (video,) = json.loads(out.read_text())["videos"].values()
+    assert video["size"] == [64, 48] and video["frames"] == len(video["after"]) == 4 and video["cuts"] == {}
+    with VideoReader(source) as reader:
+        assert video["before"] == [round(sharpness(pixels), 2) for _, pixels in reader.frames()]
+    assert min(video["change"]) > 0 and video["after"] != video["before"]
 
 
 def test_contenders_agree():
