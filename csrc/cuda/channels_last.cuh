@@ -1,7 +1,8 @@
 // channels_last tensors with a K x K filter for each channel: the filters of one pixel are consecutive. A lane owns
 // a word of channels, U = 4 bytes of them, whose filters are K * K words. A warp brings the filters of its words
 // into shared memory (or takes them from there) in coalesced pieces of sixteen bytes, and each lane reads (or writes)
-// its own, without bank conflicts, K * K being odd.
+// its own, without bank conflicts, K * K being odd. One file, though long: three kernels and the pieces that they
+// share.
 #pragma once
 #include <cuda_pipeline.h>
 

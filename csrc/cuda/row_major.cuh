@@ -1,7 +1,8 @@
 // Row-major tensors with a filter for each channel. A thread owns a piece of a row, V pixels of together sixteen bytes,
 // and moves the filters in pieces of that size: a warp reads or writes 512 consecutive bytes of each tap. One row of
 // the kernel is in flight at a time: K pieces in each thread. Where rows are no multiple of sixteen bytes, a piece has
-// eight or four. Pieces are fewer than 2^31, so that all but the places in memory is in 32 bits.
+// eight or four. Pieces are fewer than 2^31, so that all but the places in memory is in 32 bits. One
+// file, though long: three kernels and the pieces that they share.
 #pragma once
 #include "common.cuh"
 
