@@ -28,6 +28,7 @@ OTHERS = [
     "-trainer",
     "-race",
     "-restarts",
+    "-directions",
     "-judging",
     "-predicted",
     "-blur",

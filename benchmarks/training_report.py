@@ -68,6 +68,22 @@ def restarts_table(report):
     return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
 
 
+def directions_table(report):
+    """What the network learns in minutes of blurs of few or of all directions, told or not."""
+    rows = [
+        [
+            way["what"],
+            f"{point['iterations']:,}",
+            *(f"{point[key]:+.2f}" if key in point else "" for key in ("below_28", "28_to_34", "above_34")),
+            "" if point["correlation"] is None else f"{point['correlation']:.2f}",
+        ]
+        for way in report["ways"].values()
+        for point in way["curve"]
+    ]
+    heading = ["way", "iterations", "below 28 dB", "28 to 34 dB", "above 34 dB", "correlation"]
+    return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
+
+
 def judging_table(report):
     """The bundled weights by bucket, with and without noise beside each other and never mixed."""
     environment, rows = report["environment"], []
@@ -253,6 +269,7 @@ def training_page(page):
         "race": race_table(race),
         "ways": pairs_table(race),
         "restarts": restarts_table(newest("*-restarts.json")),
+        "directions": directions_table(newest("*-directions.json")),
         "judging": judging_table(newest("*-judging.json")),
         "hours": hours_table(json.loads((PRETRAINED / "compact.json").read_text())),
         "trainer": trainer_table(newest("*-trainer.json")),
