@@ -69,7 +69,7 @@ def restarts_table(report):
 
 
 def directions_table(report):
-    """What the network learns in minutes of blurs of few or of all directions, told or not."""
+    """Gains on blurs of few and of all directions, with and without supervision; then, how much is sharpened along which axis."""
     rows = [
         [
             way["what"],
@@ -81,7 +81,13 @@ def directions_table(report):
         for point in way["curve"]
     ]
     heading = ["way", "iterations", "below 28 dB", "28 to 34 dB", "above 34 dB", "correlation"]
-    return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
+    axes = [
+        [row["weights"], str(row["px"]), row["moved"], f"{row['along']:.2f}", f"{row['across']:.2f}"]
+        for row in report["axes"]["rows"]
+    ]
+    second = table(["weights", "px a frame", "moved along", "along it", "across it"], axes)
+    where = f"{report['device']}, {report['date']}"
+    return f"{where}. {report['recipe']}.\n\n{table(heading, rows)}\n\n{report['axes']['what']}.\n\n{second}"
 
 
 def judging_table(report):
