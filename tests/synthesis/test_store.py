@@ -52,6 +52,21 @@ def attitude(pair, flips):
     return pair
 
 
+def test_two_runs_that_render_the_same_clip_at_once(source, tmp_path, monkeypatch):
+    one, other = (StoredClips(tmp_path / "clips", source, 4, length=2, crop=(16, 16)) for _ in range(2))
+    save = np.save
+
+    def meanwhile(file, array):
+        monkeypatch.setattr(np, "save", save)
+        other.load_clip(0)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", meanwhile)
+    clip = one.load_clip(0)
+    assert np.array_equal(clip, other.load_clip(0)) and clip.any()
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["00000.npy", "clips.json"]
+
+
 def test_each_round_takes_each_clip_once_in_another_order(source, tmp_path):
     stored = StoredClips(tmp_path / "clips", source, 6, length=1, crop=(8, 8))
     rounds = [[int(stored[6 * turn + i]["name"][:5]) for i in range(6)] for turn in range(3)]
