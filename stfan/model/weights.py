@@ -1,5 +1,6 @@
 """Load and save weight files: ours (safetensors), the article's and the authors' (PyTorch), told apart by their names."""
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -226,6 +227,7 @@ def _recognise(tensors: Mapping[str, Any], stated: str | None) -> tuple[Kind, st
     return kind, preset
 
 
+@functools.cache  # a model has to be made for it
 def _shapes(preset: str, kernel_size: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in STFAN(preset, kernel_size).state_dict().items()}
