@@ -16,15 +16,14 @@ assert fac_ext.build_info()["cpu_simd"] == sys.argv[1]
 torch.manual_seed(0)
 for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
     for layout in (torch.contiguous_format, torch.channels_last):
-        for groups in (3, 19, 57):
-            for k in (3, 4, 5):
-                shapes = (2, 57, 6, 35), (2, groups * k * k, 6, 35), (2, 57, 6, 35)
-                x, f, g = (torch.randn(s, dtype=dtype).contiguous(memory_format=layout) for s in shapes)
-                a, b = x.clone().requires_grad_(), f.clone().requires_grad_()
-                out = fac_ext.fac(a, b, k)
-                found = (out, *torch.autograd.grad(out, (a, b), g))
-                for one, *facts in zip(found, *oracle.bounds(x, f, g, k), strict=True):
-                    oracle.check(one, *facts)
+        for groups, k in ((57, 3), (57, 4), (57, 5), (3, 5), (19, 4)):
+            shapes = (2, 57, 6, 35), (2, groups * k * k, 6, 35), (2, 57, 6, 35)
+            x, f, g = (torch.randn(s, dtype=dtype).contiguous(memory_format=layout) for s in shapes)
+            a, b = x.clone().requires_grad_(), f.clone().requires_grad_()
+            out = fac_ext.fac(a, b, k)
+            found = (out, *torch.autograd.grad(out, (a, b), g))
+            for one, *facts in zip(found, *oracle.bounds(x, f, g, k), strict=True):
+                oracle.check(one, *facts)
 """
 
 

@@ -12,7 +12,7 @@ PLAIN = ((2, 2, 4, 3), 2, 3, {})
 GEOMETRIES = {
     "plain": PLAIN,
     "even replicate": ((1, 2, 3, 5), 1, (2, 4), {"padding_mode": "replicate"}),
-    "stride groups reflect": ((2, 4, 5, 4), 2, 3, {"stride": 2, "padding": 1, "padding_mode": "reflect"}),
+    "stride groups reflect": ((1, 4, 5, 4), 2, 3, {"stride": 2, "padding": 1, "padding_mode": "reflect"}),
     "dilation circular": ((1, 2, 5, 4), 1, (3, 2), {"dilation": 2, "padding_mode": "circular"}),
     "unseen rows": ((1, 1, 4, 5), 1, 2, {"stride": (3, 2), "padding": 0}),
 }
