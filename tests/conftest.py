@@ -85,7 +85,7 @@ def small():
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return initialise(STFAN(kernel_size=3), "identity", 0).eval()
+        return initialise(STFAN("compact", kernel_size=3), "identity", 0).eval()
 
 
 @pytest.fixture
