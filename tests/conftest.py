@@ -66,6 +66,20 @@ def stfan():
 
 
 @pytest.fixture
+def stfan_here(capsys, monkeypatch):
+    """The same in this process, without the seconds that imports take."""
+    app = pytest.importorskip("stfan.cli.app")
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["stfan", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        return subprocess.CompletedProcess(sys.argv, end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
 def shared_video():
     """The path of a real clip by its name; skips where there is none."""
 

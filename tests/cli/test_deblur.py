@@ -32,7 +32,7 @@ def test_the_command_deblurs(tmp_path, stfan):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = tmp_path / "in_deblurred.mp4"
     said = re.fullmatch(
-        rf"{out}: 12 frames, [\d.]+ frames/s; changed by ([\d.]+) of 255 on average: (.*)\n"
+        rf"{out}: 12 frames, [\d.]+ frames/s; changed by ([\d.]+) of 255 on average, [\d.]+ where most: (.*)\n"
         rf"{tmp_path}/in.png: frame (\d+), before .*\n",
         done.stdout,
     )
@@ -63,18 +63,20 @@ def test_the_command_deblurs(tmp_path, stfan):
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ([0, 0.4], "0.2 of 255 on average: not visible"),
-        ([0.5, 1], "0.8 of 255 on average: hardly visible"),
-        ([2], "2.0 of 255 on average: visible in details"),
-        ([0, 8], "4.0 of 255 on average: visible"),
-        ([255.001], "255.0 of 255 on average: visible"),  # a mean is rounded
+        ([0, 0.4], "0.1 of 255 on average, 0.2 where most: not visible"),
+        ([0.5, 1], "0.4 of 255 on average, 0.8 where most: hardly visible"),
+        ([2], "1.0 of 255 on average, 2.0 where most: visible in details"),
+        ([0, 8], "2.0 of 255 on average, 4.0 where most: visible"),
+        ([255.001], "127.5 of 255 on average, 255.0 where most: visible"),  # a mean is rounded
     ],
 )
 def test_the_change_in_words(levels, words):
     found = MostChangedFrame()
     assert found.words == ""
     for level in levels:
-        found.add(torch.zeros(3, 4, 4), torch.full((3, 4, 4), level / 255))
+        after = torch.zeros(3, 16, 24)
+        after[:, :8] = level / 255
+        found.add(torch.zeros(3, 16, 24), after)
     assert found.words == f"changed by {words}"
 
 
@@ -176,12 +178,12 @@ def test_comparison_in_halves(tmp_path, here):
     assert np.array_equal(split[..., 33:], after[..., 33:]) and (split[..., 32] == 255).all()
 
 
-def test_strength_is_a_part_of_the_change(tmp_path, stfan):
+def test_strength_is_a_part_of_the_change(tmp_path, stfan_here):
     source = make_video(tmp_path / "in.mp4", frames=4)
     written = {}
     for strength in ("0", "0.5", "1"):
         out = tmp_path / f"{strength}.mkv"
-        done = stfan(
+        done = stfan_here(
             *("deblur", source, "-o", out, "--lossless", "--strength", strength, "--json"),
             *("--report", tmp_path / f"{strength}.html"),
         )

@@ -13,9 +13,9 @@ from stfan.cli import app, trial
 from support.samples import frames_of, make_video, names
 
 
-def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan):
+def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
     source = make_video(tmp_path / "in it.mp4", frames=30, width=32, height=16)
-    done = stfan(
+    done = stfan_here(
         "try", source, "--seconds", "0.2", "--strength", "0.5", "--weights", "compact", "--tile", "64"
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -43,13 +43,13 @@ def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan):
     assert context.params["strength"] == 0.5 and context.params["tile"] == 64
 
 
-def test_a_second_try_needs_overwrite(tmp_path, stfan):
+def test_a_second_try_needs_overwrite(tmp_path, stfan_here):
     source = make_video(tmp_path / "in.mkv", frames=3, width=16, height=16)
     (tmp_path / "in_try.html").write_text("mine")
-    done = stfan("try", source)
+    done = stfan_here("try", source)
     assert done.returncode == 1 and "in_try.html: exists already; --overwrite" in done.stderr
     assert names(tmp_path) == ["in.mkv", "in_try.html"]
-    done = stfan("try", source, "--overwrite")
+    done = stfan_here("try", source, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"the whole: stfan deblur {source}\n")
 
