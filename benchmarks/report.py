@@ -81,9 +81,13 @@ def fit(points):
     return slope, my - slope * mx, 1 - left / sum((y - my) ** 2 for y in points.values()) if n > 2 else 1.0
 
 
+def threads_of(environment):
+    return f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}"
+
+
 def ran_on(environment):
     gpu = environment.get("driver")
-    threads = "" if gpu else f", {environment['threads']} threads"
+    threads = "" if gpu else f", {threads_of(environment)}"
     return f"{environment['device']}{threads}, torch {environment['torch']}, {environment['date']}"
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from harness import FRAMES, renewed
+from report import threads_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -35,7 +36,7 @@ def race_table(race):
         rows.append([name, network["what"], *size, point["iterations"], *gains(point["clean"])])
     environment = race["environment"]
     return (
-        f"{environment['device']}, {environment['threads']} thread, torch {environment['torch']}, {environment['date']}; "
+        f"{environment['device']}, {threads_of(environment)}, torch {environment['torch']}, {environment['date']}; "
         f"after {common} s of CPU time each. {race['networks_recipe']}.\n\n"
         + table(["", "network", "parameters", "kFLOP/px", "iterations", *(f"{d} px" for d in DRIFTS)], rows)
     )
@@ -133,7 +134,7 @@ def presets_table(report):
             ]
         )
     heading = ["frame", "article, s", "compact, s", "times as fast", "article, MB", "compact, MB"]
-    where = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, {environment['date']}"
+    where = f"{environment['device']}, {threads_of(environment)}, torch {environment['torch']}, {environment['date']}"
     return f"A frame in `stfan.Deblurrer`; {where}:\n\n{table(heading, rows)}"
 
 
@@ -142,7 +143,7 @@ def speeds_table(reports):
     rows = []
     for report in reports:
         environment = report["environment"]
-        device = f"{environment['device']}, {environment['threads']} threads"
+        device = f"{environment['device']}, {threads_of(environment)}"
         for case in report["cases"]:
             for preset, name in (("compact", "compact"), ("article", "stfan")):
                 if isinstance(figures := case["results"].get(name), dict):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# How much frames changed, of 255 on average, and what one sees of it in them side by side.
+# How much frames changed, of 255 in the sixteenth that changed most, and what one sees of it in them side by side.
 SEEN = ((0.25, "not visible"), (1.0, "hardly visible"), (3.0, "visible in details"), (math.inf, "visible"))
 
 
@@ -26,7 +26,7 @@ class MostChangedFrame:
 
     def __init__(self) -> None:
         self.count, self.frame, self.change = 0, 0, -1.0
-        self._changes, self._compared = 0.0, 0
+        self._changes, self._most, self._compared = 0.0, 0.0, 0
         self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
@@ -36,16 +36,20 @@ class MostChangedFrame:
             self.change, self.frame, self.pair = change, self.count, (before, after)
         self.count += 1
         self._changes += change
+        self._most += _changes_of_parts(before, after)[0].max().item()
         self._compared += 1
 
     @property
     def words(self) -> str:
-        """How much the frames changed on average, and whether one sees it; empty if there were none."""
+        """How much the frames changed, and whether one sees it; empty if there were none.
+
+        On average, and in the sixteenth of each that changed most, by which it is judged: what moved may be small.
+        """
         if not self._compared:
             return ""
-        mean = 255 * self._changes / self._compared
-        seen = next(words for most, words in SEEN if mean <= most)
-        return f"changed by {mean:.1f} of 255 on average: {seen}"
+        mean, part = (255 * total / self._compared for total in (self._changes, self._most))
+        seen = next(words for most, words in SEEN if part <= most)
+        return f"changed by {mean:.1f} of 255 on average, {part:.1f} where most: {seen}"
 
     def save(self, path: Path) -> None:
         """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""
@@ -65,12 +69,19 @@ class MostChangedFrame:
 
 def most_changed_part(before: "torch.Tensor", after: "torch.Tensor") -> tuple[slice, slice]:
     """Find the rows and columns, a quarter of each, where two frames (3, H, W) differ most on average."""
+    means, (height, width), steps = _changes_of_parts(before, after)
+    row, column = divmod(int(means.argmax()), means.shape[1])
+    top, left = row * steps[0], column * steps[1]
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _changes_of_parts(
+    before: "torch.Tensor", after: "torch.Tensor"
+) -> tuple["torch.Tensor", tuple[int, int], tuple[int, int]]:
+    """Compute the mean change of parts, a quarter of the rows and columns each; their size, and the steps between them."""
     import torch.nn.functional as F
 
     change = (after.float() - before.float()).abs().mean(0, keepdim=True)
     height, width = (max(1, side // 4) for side in change.shape[1:])
     steps = max(1, height // 4), max(1, width // 4)
-    means = F.avg_pool2d(change, (height, width), steps)[0]
-    row, column = divmod(int(means.argmax()), means.shape[1])
-    top, left = row * steps[0], column * steps[1]
-    return slice(top, top + height), slice(left, left + width)
+    return F.avg_pool2d(change, (height, width), steps)[0], (height, width), steps

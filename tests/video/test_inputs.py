@@ -10,6 +10,7 @@ import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
+from stfan.video import hdr  # noqa: E402
 from stfan.video.decode_errors import decode  # noqa: E402
 from stfan.video.encoder import Encoding  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
@@ -176,6 +177,18 @@ def test_hdr10_metadata_is_kept_or_warned_of(tmp_path, caplog):
     assert "HDR10" not in caplog.text
     deblur(source, tmp_path / "out.webm", Encoding())
     assert "its HDR10 metadata (mastering display, content light level) is left out" in caplog.text
+
+
+@pytest.mark.parametrize(("primaries", "luminance", "unknown"), [(0, 1, "primaries"), (1, 0, "luminance")])
+def test_a_mastering_display_known_in_part_is_warned_of(primaries, luminance, unknown, caplog):
+    class Data:
+        type = hdr.Type.MASTERING_DISPLAY_METADATA
+
+        def __bytes__(self):
+            return hdr.DISPLAY.pack(*(1, 2) * 10, primaries, luminance)
+
+    assert hdr.hdr_options(SimpleNamespace(side_data=[Data()]), "libx265") == {}
+    assert f"its mastering display is left out: its {unknown} is not known" in caplog.text
 
 
 @pytest.mark.parametrize(
