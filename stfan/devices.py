@@ -5,7 +5,8 @@ def devices() -> dict[str, str]:
     """Describe the devices of this machine: {device: what it is}."""
     import torch
 
-    found = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    threads = torch.get_num_threads()
+    found = {"cpu": f"{threads} thread{'s' * (threads != 1)}, {torch.backends.cpu.get_cpu_capability()}"}
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         memory = f"{gpu.total_memory / 2**30:.0f} GiB"
