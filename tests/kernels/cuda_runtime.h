@@ -16,9 +16,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
-#include <utility>
 #include <vector>
 
 #define __global__
@@ -52,30 +52,84 @@ namespace standin {
 constexpr size_t kStack = 256 << 10;
 enum class Wait { kNothing, kWarp, kBlock };
 
-struct Fiber {
+// Where a stack stopped, to go on there. What swapcontext does takes most of the time of kernels with barriers: a
+// system call, and AddressSanitizer's cleaning of the whole stack.
+#if defined(__x86_64__)
+extern "C" void standin_leave(void** from, void* to);
+asm(R"(
+.pushsection .text
+standin_leave:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+.popsection
+)");
+struct Context {
+  void* top = nullptr;  // the six registers that a function keeps, and where it returns to
+
+  void begin(char* stack, void (*work)()) {
+    void** const end = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + kStack) & ~uintptr_t{15});
+    std::fill(end - 8, end, nullptr);
+    end[-2] = reinterpret_cast<void*>(work);
+    top = end - 8;
+  }
+  void leave_for(const Context& to) { standin_leave(&top, to.top); }
+};
+#else
+struct Context {
   ucontext_t context;
+
+  void begin(char* stack, void (*work)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = kStack;
+    makecontext(&context, work, 0);
+  }
+  void leave_for(const Context& to) { swapcontext(&context, &to.context); }
+};
+#endif
+
+struct Fiber {
+  Context context;
   std::unique_ptr<char[]> stack{new char[kStack]};
   void* fake_stack = nullptr;  // AddressSanitizer's
   unsigned thread = 0;
   Wait wait = Wait::kNothing;  // at which barrier `thread` is, if at any
 };
 
+struct Array {
+  char* start;
+  size_t size;
+};
 struct Block {
   std::function<void()> body;
+  std::vector<Array> arrays;  // its shared memory
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Fiber*> waiting, idle;  // by thread, if at a barrier; with no thread
   unsigned next = 0;
   std::vector<unsigned> order;  // the threads' turns
   Fiber* running = nullptr;
-  ucontext_t main;
+  Context main;
   void* main_fake_stack = nullptr;
   const void* main_stack = nullptr;
   size_t main_size = 0;
 };
 inline Block block;
-inline std::mt19937 random;                                  // of the orders; the program may seed it
-inline std::vector<std::pair<char*, size_t>> shared_memory;  // the kernels' arrays, if the program lists them
-inline const void* launched = nullptr;                       // the last kernel
+inline std::mt19937 random;                                      // of the orders; the program may seed it
+inline std::map<const void*, std::vector<Array>> shared_memory;  // by kernel, if the program lists its arrays
+inline const void* launched = nullptr;                           // the last kernel
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "%s\n", what);
@@ -84,13 +138,13 @@ inline const void* launched = nullptr;                       // the last kernel
 
 inline void to_main(Fiber* fiber) {
   __sanitizer_start_switch_fiber(&fiber->fake_stack, block.main_stack, block.main_size);
-  swapcontext(&fiber->context, &block.main);
+  fiber->context.leave_for(block.main);
   __sanitizer_finish_switch_fiber(fiber->fake_stack, nullptr, nullptr);
 }
 inline void to_fiber(Fiber* fiber) {
   block.running = fiber;
   __sanitizer_start_switch_fiber(&block.main_fake_stack, fiber->stack.get(), kStack);
-  swapcontext(&block.main, &fiber->context);
+  block.main.leave_for(fiber->context);
   __sanitizer_finish_switch_fiber(block.main_fake_stack, nullptr, nullptr);
 }
 
@@ -119,10 +173,7 @@ inline void barrier(Wait wait) {
 inline void start_fiber() {
   if (block.idle.empty()) {
     Fiber* const fiber = block.fibers.emplace_back(new Fiber).get();
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.get();
-    fiber->context.uc_stack.ss_size = kStack;
-    makecontext(&fiber->context, work, 0);
+    fiber->context.begin(fiber->stack.get(), work);
     block.idle.push_back(fiber);
   }
   Fiber* const fiber = block.idle.back();
@@ -150,7 +201,7 @@ inline void run_block() {
   block.order.resize(threads);
   for (unsigned t = 0; t < threads; ++t) block.order[t] = way == 1 ? threads - 1 - t : t;
   if (way == 2) std::shuffle(block.order.begin(), block.order.end(), random);
-  for (const auto& [start, size] : shared_memory) std::memset(start, 0xff, size);
+  for (const Array& array : block.arrays) std::memset(array.start, 0xff, array.size);
   block.waiting.assign(threads, nullptr);
   block.next = 0;
   while (block.next < threads) start_fiber();
@@ -219,6 +270,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   blockDim = size;
   standin::launched = reinterpret_cast<const void*>(kernel);
   standin::block.body = [&] { kernel(arguments...); };
+  standin::block.arrays = standin::shared_memory[standin::launched];
   for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
       standin::run_block();

@@ -144,13 +144,14 @@ void narrow_all(size_t count) {
 
 }  // namespace
 
-// Takes a seed for the orders of threads, and the addresses and sizes of shared arrays: "seed at size ...".
+// Takes a seed for the orders of threads, and where kernels and their shared arrays are: "seed kernel at size ...".
 void set_up(const char* text) {
   std::istringstream numbers(text);
-  uint64_t seed = 0, at = 0, size = 0;
+  uint64_t seed = 0, kernel = 0, at = 0, size = 0;
   numbers >> seed;
   standin::random.seed(static_cast<unsigned>(seed));
-  while (numbers >> at >> size) standin::shared_memory.emplace_back(reinterpret_cast<char*>(at), size);
+  while (numbers >> kernel >> at >> size)
+    standin::shared_memory[reinterpret_cast<const void*>(kernel)].push_back({reinterpret_cast<char*>(at), size});
 }
 
 int main(int, char** arguments) {

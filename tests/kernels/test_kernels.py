@@ -155,10 +155,16 @@ def program(tmp_path_factory):
         keep(folder / "program", place)
     seed = os.environ.get("FAC_TEST_ORDER") or str(secrets.randbelow(2**32))
     print(f"order of threads: FAC_TEST_ORDER={seed}")  # pytest shows it with a failure
-    # the static variables of functions whose first parameter is a Shape: kernels' shared arrays
-    shared = re.findall(r"^(\w+) (\w+) b _ZZN3fac\w+EvNS_5ShapeE", run("nm", "-S", place), re.M)
+    # kernels, which are functions whose first parameter is a Shape, and their static variables: their shared arrays
+    symbols = re.findall(r"^(\w+) (\w+) ([bt]) _Z(Z?N3fac\w+EvNS_5Shape\w+)$", run("nm", "-S", place), re.M)
+    kernels = {name: at for at, _, kind, name in symbols if kind == "t" and name[0] == "N"}
+    shared = [
+        (next(kernels[kernel] for kernel in kernels if name.startswith(f"Z{kernel}E")), at, size)
+        for at, size, kind, name in symbols
+        if kind == "b" and name[0] == "Z"
+    ]
     assert len(shared) > 3 * (3 * 2 + 9 + 3 * 2)
-    places = " ".join(f"{int(at, 16)} {int(size, 16)}" for at, size in shared)
+    places = " ".join(str(int(number, 16)) for array in shared for number in array)
 
     def call(command, data):
         done = subprocess.run([place, command, f"{seed} {places}"], input=data, capture_output=True)
