@@ -1,12 +1,14 @@
 """Test the kernels without torch and without a GPU: geometry, conversions, and both devices' sources.
 
-They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread. What is
-compiled is kept in build/tests, by a digest of sources, flags and compiler.
+They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread; of the
+CPU kernels' versions, the one that fac_ext runs here (tests/operator/test_versions.py runs the others, without
+sanitizers). What is compiled is kept in build/tests, by a digest of sources, flags and compiler.
 
-One file, though long: its tests share one program, which takes minutes to compile.
+One file, though long: its tests share one program, which takes half a minute to compile.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import os
 import re
@@ -20,18 +22,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fac_ext import build_info
 from fac_ext.arguments import INSIDE, PADDING_MODES, resolve
 from support import oracle
 from support.checkout import ROOT, run
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
-SOURCES = [
-    ROOT / "tests/kernels/program.cpp",
-    ROOT / "csrc/cpu/fac_cpu.cpp",
-    ROOT / "csrc/cpu/baseline.cpp",
-    ROOT / "csrc/cpu/avx2.cpp",
-    ROOT / "csrc/cpu/avx512.cpp",
-]
+VERSIONS = ("baseline", "avx2", "avx512")  # of the CPU kernels, a source each
+CPU_SOURCES = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("fac_cpu", *VERSIONS)]
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in program.cpp's order
 
 
@@ -52,9 +50,23 @@ def keep(made, place):
     os.replace(place.with_suffix(f".{os.getpid()}"), place)
 
 
-@pytest.mark.parametrize("source", SOURCES[1:], ids=lambda path: path.stem)
-def test_cpu_kernels_compile_without_torch_and_warnings(source, tmp_path):
-    run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", tmp_path / "cpu.o")
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """plain(source) -> the object, compiled once, without sanitizers."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @functools.cache
+    def compiled(source):
+        out = folder / f"{source.stem}.o"
+        run("g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", out)
+        return out
+
+    return compiled
+
+
+@pytest.mark.parametrize("source", CPU_SOURCES, ids=lambda path: path.stem)
+def test_cpu_kernels_compile_without_torch_and_warnings(plain, source):
+    plain(source)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +126,7 @@ def test_fast_kernels_move_whole_pieces(cuda_object):
 
 def test_barriers_of_the_stand_in(tmp_path):
     """Let threads meet in the CPU's stand-in for CUDA, which ends a program in which some do not come."""
-    flags = ("-std=c++20", "-g", "-Wall", "-Werror", "-fsanitize=address,undefined")
+    flags = ("-std=c++20", "-g1", "-Wall", "-Werror", "-fsanitize=address,undefined")
     run("g++", *flags, ROOT / "tests/kernels/barriers.cpp", "-o", tmp_path / "barriers")
 
     def call(which):
@@ -131,26 +143,37 @@ def test_barriers_of_the_stand_in(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory, plain):
     """program(command, bytes) -> bytes, compiled with sanitizers: any fault ends it with a report."""
     folder = tmp_path_factory.mktemp("kernels")
-    flags = ("-std=c++20", "-O1", "-g", "-Wall", "-Wno-unknown-pragmas", "-Werror")
+    flags = ("-std=c++20", "-Og", "-g1", "-Wall", "-Wno-unknown-pragmas", "-Werror")
     flags += (
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all",
         f"-I{ROOT / 'tests/kernels'}",
         "-fno-pie",
     )
-    place = kept("program", "g++", flags)
+    version = build_info()["cpu_simd"].lower().replace("-", "")
+    assert version in VERSIONS
+    sources = [
+        ROOT / "tests/kernels/program.cpp",
+        ROOT / "csrc/cpu/fac_cpu.cpp",
+        ROOT / f"csrc/cpu/{version}.cpp",
+    ]
+    others = [source for source in CPU_SOURCES if source not in sources]  # never run
+    place = kept("program", "g++", (*flags, version))
     if not place.exists():
-        objects = [folder / f"{source.stem}.o" for source in SOURCES]
+        objects = [folder / f"{source.stem}.o" for source in sources]
         with concurrent.futures.ThreadPoolExecutor() as pool:
             compiled = [
                 pool.submit(run, "g++", *flags, "-c", source, "-o", out)
-                for source, out in zip(SOURCES, objects, strict=True)
+                for source, out in zip(sources, objects, strict=True)
             ]
+            compiled += [pool.submit(plain, source) for source in others]
             for one in compiled:
                 one.result()
+        # the sanitized ones first: of an inline function that several have, the first stays
+        objects += [plain(source) for source in others]
         run("g++", *flags, *objects, "-no-pie", "-o", folder / "program")
         keep(folder / "program", place)
     seed = os.environ.get("FAC_TEST_ORDER") or str(secrets.randbelow(2**32))
@@ -165,9 +188,10 @@ def program(tmp_path_factory):
     ]
     assert len(shared) > 3 * (3 * 2 + 9 + 3 * 2)
     places = " ".join(str(int(number, 16)) for array in shared for number in array)
+    env = os.environ | {"FAC_CPU_CAPABILITY": version.replace("baseline", "default")}
 
     def call(command, data):
-        done = subprocess.run([place, command, f"{seed} {places}"], input=data, capture_output=True)
+        done = subprocess.run([place, command, f"{seed} {places}"], input=data, capture_output=True, env=env)
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         return done.stdout
 
