@@ -10,6 +10,7 @@ One file, though long: its tests share one program, which takes half a minute to
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -48,6 +49,12 @@ def keep(made, place):
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(made, place.with_suffix(f".{os.getpid()}"))
     os.replace(place.with_suffix(f".{os.getpid()}"), place)
+
+
+def long_but(quick, *values):
+    """All combinations of values, as parameters of a test that is long for all but the quick ones."""
+    cases = itertools.product(*values)
+    return [pytest.param(*case, marks=() if case in quick else pytest.mark.long) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -380,11 +387,22 @@ def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=
     return *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, channels_last
 
 
-@pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
-def test_fast_kernels_are_right(program, channels_last, dtype):
+# rows in one half: the halves' kernels differ in conversions alone there, which are tested above
+FEW = [("rows", dtype, "few") for dtype in TYPES[1:3]] + [
+    ("channels_last", dtype, "few") for dtype in TYPES[1:]
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "blocks"),
+    long_but(FEW, ("rows", "channels_last"), TYPES[1:], ("few", "many")),
+    ids=str,
+)
+def test_fast_kernels_are_right(program, layout, dtype, blocks):
     """Run each width and padding mode over several blocks, and each condition that sends a call elsewhere."""
     v = 16 // torch.empty(0, dtype=dtype).element_size()  # values in 16 bytes
+    channels_last, many = layout == "channels_last", blocks == "many"
+    some = v if channels_last or many else 2  # channels
     cases, expected = [], []
 
     def add(fast, *arguments, **keywords):
@@ -393,30 +411,37 @@ def test_fast_kernels_are_right(program, channels_last, dtype):
 
     for k in (3, 5, 7):
         for mode in PADDING_MODES:
-            # rows: several blocks, the last not full; channels_last: two strips, two walks, words of two blocks
+            # rows: several blocks, the last not full; channels_last: several strips, the last not full, and two
+            # walks, then words of two blocks
             if channels_last:
-                add([True] * 3, 1, 3 * v, (34, 40), (k, k), mode=mode)
+                add([True] * 3, 1, 3 * v, (34, 40) if many else (9, 37), (k, k), mode=mode)
                 add([True] * 3, 1, 9 * v, (k, 12), (k, k), mode=mode)
             else:
-                add([True] * 3, 2, 3, (37, 64), (k, k), mode=mode)
+                add([True] * 3, 2, 3, (37 if many else 13, 64), (k, k), mode=mode)
                 add([True] * 3, 1, 2, (k, 8 * v), (k, k), mode=mode)
             # a dilation: channels_last has no fast gradient of the input for it
             for dilation in ((1, 2), (2, 1)):
                 size = (9, 16) if channels_last else (9, 128)
-                add([True, not channels_last, True], 1, v, size, (k, k), mode=mode, dilation=dilation)
+                add([True, not channels_last, True], 1, some, size, (k, k), mode=mode, dilation=dilation)
+        for mode in (
+            PADDING_MODES if channels_last else ()
+        ):  # two walks share a column, the second with fewer rows
+            add([True] * 3, 1, v, (65, 8), (k, k), mode=mode)
         # a result of another size than the input, larger and smaller
-        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(k - 1, k // 2))
-        add([True, not channels_last, True], 1, v, (12, 64), (k, k), padding=(0, k // 2))
-        for width, padding in ((64 + k - 1, 0), (64 - k + 1, k - 1)):
-            add([True, not channels_last, True], 1, v, (12, width), (k, k), padding=(k // 2, padding))
+        wide = 64 if many or not channels_last else 20
+        add([True, not channels_last, True], 1, some, (12, wide), (k, k), padding=(k - 1, k // 2))
+        add([True, not channels_last, True], 1, some, (12, wide), (k, k), padding=(0, k // 2))
+        for width, padding in ((wide + k - 1, 0), (wide - k + 1, k - 1)):
+            add([True, not channels_last, True], 1, some, (12, width), (k, k), padding=(k // 2, padding))
         # rows in pieces of 8 and 4 bytes, with other dilations and another size of the result; in pieces of 2 bytes
         for piece in () if channels_last else (v // 2, v // 4):
             for mode in PADDING_MODES:
-                add([True] * 3, 2, 3, (11, 53 * piece), (k, k), mode=mode)
+                add([True] * 3, 2, 3, (11, (53 if many else 13) * piece), (k, k), mode=mode)
                 add([True] * 3, 1, 2, (k, 9 * piece), (k, k), mode=mode)
-            add([False, True, False], 1, 2, (9, 61 * piece), (k, k), dilation=(1, 2))
-            add([True] * 3, 1, 2, (9, 61 * piece), (k, k), dilation=(2, 1), mode="reflect")
-            add([True] * 3, 1, v, (12, 33 * piece + k - 1), (k, k), padding=(1, 0))
+            size = (9, (61 if many else 31) * piece)
+            add([False, True, False], 1, 2, size, (k, k), dilation=(1, 2))
+            add([True] * 3, 1, 2, size, (k, k), dilation=(2, 1), mode="reflect")
+            add([True] * 3, 1, some, (12, 33 * piece + k - 1), (k, k), padding=(1, 0))
         add([channels_last or v == 4] * 3, 1, v, (9, 8 * v + 1), (k, k))
         # channels that are no multiple of 16 bytes
         add([not channels_last] * 3, 1, v + 1, (9, 8 * v), (k, k))
@@ -492,15 +517,19 @@ def test_positions_beyond_32_bits(program, channels_last):
         torch.testing.assert_close(got, flat(right), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("width", [2, 4])
-def test_more_planes_than_a_grid_holds(program, width, channels_last):
+# each kernel once, and one for samples instead of planes
+ONCE = [(2, False, 0), (2, False, 1), (2, False, 2), (4, False, 0), (4, False, 2), (2, True, 0)]
+
+
+@pytest.mark.parametrize(
+    ("width", "channels_last", "which"), long_but(ONCE, (2, 4), (False, True), (0, 1, 2))
+)
+def test_more_planes_than_a_grid_holds(program, width, channels_last, which):
     """Use a kernel of one tap on one row: each operator is a product. No planes at all make no grid."""
     for n in (70000, 0):
         a, b = torch.randn(n, 1, 1, width), torch.randn(n, 1, 1, width)
         axes = [1, 1, 1, 1, 1, 0, 0], [width, width, 1, 1, 1, 0, 0]
-        for which in (0, 1, 2):
-            header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64)
-            got = program("run", b"".join(array.tobytes() for array in (header, a.numpy(), b.numpy())))
-            assert got[0] == (n > 0 and width == 4 and not channels_last and which != 1)
-            assert (np.frombuffer(got[8:], np.float32) == (a * b).flatten().numpy()).all()
+        header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64)
+        got = program("run", b"".join(array.tobytes() for array in (header, a.numpy(), b.numpy())))
+        assert got[0] == (n > 0 and width == 4 and not channels_last and which != 1)
+        assert (np.frombuffer(got[8:], np.float32) == (a * b).flatten().numpy()).all()
