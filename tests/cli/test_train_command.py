@@ -99,7 +99,7 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     assert rates[0] == rates[1] == pytest.approx([1e-4, 1e-5])
     losses = [[point["loss"] for point in state["curve"] if "loss" in point] for state in states]
     # float32, in another order: eight steps of two frames each, forward and backward
-    rounding = oracle.network(STFAN(), torch.float32, frames=8 * 2 * 2)
+    rounding = oracle.network(STFAN(SMALL["preset"]), torch.float32, frames=8 * 2 * 2)
     assert losses[0] == pytest.approx(losses[1], rel=rounding, abs=0)
     one, two = (
         torch.load(latest(tmp_path / name) / "state.pt", weights_only=True)["optimiser"]["state"]
@@ -110,7 +110,7 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
         size = moments["exp_avg"].abs().max()
         oracle.assert_within(moments["exp_avg"], two[index]["exp_avg"], rounding * size)
     ours, theirs = (load_file(latest(tmp_path / name) / "model.safetensors") for name in ("one", "two"))
-    start = initialise(STFAN(), "kaiming", 0).state_dict()
+    start = initialise(STFAN(SMALL["preset"]), "kaiming", 0).state_dict()
     for name, tensor in ours.items():  # eight steps of at most 1e-4, of which these are a small part
         assert (tensor - theirs[name]).norm() < 0.05 * (tensor - start[name]).norm(), name
     assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2

@@ -3,6 +3,7 @@
 from stfan.training.recipe import Recipe
 
 SMALL = {
+    "preset": "compact",
     "length": 4,
     "crop": (16, 16),
     "perceptual_weight": 0.0,

@@ -80,7 +80,7 @@ def test_nothing_grows_over_a_long_sequence():
 def test_gradients_of_a_window_are_autograds(recompute):
     """Compare three frames with a loop of our own, and then one more that starts where they ended."""
     blurry, sharp = frames(4).double()
-    model = initialise(STFAN(), "identity", 0).double()
+    model = initialise(STFAN("compact"), "identity", 0).double()
     window = UnrolledLoss(model, Loss(perceptual_weight=0.0), recompute)
 
     def by_hand(first, last, previous, output, state):
@@ -163,17 +163,17 @@ def test_mean_of_the_weights_and_slow_layers(clips, tmp_path):
 
     def look(trainer, loss):
         nonlocal wanted
-        weight = trainer.model.features[0].weight.detach().clone()
+        weight = trainer.model.features[1].weight.detach().clone()
         seen.append(weight)
         wanted = weight if wanted is None else 0.9 * wanted + 0.1 * weight
         rates.add(tuple(sorted(group["lr"] for group in trainer.optimiser.param_groups)))
 
     trainer.train(on_step=look)
     size = wanted.abs().max()  # of a mean: three terms of weights, each of a product and a sum
-    mean = trainer.eval_model.features[0].weight.detach()
+    mean = trainer.eval_model.features[1].weight.detach()
     oracle.assert_within(mean, wanted, oracle.spread(torch.float32, 2 * 3, size))
     assert not torch.equal(seen[0], seen[2]) and rates == {(5e-4, 1e-3)}
-    exported = weights.load(tmp_path / "weights.safetensors").features[0].weight
+    exported = weights.load(tmp_path / "weights.safetensors").features[1].weight
     oracle.assert_within(exported, wanted, oracle.spread(torch.float16, 2 * 3, size))  # stored in half
 
 
