@@ -1,5 +1,6 @@
 """What is imported, and when: torch takes seconds, so that help and refusals do without; and what a missing package says."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -55,15 +56,40 @@ def test_torch_is_not_imported(arguments):
         ),
     ],
 )
-def test_a_missing_package_is_named(tmp_path, module, line, arguments, words):
-    """By a stand-in that raises what the import of it would."""
+def test_a_missing_package_is_named(tmp_path, monkeypatch, capsys, module, line, arguments, words):
+    """By a stand-in that raises what the import of it would, and the package imported anew."""
     line = line or f"raise ModuleNotFoundError('No module named {module}', name={module!r})"
     (tmp_path / f"{module}.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stfan", *arguments])
+
+    def imported():
+        return {name: one for name, one in sys.modules.items() if name.split(".")[0] in ("stfan", module)}
+
+    before = imported()
+    for name in before:
+        del sys.modules[name]
+    try:
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module("stfan.__main__").main()
+    finally:
+        for name in imported():
+            del sys.modules[name]
+        sys.modules.update(before)
+    out, err = capsys.readouterr()
+    if end.value.code != 1:  # Python prints words, and exits with 1
+        err += f"{end.value.code}\n"
+    assert (out, err) == ("", f"stfan: {words}\n")
+
+
+def test_a_process_that_lacks_a_package(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')")
     done = subprocess.run(
-        [sys.executable, "-m", "stfan", *arguments],
+        [sys.executable, "-m", "stfan", "info"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"stfan: {words}\n")
+    words = "stfan: the command line needs typer; run: pip install 'fac-ext[video]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)
