@@ -1,6 +1,7 @@
 """Inputs that claim to be huge, folders that are read-only, JSON of another form: one line each, and nothing is left."""
 
 import io
+import json
 import os
 import shutil
 import struct
@@ -110,9 +111,24 @@ def test_out_of_memory_is_said_in_one_line(tmp_path, command, here, monkeypatch)
     assert names(tmp_path) == ["in"]
 
 
+COMMANDS = """
+import json, sys
+from stfan.cli.app import main
+
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["stfan", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        codes.append(end.code or 0)
+print(codes)
+"""
+
+
 @pytest.fixture
 def read_only(tmp_path):
-    """A folder with a video and a folder of pictures, all read-only, and what runs a command that cannot write there."""
+    """A folder with a video and a folder of pictures, all read-only, and what runs commands that cannot write there."""
     folder = tmp_path / "ro"
     (folder / "pictures").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(folder / "pictures" / "0.png")
@@ -124,29 +140,29 @@ def read_only(tmp_path):
             pytest.skip("root, and there is no setpriv")
     for path in (folder, folder / "pictures"):
         path.chmod(0o555)
-    yield (
-        folder,
-        lambda *args: subprocess.run(
-            [*plain, sys.executable, "-m", "stfan", *map(str, args)], capture_output=True, text=True
-        ),
-    )
+    yield folder, [*plain, sys.executable, "-c", COMMANDS]
     for path in (folder, folder / "pictures"):
         path.chmod(0o755)
 
 
 def test_read_only_folders_are_refused_before_the_work(tmp_path, read_only):
-    folder, run = read_only
+    folder, command = read_only
     words = f"stfan: {folder}: cannot be written to; choose another folder for "
-    for args, name in (
-        ((folder / "in.mp4",), "in_deblurred.mp4"),
-        ((folder / "pictures",), "pictures_deblurred"),
-        ((folder / "in.mp4", "-o", tmp_path / "out.mp4", "--report", folder / "page.html"), "page.html"),
-    ):
-        done = run("deblur", *args)
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{words}{name}\n")
+    refused = {
+        "in_deblurred.mp4": (folder / "in.mp4",),
+        "pictures_deblurred": (folder / "pictures",),
+        "page.html": (folder / "in.mp4", "-o", tmp_path / "out.mp4", "--report", folder / "page.html"),
+    }
+
+    def run(*commands):
+        texts = json.dumps([["deblur", *map(str, arguments)] for arguments in commands])
+        return subprocess.run([*command, texts], capture_output=True, text=True)
+
+    done = run(*refused.values())
+    assert (done.stdout, done.stderr) == ("[1, 1, 1]\n", "".join(f"{words}{name}\n" for name in refused))
     assert names(tmp_path) == ["ro"] and names(folder) == ["in.mp4", "pictures"]
-    done = run("deblur", folder / "in.mp4", "-o", tmp_path / "out.mp4")
-    assert done.returncode == 0, done.stderr
+    done = run((folder / "in.mp4", "-o", tmp_path / "out.mp4", "-q"))
+    assert done.stdout == "[0]\n", done.stderr
 
 
 @pytest.mark.parametrize(

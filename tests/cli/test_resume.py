@@ -15,7 +15,7 @@ pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from rich.console import Console
 
-from stfan.cli import deblur
+from stfan.cli import app, deblur
 from stfan.cli.console import graceful_interrupt
 from stfan.video.partial_output import SEGMENT_FRAMES
 from support.checkout import ROOT
@@ -50,12 +50,13 @@ def long_video(tmp_path_factory):
     """Two segments and a bit, deblurred without interruption."""
     folder = tmp_path_factory.mktemp("long")
     source = make_video(folder / "in.mp4", frames=2 * SEGMENT_FRAMES + 10, width=16, height=16, sound="aac")
-    process = start(source, "-o", folder / "whole.mp4")
-    assert process.wait() == 0
+    with pytest.raises(SystemExit) as end:
+        app.app(["deblur", str(source), "-o", str(folder / "whole.mp4"), "--quiet"])
+    assert not end.value.code
     return source, folder / "whole.mp4"
 
 
-def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, long_video):
+def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan_here, long_video):
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
@@ -64,13 +65,13 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan, here, lon
     process.wait()
     kept = frames_kept(partial)
     assert not out.exists() and SEGMENT_FRAMES <= kept < 2 * SEGMENT_FRAMES + 10
-    code, _, err = here(source, "-o", out)
-    assert code == 1 and f"has {kept} frames of an interrupted run; --resume" in err
-    code, _, err = here(source, "-o", out, "--resume", "--crf", "30")
-    assert code == 1 and "was begun otherwise (crf was 16 and is 30)" in err
-    code, _, err = here(source, "-o", out, "--resume", "--strength", "0.5")
-    assert code == 1 and "strength was 1.0 and is 0.5" in err
-    done = stfan("deblur", source, "-o", out, "--resume", "--json")
+    done = stfan_here("deblur", source, "-o", out)
+    assert done.returncode == 1 and f"has {kept} frames of an interrupted run; --resume" in done.stderr
+    done = stfan_here("deblur", source, "-o", out, "--resume", "--crf", "30")
+    assert done.returncode == 1 and "was begun otherwise (crf was 16 and is 30)" in done.stderr
+    done = stfan_here("deblur", source, "-o", out, "--resume", "--strength", "0.5")
+    assert done.returncode == 1 and "strength was 1.0 and is 0.5" in done.stderr
+    done = stfan_here("deblur", source, "-o", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == kept
     assert same_frames(out, whole) and out.read_bytes() == whole.read_bytes()
@@ -91,7 +92,7 @@ main()
 """
 
 
-def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan, long_video):
+def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan_here, long_video):
     """What a minute saves of an open segment; here the minute is short, and a frame takes long."""
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
@@ -102,13 +103,13 @@ def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan, long_vid
     process.communicate()
     kept = frames_kept(partial)
     assert SEGMENT_FRAMES + 3 < kept < 2 * SEGMENT_FRAMES
-    done = stfan("deblur", source, "-o", out, "--resume", "--json")
+    done = stfan_here("deblur", source, "-o", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == kept
     assert out.read_bytes() == whole.read_bytes() and names(tmp_path) == ["out.mp4"]
 
 
-def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_video):
+def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, stfan_here, long_video):
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
@@ -125,7 +126,9 @@ def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, long_v
     assert len(some) == frames >= SEGMENT_FRAMES
     assert [time for time, _ in some] == [time for time, _ in all_[:frames]]
     assert 0 <= frames / 25 - sound_of(told[2])[-1][0] / 48000 < 1024 / 48000
-    done = subprocess.run(shlex.split(told[3]), capture_output=True, text=True)
+    resume = shlex.split(told[3])
+    assert resume[:3] == [sys.executable, "-m", "stfan"]  # as it was started
+    done = stfan_here(*resume[3:])
     assert done.returncode == 0, done.stderr
     assert same_frames(out, whole) and names(tmp_path) == ["out.mp4"]
 

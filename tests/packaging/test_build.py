@@ -2,12 +2,14 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from fac_ext import build_info
 from support.checkout import ROOT, run
@@ -62,35 +64,48 @@ esac
     nvcc.chmod(0o755)
 
 
+@pytest.fixture
+def setup(monkeypatch):
+    """setup(CUDA_HOME=...) -> the variables of setup.py, run in this process with that environment."""
+
+    def run(**environment):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["setup.py", "--name"])
+        monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)  # so that what it sets is gone afterwards
+        monkeypatch.delenv("FAC_EXT_CUDA", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        return runpy.run_path("setup.py")
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("version", "architectures", "words"),
     [
-        ("12.4", "sm_50 sm_75 sm_80 sm_90", "'75 80+PTX 90+PTX'"),
+        ("12.4", "sm_50 sm_75 sm_80 sm_90", "75 80+PTX 90+PTX"),
         ("11.8", "sm_75 sm_80", "nvcc is 11.8, C++20 needs 12.0"),
     ],
 )
-def test_an_older_nvcc_builds_what_it_can(tmp_path, version, architectures, words):
+def test_an_older_nvcc_builds_what_it_can(tmp_path, setup, version, architectures, words):
     if torch.version.cuda:
         pytest.skip("a torch with CUDA takes the nvcc of its own version only")
     fake_toolkit(tmp_path, version, architectures)
-    code = "import sys, runpy; sys.argv = ['setup.py', '--name']; s = runpy.run_path('setup.py'); print(repr(s['archs']), s['why_not'])"
-    said = run(sys.executable, "-c", code, cwd=ROOT, env=os.environ | {"CUDA_HOME": str(tmp_path)})
-    assert words in said
+    made = setup(CUDA_HOME=tmp_path)
+    assert words == made["archs"] or words in made["why_not"]
 
 
-def test_every_visible_gpu_gets_code(tmp_path):
+def test_every_visible_gpu_gets_code(tmp_path, setup, monkeypatch):
     """Show two GPUs of three to a build: machine code for both kinds, and PTX of the older."""
     fake_toolkit(tmp_path, torch.version.cuda or "13.0", "sm_75 sm_80 sm_90")
-    code = (
-        "import sys, runpy, torch; sys.argv = ['setup.py', '--name']; seen = [(9, 0), (8, 6), (9, 0)]; "
-        "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: len(seen); "
-        "torch.cuda.get_device_capability = lambda i=0: seen[i]; "
-        "s = runpy.run_path('setup.py'); print(repr(s['archs']), *s['flags']['nvcc'])"
-    )
-    environment = os.environ | {"CUDA_HOME": str(tmp_path), "TORCH_CUDA_ARCH_LIST": ""}
-    said = run(sys.executable, "-c", code, cwd=ROOT, env=environment)
-    assert "'86+PTX 90'" in said
-    assert re.findall(r",code=(\w+)", said) == ["sm_86", "sm_90", "compute_86"]
+    seen = [(9, 0), (8, 6), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(seen))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i=0: seen[i])
+    made = setup(CUDA_HOME=tmp_path, TORCH_CUDA_ARCH_LIST="")
+    assert made["archs"] == "86+PTX 90"
+    codes = re.findall(r",code=(\w+)", " ".join(made["flags"]["nvcc"]))
+    assert codes == ["sm_86", "sm_90", "compute_86"]
 
 
 def test_without_torch_the_build_asks_for_it():
