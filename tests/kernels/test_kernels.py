@@ -387,6 +387,17 @@ def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=
     return *(torch.randn(shape).to(dtype) for shape in shapes), kernel, keywords, channels_last
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_cpu_kernels_of_eight_channels_are_right(program, dtype):
+    """Leave four channels and seven, with the two numbers of taps that are compiled for and another; take two blocks."""
+    kernels = (3, 3), (5, 5), (3, 5)
+    cases = [
+        call(dtype, 1, c, (6, 7), k, True, mode) for c in (20, 15) for k in kernels for mode in PADDING_MODES
+    ]
+    cases.append(call(dtype, 1, 140, (4, 5), (3, 3), True))
+    check_all(cases, run_all(program, False, cases)[0])
+
+
 # rows in one half: the halves' kernels differ in conversions alone there, which are tested above
 FEW = [("rows", dtype, "few") for dtype in TYPES[1:3]] + [
     ("channels_last", dtype, "few") for dtype in TYPES[1:]
