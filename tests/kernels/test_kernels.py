@@ -434,9 +434,8 @@ def test_fast_kernels_are_right(program, layout, dtype, blocks):
             for dilation in ((1, 2), (2, 1)):
                 size = (9, 16) if channels_last else (9, 128)
                 add([True, not channels_last, True], 1, some, size, (k, k), mode=mode, dilation=dilation)
-        for mode in (
-            PADDING_MODES if channels_last else ()
-        ):  # two walks share a column, the second with fewer rows
+        # two walks share a column, the second with fewer rows
+        for mode in PADDING_MODES if channels_last else ():
             add([True] * 3, 1, v, (65, 8), (k, k), mode=mode)
         # a result of another size than the input, larger and smaller
         wide = 64 if many or not channels_last else 20
