@@ -88,6 +88,7 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(clips, tmp_path):
     assert refused.returncode == 1 and "begun otherwise (seed was 0 and is 1)" in error
 
 
+@pytest.mark.long
 def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     chosen = dict(clip_norm=0.1, schedule="steps", decay_every=4, learning_rate=1e-4, iterations=8)
     process = command(tmp_path / "two", *settings(clips, batch=1, **chosen), processes=2)

@@ -218,6 +218,7 @@ print("right")
 """
 
 
+@pytest.mark.long  # test_no_frame_is_lost_when_memory_runs_out lets it run out in this process
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_memory_that_really_runs_out():
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed, so that nothing old hides a need

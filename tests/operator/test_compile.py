@@ -27,7 +27,7 @@ from support.geometries import (  # noqa: F401
     nothing_compiled,
     same,
 )
-from support.operands import CASES, LAYOUTS, Seen, all_three, tensors
+from support.operands import CASES, Seen, all_three, tensors
 
 
 @pytest.fixture(autouse=True)
@@ -215,11 +215,8 @@ def test_export_says_what_is_wrong():
         torch.export.export(Model(3), (torch.zeros(1, 2, 5, 6), torch.zeros(1, 17, 5, 6)), strict=False)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [pytest.param(LAYOUTS[0], marks=pytest.mark.long), LAYOUTS[1]],
-    ids=("row_major", "channels_last"),
-)
+@pytest.mark.long
+@every_layout
 def test_aotinductor_package(layout, tmp_path):
     model = Model((3, 2), padding_mode="replicate")
     options = {"dtype": torch.float32, "layout": layout}
@@ -336,7 +333,7 @@ def test_opcheck(layout, cases, requires_grad, device):
 
 
 @every_layout
-@pytest.mark.parametrize("kind", ["meta", "fake", "unknown sizes"])
+@pytest.mark.parametrize("kind", ["meta", "fake", pytest.param("unknown sizes", marks=pytest.mark.long)])
 def test_tensors_without_data(kind, layout):
     """Compare shapes, strides and dtypes of all three operators' results with those of real tensors."""
     for shape, groups, kernel_size, keywords in CASES:
