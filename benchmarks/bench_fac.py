@@ -30,6 +30,7 @@ from harness import (
     operator_table,
     sets,
     start,
+    threads_of,
 )
 
 SHOWN = ("forward", "gradients", "forward+backward")
@@ -241,7 +242,7 @@ def progress(text):
 def main():
     options = parse()
     facts = environment(options)
-    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}")
+    print(f"{facts['device']}, {threads_of(facts)}, torch {facts['torch']}, {options.device}")
     cases = []
     for changes in suite(options.device != "cpu") if options.suite else [{}]:
         case = types.SimpleNamespace(**vars(options) | changes)

@@ -24,6 +24,7 @@ from harness import (
     json_path,
     predicted_table,
     start,
+    threads_of,
 )
 
 CONTENDERS = {
@@ -254,7 +255,7 @@ SETTINGS = (
 def main() -> int:
     options = parse()
     facts = environment(options)
-    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}")
+    print(f"{facts['device']}, {threads_of(facts)}, torch {facts['torch']}, {options.device}")
     cases: list[dict[str, Any]] = []
     path = json_path(options.json, facts, "-predicted") if options.json else None
     for dtype in options.dtypes:

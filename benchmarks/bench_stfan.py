@@ -14,7 +14,17 @@ import types
 from pathlib import Path
 from unittest import mock
 
-from harness import FRAMES, Contender, article_fac, ask, environment, json_path, network_table, start
+from harness import (
+    FRAMES,
+    Contender,
+    article_fac,
+    ask,
+    environment,
+    json_path,
+    network_table,
+    start,
+    threads_of,
+)
 
 CONTENDERS = {
     "article": "the article's code path: unfolded FAC, the summary made of all filters, row-major",
@@ -161,7 +171,7 @@ def parse(arguments=None):
 def main():
     options = parse()
     facts = environment(options)
-    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}")
+    print(f"{facts['device']}, {threads_of(facts)}, torch {facts['torch']}, {options.device}")
     cases = []
     for frame in options.frames:
         for dtype in options.dtypes:

@@ -10,7 +10,7 @@ import time
 import types
 from pathlib import Path
 
-from harness import Contender, ask, environment, free_bytes, json_path, start
+from harness import Contender, ask, environment, free_bytes, json_path, start, threads_of
 
 CROP = (320, 448)
 
@@ -83,7 +83,7 @@ def main():
     options = parser.parse_args()
     facts = environment(types.SimpleNamespace(**vars(options), threads=None))
     print(
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {options.device}; {CROP[0]} x {CROP[1]}"
+        f"{facts['device']}, {threads_of(facts)}, torch {facts['torch']}, {options.device}; {CROP[0]} x {CROP[1]}"
     )
     print(f"{'frames':>8}{'recompute':>11}{'extra MB':>10}{'seconds':>9}")
     cases = []

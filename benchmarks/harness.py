@@ -314,6 +314,11 @@ def operator_table(results):
     return "\n".join(lines)
 
 
+def threads_of(facts):
+    """Say how many threads a benchmark had: "1 thread"."""
+    return f"{facts['threads']} thread{'s' * (facts['threads'] != 1)}"
+
+
 def described(settings):
     """Describe a case in a few words."""
     n, c, h, w = settings["shape"]
@@ -321,7 +326,7 @@ def described(settings):
     words += [settings["layout"]] * (settings["layout"] != "row_major")
     words += [f"{settings['groups']} groups"] * (settings["groups"] != c)
     words += [settings["padding_mode"]] * (settings["padding_mode"] != "zeros")
-    words += [f"{settings['threads']} threads"] * bool(settings["threads"])
+    words += [threads_of(settings)] * bool(settings["threads"])
     return ", ".join(words)
 
 

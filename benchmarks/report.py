@@ -17,6 +17,7 @@ from harness import (
     operator_table,
     predicted_table,
     renewed,
+    threads_of,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,10 +80,6 @@ def fit(points):
     slope = sum((x - mx) * (y - my) for x, y in points.items()) / spread
     left = sum((y - my - slope * (x - mx)) ** 2 for x, y in points.items())
     return slope, my - slope * mx, 1 - left / sum((y - my) ** 2 for y in points.values()) if n > 2 else 1.0
-
-
-def threads_of(environment):
-    return f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}"
 
 
 def ran_on(environment):

@@ -4,8 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from harness import FRAMES, renewed
-from report import threads_of
+from harness import FRAMES, renewed, threads_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -103,12 +103,11 @@ def small():
 
 
 @pytest.fixture
-def here(capsys, monkeypatch):
+def here(stfan_here, monkeypatch):
     """stfan deblur in this process, with a stand-in for the network: here("in.mp4", ...) -> (exit code, out, err).
 
     here.made is what the Deblurrer was to be made of.
     """
-    app = pytest.importorskip("stfan.cli.app")
     from support.samples import Trail
 
     def make(*given):
@@ -117,11 +116,8 @@ def here(capsys, monkeypatch):
 
     def run(*args):
         monkeypatch.setattr("stfan.model.deblurrer.Deblurrer", make)
-        monkeypatch.setattr(sys, "argv", ["stfan", "deblur", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
+        done = stfan_here("deblur", *args)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 

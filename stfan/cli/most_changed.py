@@ -41,15 +41,15 @@ class MostChangedFrame:
 
     @property
     def words(self) -> str:
-        """How much the frames changed, and whether one sees it; empty if there were none.
+        """Say how much the frames changed, and whether one sees it; empty if there were none.
 
-        On average, and in the sixteenth of each that changed most, by which it is judged: what moved may be small.
+        The mean of whole frames, and of the sixteenth of each that changed most, by which it is judged: what moves may be small.
         """
         if not self._compared:
             return ""
         mean, part = (255 * total / self._compared for total in (self._changes, self._most))
         seen = next(words for most, words in SEEN if part <= most)
-        return f"changed by {mean:.1f} of 255 on average, {part:.1f} where most: {seen}"
+        return f"changed by {mean:.1f} of 255 on average and {part:.1f} where it changed most: {seen}"
 
     def save(self, path: Path) -> None:
         """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""

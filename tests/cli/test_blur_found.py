@@ -40,7 +40,9 @@ def test_the_last_line_says_it(frames, here, tmp_path, blur, options, note):
     code, out, err = here(source, *options, "--report", page)
     assert code == 0, err
     summary, _ = out.splitlines()
-    said = re.search(rf"; (changed by [\d.]+ of 255 on average, [\d.]+ where most: [a-z ]+{note})$", summary)
+    said = re.search(
+        rf"; (changed by [\d.]+ of 255 on average and [\d.]+ where it changed most: [a-z ]+{note})$", summary
+    )
     assert said and f'"summary": "{said[1]}"' in page.read_text()
     assert f"<title>{source.name}: what stfan deblur changed · stfan</title>" in page.read_text()
     code, out, err = here(source, *options, "--overwrite", "--json")

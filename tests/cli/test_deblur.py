@@ -32,7 +32,7 @@ def test_the_command_deblurs(tmp_path, stfan):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = tmp_path / "in_deblurred.mp4"
     said = re.fullmatch(
-        rf"{out}: 12 frames, [\d.]+ frames/s; changed by ([\d.]+) of 255 on average, [\d.]+ where most: (.*)\n"
+        rf"{out}: 12 frames, [\d.]+ frames/s; changed by ([\d.]+) of 255 on average and [\d.]+ where it changed most: (.*)\n"
         rf"{tmp_path}/in.png: frame (\d+), before .*\n",
         done.stdout,
     )
@@ -63,11 +63,11 @@ def test_the_command_deblurs(tmp_path, stfan):
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ([0, 0.4], "0.1 of 255 on average, 0.2 where most: not visible"),
-        ([0.5, 1], "0.4 of 255 on average, 0.8 where most: hardly visible"),
-        ([2], "1.0 of 255 on average, 2.0 where most: visible in details"),
-        ([0, 8], "2.0 of 255 on average, 4.0 where most: visible"),
-        ([255.001], "127.5 of 255 on average, 255.0 where most: visible"),  # a mean is rounded
+        ([0, 0.4], "0.1 of 255 on average and 0.2 where it changed most: not visible"),
+        ([0.5, 1], "0.4 of 255 on average and 0.8 where it changed most: hardly visible"),
+        ([2], "1.0 of 255 on average and 2.0 where it changed most: visible in details"),
+        ([0, 8], "2.0 of 255 on average and 4.0 where it changed most: visible"),
+        ([255.001], "127.5 of 255 on average and 255.0 where it changed most: visible"),  # a mean is rounded
     ],
 )
 def test_the_change_in_words(levels, words):

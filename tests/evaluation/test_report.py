@@ -25,6 +25,7 @@ from stfan.model import weights
 from stfan.model.network import STFAN, initialise
 from support import oracle
 
+BUDGETS = (10**4, 10**5, 10**6)  # ms of virtual time; on a busy machine pictures may take longer to decode
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAME = "</script><b>&.mp4"  # of a file that somebody might send
 
@@ -212,11 +213,7 @@ def browse(tmp_path):
             "utf-8",
         )
         options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
-        for budget in (
-            10_000,
-            100_000,
-            1_000_000,
-        ):  # ms of virtual time, which a busy machine's decoders may outlast
+        for budget in BUDGETS:
             done = subprocess.run(
                 [browser, *options, f"--virtual-time-budget={budget}", "--dump-dom", f"file://{probe}"],
                 capture_output=True,

@@ -84,7 +84,7 @@ def test_settings_reach_the_contenders(tmp_path, bench):
         "fac", "--shape", "2,8,8,8", "--repeats", 1, *options, "--json", out, "--only", "fac", "article"
     )
     assert code == 0, err
-    assert "2 x 8 x 8 x 8, k = 3, bfloat16, channels_last, 2 groups, 1 threads" in said
+    assert "2 x 8 x 8 x 8, k = 3, bfloat16, channels_last, 2 groups, 1 thread\n" in said
     (case,) = json.loads(out.read_text())["cases"]
     assert case["results"]["article"] == "has no groups" and case["settings"]["threads"] == 1
 

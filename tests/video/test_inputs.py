@@ -179,16 +179,20 @@ def test_hdr10_metadata_is_kept_or_warned_of(tmp_path, caplog):
     assert "its HDR10 metadata (mastering display, content light level) is left out" in caplog.text
 
 
-@pytest.mark.parametrize(("primaries", "luminance", "unknown"), [(0, 1, "primaries"), (1, 0, "luminance")])
-def test_a_mastering_display_known_in_part_is_warned_of(primaries, luminance, unknown, caplog):
+@pytest.mark.parametrize(
+    ("least", "primaries", "luminance"),
+    [((1, 2), False, True), ((1, 2), True, False), ((1, 0), True, True)],
+    ids=("no primaries", "no luminance", "a division by zero"),
+)
+def test_a_mastering_display_known_in_part_is_warned_of(least, primaries, luminance, caplog):
     class Data:
         type = hdr.Type.MASTERING_DISPLAY_METADATA
 
         def __bytes__(self):
-            return hdr.DISPLAY.pack(*(1, 2) * 10, primaries, luminance)
+            return hdr.DISPLAY.pack(*(1, 2) * 9, *least, primaries, luminance)
 
     assert hdr.hdr_options(SimpleNamespace(side_data=[Data()]), "libx265") == {}
-    assert f"its mastering display is left out: its {unknown} is not known" in caplog.text
+    assert "its mastering display is left out: only a part of it is known" in caplog.text
 
 
 @pytest.mark.parametrize(
