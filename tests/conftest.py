@@ -18,6 +18,22 @@ import torch
 from fac_ext import build_info
 from support.checkout import ROOT, SHARED
 
+# Inductor need not compile a program for each instruction set to learn what /proc/cpuinfo says
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
+# the files that take longest, which begin first: then two processes end at the same time
+LONGEST = (
+    "kernels",
+    "predicted",
+    "compile",
+    "benchmarks",
+    "fac",
+    "memory",
+    "resume",
+    "deblur",
+    "onnx",
+    "versions",
+)
 SHIFT = int(os.environ.get("FAC_EXT_SEED", "0"))
 
 
@@ -41,6 +57,11 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("fac_ext")
     if SHIFT:
         torch.manual_seed, np.random.default_rng = shifted(torch.manual_seed), shifted(np.random.default_rng)
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_generate_tests(metafunc):

@@ -8,7 +8,6 @@ One file, though long: its tests share one program, which takes half a minute to
 """
 
 import concurrent.futures
-import functools
 import hashlib
 import itertools
 import math
@@ -385,9 +384,9 @@ def test_cpu_kernels_of_eight_channels_are_right(program, dtype):
     check_all(cases, run_all(program, False, cases)[0])
 
 
-# rows in one half: the halves' kernels differ in conversions alone there, which are tested above
+# one half in each layout: the halves' kernels differ in conversions alone, which are tested above
 FEW = [("rows", dtype, "few") for dtype in TYPES[1:3]] + [
-    ("channels_last", dtype, "few") for dtype in TYPES[1:]
+    ("channels_last", dtype, "few") for dtype in TYPES[1::2]
 ]
 
 

@@ -23,11 +23,12 @@ from support.geometries import (  # noqa: F401
     PLAIN,
     every_geometry,
     every_layout,
+    in_pairs,
     made,
     nothing_compiled,
     same,
 )
-from support.operands import CASES, Seen, all_three, tensors
+from support.operands import CASES, LAYOUTS, Seen, all_three, tensors
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +37,13 @@ def in_ci(monkeypatch):
     monkeypatch.setenv("CI", "1")
 
 
-both_backends = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+BACKENDS = ("aot_eager", "inductor")
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 # torch.compile
 
 
-@both_backends
-@every_layout
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=("float32", "bfloat16"))
+@in_pairs(("dtype", "layout", "backend"), (torch.float32, torch.bfloat16), LAYOUTS, BACKENDS)
 def test_compiles_whole(dtype, layout, backend, device):
     keywords = {"stride": (1, 2), "padding": (1, 0), "padding_mode": "replicate"}
     input, filters, gradient = tensors(
@@ -73,9 +73,7 @@ def check_sizes(compiled, function, counter, sizes, compilations, mark=False, **
         assert counter.frame_count == count
 
 
-@both_backends
-@every_layout
-@pytest.mark.parametrize("mark", [True, False], ids=("marked", "dynamic"))
+@in_pairs(("mark", "layout", "backend"), (True, False), LAYOUTS, BACKENDS)
 def test_compiles_once_for_all_sizes(mark, layout, backend):
     def function(input, filters):
         return fac(input, filters, 3, padding_mode="circular") * 2
@@ -236,13 +234,14 @@ ONNX = {
     "circular": ((2, 4, 8, 9), 2, (4, 3), {"padding": (2, 1), "padding_mode": "circular"}),
     "unseen": ((2, 4, 8, 9), 2, (2, 1), {"stride": (4, 3), "padding": 0}),
 }
+QUICK = (("zeros", "fixed"), ("circular", "fixed"), ("reflect", "any"))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("case", "sizes"),
     [
-        pytest.param(case, sizes, marks=pytest.mark.long if sizes == "any" and case != "reflect" else ())
+        pytest.param(case, sizes, marks=() if (case, sizes) in QUICK else pytest.mark.long)
         for case in ONNX
         for sizes in ("fixed", "any")
     ],

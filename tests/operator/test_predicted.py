@@ -19,7 +19,15 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from fac_ext import PredictedFAC, blocks, derivatives, fac, fac_predicted
 from fac_ext.arguments import PADDING_MODES
 from support import oracle
-from support.geometries import GEOMETRIES, PLAIN, every_geometry, every_layout, nothing_compiled, same  # noqa: F401
+from support.geometries import (  # noqa: F401
+    GEOMETRIES,
+    PLAIN,
+    every_geometry,
+    every_layout,
+    in_pairs,
+    nothing_compiled,
+    same,
+)
 from support.operands import CASES, LAYOUTS, tensors
 
 HIDDEN = 5  # channels
@@ -335,8 +343,16 @@ def test_blocks_cover_all_and_keep_to_their_size(most):
 # Derivatives of every kind
 
 
-@pytest.mark.parametrize("activation", [None, 0.2])
-@every_geometry
+@pytest.mark.parametrize(
+    ("case", "activation"),
+    [
+        pytest.param(
+            case, slope, marks=() if slope or case is PLAIN else pytest.mark.long, id=f"{name}-{slope}"
+        )
+        for name, case in GEOMETRIES.items()
+        for slope in (None, 0.2)
+    ],
+)
 def test_derivatives_of_every_kind(case, activation, device):
     made, _ = operands(case, hidden=2, device=device)
     leaves = [t.requires_grad_() for t in made]
@@ -448,9 +464,7 @@ def test_the_operator_of_gradients_refuses_to_be_differentiated():
 # torch.compile, export, autocast, other devices
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@every_layout
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=("float32", "bfloat16"))
+@in_pairs(("dtype", "layout", "backend"), (torch.float32, torch.bfloat16), LAYOUTS, ("aot_eager", "inductor"))
 def test_compiles_whole(dtype, layout, backend, device):
     keywords = {"stride": (1, 2), "padding": (1, 0), "padding_mode": "replicate"}
     made, grad = operands(((2, 4, 5, 6), 2, 3, keywords), dtype=dtype, layout=layout, device=device)
@@ -511,8 +525,7 @@ def test_onnx_has_standard_nodes():
     oracle.assert_within(got, wanted, oracle.spread(torch.float32, (HIDDEN + 1) + 9, size))
 
 
-@pytest.mark.parametrize("requires_grad", [False, True])
-@every_layout
+@in_pairs(("requires_grad", "layout"), (False, True), LAYOUTS)
 def test_opcheck(layout, requires_grad, device):
     for i, case in enumerate(GEOMETRIES.values()):
         dtype = (torch.float32, torch.bfloat16)[i % 2]

@@ -1,5 +1,7 @@
 """Small calls, to take derivatives of and to compile."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -19,6 +21,19 @@ GEOMETRIES = {
 OPS = torch.ops.fac_ext
 every_geometry = pytest.mark.parametrize("case", GEOMETRIES.values(), ids=GEOMETRIES)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "channels_last"))
+
+
+def in_pairs(names, *choices):
+    """Parametrise by all combinations of two choices each; half are long, and the others have every pair of choices."""
+    cases = [
+        pytest.param(
+            *(choices[i][which] for i, which in enumerate(case)),
+            marks=pytest.mark.long if sum(case) % 2 else (),
+            id="-".join(str(choices[i][which]).removeprefix("torch.") for i, which in enumerate(case)),
+        )
+        for case in itertools.product((0, 1), repeat=len(choices))
+    ]
+    return pytest.mark.parametrize(names, cases)
 
 
 @pytest.fixture(autouse=True)
