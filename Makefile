@@ -18,8 +18,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 COMMIT ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 PY := .venv/bin/python
-# each file in one of as many processes as there are cores, each of one thread
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# each file in one of as many processes as there are cores, each of one thread; bytecode is kept, whatever the shell says
+# of it, or every process that a test starts compiles both packages
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 VIDEO ?= demo/bikes.mp4
 ours := $(filter demo/bikes.mp4,$(VIDEO))
