@@ -167,12 +167,14 @@ def test_a_video_becomes_clips(tmp_path, stfan_here):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "set"]
 
 
-def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_path, stfan_here):
+# a worker of a process that xdist began takes 5 seconds to end
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_path, stfan_here, workers):
     root = tmp_path / "set"
     shutil.copytree(clips, root)
     whole = (root / "train" / "a" / "input" / "00001.png").read_bytes()
     (root / "train" / "a" / "input" / "00001.png").write_bytes(whole[: len(whole) // 2])
-    chosen = settings(root, workers=1)
+    chosen = settings(root, workers=workers)
     done = stfan_here("train", tmp_path / "run", "--cpu", *chosen)
     assert done.returncode == 1 and "a/input/00001.png: cannot be read" in done.stderr
     assert "skip_corrupt=true" in done.stderr and "Traceback" not in done.stderr

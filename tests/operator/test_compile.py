@@ -139,7 +139,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("fullgraph", [True, False])
+@pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_compiled_errors_have_the_same_words(bad, fullgraph):
     """Expect the same error or, of a whole graph, Dynamo's own with its words."""
@@ -304,7 +304,8 @@ def as_layout(tensor, layout):
 @pytest.mark.parametrize(
     ("layout", "cases"),
     [
-        ("contiguous", OPCHECKED),
+        ("contiguous", OPCHECKED[::3]),
+        pytest.param("contiguous", OPCHECKED, marks=pytest.mark.long),
         *((layout, OPCHECKED[-1:]) for layout in ("channels_last", "sliced", "expanded")),
         *(
             pytest.param(layout, OPCHECKED[:-1], marks=pytest.mark.long)
