@@ -324,7 +324,9 @@ def described(settings):
     n, c, h, w = settings["shape"]
     words = [f"{n} x {c} x {h} x {w}", f"k = {settings['kernel_size']}", settings["dtype"]]
     words += [settings["layout"]] * (settings["layout"] != "row_major")
-    words += [f"{settings['groups']} groups"] * (settings["groups"] != c)
+    words += ["1 group" if settings["groups"] == 1 else f"{settings['groups']} groups"] * (
+        settings["groups"] != c
+    )
     words += [settings["padding_mode"]] * (settings["padding_mode"] != "zeros")
     words += [threads_of(settings)] * bool(settings["threads"])
     return ", ".join(words)

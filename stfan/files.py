@@ -19,7 +19,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     that is killed leaves the temporary file, a hidden one.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    # a name has at most 255 bytes, and a character up to 4
+    partial = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield partial
         os.replace(partial, path)

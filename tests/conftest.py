@@ -21,8 +21,8 @@ from support.checkout import ROOT, SHARED
 # Inductor need not compile a program for each instruction set to learn what /proc/cpuinfo says
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
-# The files that take longest begin first: then two processes end at the same time. compile comes after predicted, in
-# the same process: or the header that Inductor compiles first is compiled twice.
+# The files that take longest begin first: then two processes end at the same time. compile comes after predicted,
+# mostly in the same process: or the header that Inductor compiles first is compiled twice.
 LONGEST = (
     "kernels",
     "predicted",

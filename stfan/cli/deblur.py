@@ -260,7 +260,8 @@ def speed(result: "DeblurResult") -> float:
 def last_line(result: "DeblurResult", watcher: Watcher) -> str:
     """Say what was made, how fast, and what a user should know of it."""
     notes = result.damage + (watcher.words and f"; {watcher.words}")
-    return f"{result.path}: {result.frames} frames, {speed(result):.2f} frames/s{notes}"
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    return f"{result.path}: {frames}, {speed(result):.2f} frames/s{notes}"
 
 
 def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[str]) -> None:

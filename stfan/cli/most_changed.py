@@ -69,19 +69,30 @@ class MostChangedFrame:
 
 def most_changed_part(before: "torch.Tensor", after: "torch.Tensor") -> tuple[slice, slice]:
     """Find the rows and columns, a quarter of each, where two frames (3, H, W) differ most on average."""
-    means, (height, width), steps = _changes_of_parts(before, after)
+    means, (height, width), (tops, lefts) = _changes_of_parts(before, after)
     row, column = divmod(int(means.argmax()), means.shape[1])
-    top, left = row * steps[0], column * steps[1]
+    top, left = int(tops[row]), int(lefts[column])
     return slice(top, top + height), slice(left, left + width)
 
 
 def _changes_of_parts(
     before: "torch.Tensor", after: "torch.Tensor"
-) -> tuple["torch.Tensor", tuple[int, int], tuple[int, int]]:
-    """Compute the mean change of parts, a quarter of the rows and columns each; their size, and the steps between them."""
+) -> tuple["torch.Tensor", tuple[int, int], tuple["torch.Tensor", "torch.Tensor"]]:
+    """Compute the mean change of parts, a quarter of the rows and columns each; their size, and where they begin.
+
+    They begin at every sixteenth; the last ones end where the frame does.
+    """
+    import torch
     import torch.nn.functional as F
 
-    change = (after.float() - before.float()).abs().mean(0, keepdim=True)
-    height, width = (max(1, side // 4) for side in change.shape[1:])
-    steps = max(1, height // 4), max(1, width // 4)
-    return F.avg_pool2d(change, (height, width), steps)[0], (height, width), steps
+    change = (after.float() - before.float()).abs().mean(0).double()
+    sides = change.shape
+    parts = max(1, sides[0] // 4), max(1, sides[1] // 4)
+    tops, lefts = (
+        torch.tensor([*range(0, side - part, max(1, part // 4)), side - part])
+        for side, part in zip(sides, parts, strict=True)
+    )
+    above = F.pad(change.cumsum(0), (0, 0, 1, 0))
+    bands = F.pad((above[tops + parts[0]] - above[tops]).cumsum(1), (1, 0))
+    means = (bands[:, lefts + parts[1]] - bands[:, lefts]) / (parts[0] * parts[1])
+    return means, parts, (tops, lefts)

@@ -59,7 +59,8 @@ def _display(data: bytes | None, codec: str) -> str | None:
         return None
     *numbers, primaries, luminance = DISPLAY.unpack_from(data)
     if not (primaries and luminance) or 0 in numbers[1::2]:
-        log.warning("its mastering display is left out: only a part of it is known")
+        if primaries or luminance:
+            log.warning("its mastering display is left out: only a part of it is known")
         return None
     values = [above / below for above, below in zip(numbers[::2], numbers[1::2], strict=True)]
     red, green, blue, white, (least, most) = (values[i : i + 2] for i in range(0, 10, 2))

@@ -120,10 +120,12 @@ class VideoReader:
         if total is None and self.container.duration:
             total = round(self.container.duration / av.time_base * self.rate) or None
         if self.start or self.end is not None:
-            last = total if self.end is None else round(self.end * self.rate) or None
-            if last is not None:
-                last = max(min(last, total or last) - round(self.start * self.rate), 1)
-            total = last
+            first, last = (  # frame n is shown n / rate seconds after the first: as _selected has it
+                None if time is None else max(0, math.floor((time - ROUNDING) * float(self.rate)) + 1)
+                for time in (self.start, self.end)
+            )
+            last = min(filter(None, (total, last)), default=None)
+            total = last and max(last - (first or 0), 1)
         return min(filter(None, (total, self.max_frames)), default=None)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command  # noqa: E402
 
 from stfan.cli import app  # noqa: E402
-from stfan.cli.most_changed import SEEN, MostChangedFrame  # noqa: E402
+from stfan.cli.most_changed import SEEN, MostChangedFrame, most_changed_part  # noqa: E402
 from stfan.devices import fast_bfloat16, resolve_device  # noqa: E402
 from support.checkout import ROOT  # noqa: E402
 from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
@@ -78,6 +78,28 @@ def test_the_change_in_words(levels, words):
         after[:, :8] = level / 255
         found.add(torch.zeros(3, 16, 24), after)
     assert found.words == f"changed by {words}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(slice(-1, None), slice(None)), (slice(None), slice(-1, None))]
+)
+def test_the_last_rows_and_columns_count(rows, columns):
+    before, after = torch.zeros(3, 43, 54), torch.zeros(3, 43, 54)
+    after[:, rows, columns] = 1
+    height, width = most_changed_part(before, after)
+    assert (height.stop - height.start, width.stop - width.start) == (10, 13)
+    assert after[:, height, width].any()
+    found = MostChangedFrame()
+    found.add(before, after)
+    mean, most = map(float, re.findall(r"(\d+\.\d) (?:of|where)", found.words))
+    assert most > 2 * mean > 0
+
+
+def test_one_frame_is_no_frames(tmp_path, here):
+    source = make_video(tmp_path / "in.mp4", frames=2)
+    name = "a" * 230 + ".html"  # with what a partial file's name has besides, longer than a name can be
+    code, said, err = here(source, "--max-frames", "1", "--report", tmp_path / name)
+    assert code == 0 and "_deblurred.mp4: 1 frame, " in said + err and (tmp_path / name).exists()
 
 
 def test_an_output_that_exists(tmp_path, here):

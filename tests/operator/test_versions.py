@@ -14,10 +14,11 @@ import sys, torch, fac_ext
 from support import oracle
 assert fac_ext.build_info()["cpu_simd"] == sys.argv[1]
 torch.manual_seed(0)
+n, cases = eval(sys.argv[2])
 for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
     for layout in (torch.contiguous_format, torch.channels_last):
-        for groups, k in ((57, 3), (57, 4), (57, 5), (3, 5), (19, 4)):
-            shapes = (1, 57, 6, 35), (1, groups * k * k, 6, 35), (1, 57, 6, 35)
+        for groups, k in cases:
+            shapes = (n, 57, 6, 35), (n, groups * k * k, 6, 35), (n, 57, 6, 35)
             x, f, g = (torch.randn(s, dtype=dtype).contiguous(memory_format=layout) for s in shapes)
             a, b = x.clone().requires_grad_(), f.clone().requires_grad_()
             out = fac_ext.fac(a, b, k)
@@ -33,9 +34,15 @@ def call(version, *arguments):
     return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
 
 
+# samples; groups and kernel sizes
+SOME = 1, ((57, 3), (57, 4), (57, 5), (3, 5), (19, 4))
+ALL = 2, tuple((groups, k) for groups in (57, 19, 3) for k in (3, 4, 5))
+
+
+@pytest.mark.parametrize("cases", [SOME, pytest.param(ALL, marks=pytest.mark.long)], ids=("some", "all"))
 @pytest.mark.parametrize("version", VERSIONS)
-def test_each_version_is_the_definition(version):
-    done = call(version, "-W", "ignore", "-c", CODE, VERSIONS[version])
+def test_each_version_is_the_definition(version, cases):
+    done = call(version, "-W", "ignore", "-c", CODE, VERSIONS[version], repr(cases))
     if "this processor" in done.stderr:
         pytest.skip(f"this processor or this build has no {version} kernels")
     assert done.returncode == 0, done.stderr

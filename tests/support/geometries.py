@@ -24,7 +24,10 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=("row_major", "cha
 
 
 def in_pairs(names, *choices):
-    """Parametrise by all combinations of two choices each; half are long, and the others have every pair of choices."""
+    """Parametrise by all combinations of two choices each, of which half are long.
+
+    The others have every choice, and with three or more names every pair of choices.
+    """
     cases = [
         pytest.param(
             *(choices[i][which] for i, which in enumerate(case)),
