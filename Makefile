@@ -41,7 +41,7 @@ cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 demo: .venv/ready $(ours)
 	mkdir -p demo
 	name=$$(basename "$(VIDEO)"); name="demo/$${name%.*}"; .venv/bin/stfan deblur "$(VIDEO)" \
-		-o "$${name}_deblurred.mp4" --picture "$$name.png" --overwrite $(if $(ours),--start 2.2 --end 3.04)
+		-o "$${name}_deblurred.mp4" --picture "$$name.png" --overwrite $(if $(ours),--start 2.6 --end 3.04)
 
 demo/bikes.mp4: | .venv/ready
 	mkdir -p demo

@@ -380,11 +380,9 @@ def test_a_title_in_another_encoding(tmp_path, here):
     assert code == 0 and "3 frames" in out, err
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc fills new memory if asked to")
-@pytest.mark.parametrize(
-    "codec",
-    ["libx264", *(pytest.param(name, marks=pytest.mark.long) for name in ("libvpx-vp9", "libsvtav1"))],
-)
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "libsvtav1"])
 def test_what_memory_held_before_does_not_show(tmp_path, stfan, codec):
     """x264 reads some of it with its macroblock tree."""
     source = make_video(tmp_path / "in.mp4", frames=30, width=64, height=64)

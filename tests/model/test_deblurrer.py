@@ -200,7 +200,10 @@ def held():
     return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(objects)
 
 
-@pytest.mark.parametrize(("options", "frames"), [({}, 795), ({"tile": 4, "reset_on_cut": True}, 100)])
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [({}, 795), pytest.param({"tile": 4, "reset_on_cut": True}, 100, marks=pytest.mark.long)],
+)
 def test_memory_is_flat(small, options, frames):
     deblurrer, counts = Deblurrer(small, **options), []
     for t in range(frames):

@@ -38,7 +38,7 @@ def test_value_in_rows_of_any_width(width, dtype, mode, device):
 @pytest.mark.parametrize(
     ("kernel_size", "dtype"),
     [
-        pytest.param(k, dtype, marks=() if k == 3 or dtype == torch.bfloat16 else pytest.mark.long)
+        pytest.param(k, dtype, marks=() if k == 3 else pytest.mark.long)
         for k in (3, 5, (3, 4))
         for dtype in DTYPES
     ],
