@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fac_ext import build_info
 from support.checkout import ROOT
 
 VERSIONS = {"default": "baseline", "avx2": "AVX2", "avx512": "AVX-512"}
@@ -39,8 +40,20 @@ SOME = 1, ((57, 3), (57, 4), (57, 5), (3, 5), (19, 4))
 ALL = 2, tuple((groups, k) for groups in (57, 19, 3) for k in (3, 4, 5))
 
 
-@pytest.mark.parametrize("cases", [SOME, pytest.param(ALL, marks=pytest.mark.long)], ids=("some", "all"))
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("version", "cases"),
+    [
+        pytest.param(
+            version,
+            cases,
+            # the version that fac_ext runs here has all other tests
+            marks=pytest.mark.long if cases is ALL or name == build_info()["cpu_simd"] else (),
+            id=f"{version}-{'all' if cases is ALL else 'some'}",
+        )
+        for version, name in VERSIONS.items()
+        for cases in (SOME, ALL)
+    ],
+)
 def test_each_version_is_the_definition(version, cases):
     done = call(version, "-W", "ignore", "-c", CODE, VERSIONS[version], repr(cases))
     if "this processor" in done.stderr:
