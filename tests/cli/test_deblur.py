@@ -97,7 +97,7 @@ def test_the_last_rows_and_columns_count(rows, columns):
 
 def test_one_frame_is_no_frames(tmp_path, here):
     source = make_video(tmp_path / "in.mp4", frames=2)
-    name = "a" * 230 + ".html"  # with what a partial file's name has besides, longer than a name can be
+    name = "a" * 240 + ".html"  # with what a partial file's name has besides, longer than a name can be
     code, said, err = here(source, "--max-frames", "1", "--report", tmp_path / name)
     assert code == 0 and "_deblurred.mp4: 1 frame, " in said + err and (tmp_path / name).exists()
 
