@@ -101,7 +101,7 @@ class StoredClips(Dataset[dict[str, Any]]):
         """Return sequence number `draw`, from 0 without end.
 
         Returns:
-            {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": clip and draw}
+            {"blurry", "sharp": (T, 3, h, w) uint8, "name": clip and draw}
         """
         if draw < 0:
             raise IndexError(f"sequences are numbered from 0, got {draw}")
@@ -118,5 +118,5 @@ class StoredClips(Dataset[dict[str, Any]]):
                 pair = np.flip(pair, axis)
         if height == width and rng.chance(0.5):
             pair = pair.swapaxes(3, 4)
-        blurry, sharp = torch.from_numpy(np.ascontiguousarray(pair)).float() / 255
+        blurry, sharp = torch.from_numpy(np.array(pair, order="C"))
         return {"blurry": blurry, "sharp": sharp, "name": f"{number:05d}-{draw}"}

@@ -1,11 +1,12 @@
-"""Muon (Jordan et al. 2024): momentum made orthogonal, for the layers that are matrices; Adam for the rest.
+"""The optimiser Muon: steps that are orthogonal, for the layers that are matrices; Adam for the rest.
 
 torch.optim.Muon takes matrices alone, and multiplies them in bfloat16, which many CPUs compute slowly; here a layer's
-(out, in, k, k) is the matrix (out, in k k), and all is float32.
+(out, in, k, k) is the matrix (out, in k k), and all is float32. Layers of one shape are multiplied together: a GPU
+starts a product in less time than a program asks for it.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +22,29 @@ def is_matrix(parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= SMALLEST
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Make a matrix's singular values about 1, by five Newton-Schulz steps.
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Make the singular values of (..., rows, columns) matrices about 1, by five Newton-Schulz steps.
 
-    Those of at least 0.005 of its norm become 0.68 to 1.16; smaller ones become larger too, and 0 stays 0.
+    Those of at least 0.005 of a matrix's norm become 0.68 to 1.16; smaller ones become larger too, and 0 stays 0.
     """
     a, b, c = COEFFICIENTS
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    wide = wide / wide.norm().clamp(min=1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = (matrices.mT if tall else matrices).reshape(-1, *sorted(matrices.shape[-2:]))
+    wide = wide / torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         square = wide @ wide.mT
-        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
-    return wide if wide.shape == matrix.shape else wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return (wide.mT.contiguous() if tall else wide).reshape(matrices.shape)
+
+
+def _as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Return a tensor of a weight's shape as a matrix, with columns in the order of the weight's memory.
+
+    Orthogonalising does not depend on the order of columns, and so the weight's own matrix is a view.
+    """
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.flatten(1)
 
 
 class Muon(torch.optim.Adam):
@@ -45,20 +57,39 @@ class Muon(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Make a step."""
-        for group in self.param_groups:
-            if not group["matrices"]:
-                continue
-            for parameter in group["params"]:
-                if (gradient := parameter.grad) is None:
-                    continue
-                state = self.state[parameter]
-                if not state:  # Adam reads "step" of each state that is loaded
-                    state.update(step=torch.zeros(()), momentum=torch.zeros_like(gradient))
-                state["step"] += 1
-                momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-                ahead = gradient.lerp(momentum, MOMENTUM)
-                step = orthogonalise(ahead.flatten(1))
-                size = 0.2 * math.sqrt(max(step.shape))
-                parameter.sub_(step.view_as(parameter), alpha=group["lr"] * size)
-                parameter.grad = None
+        rates = {
+            parameter: group["lr"]
+            for group in self.param_groups
+            if group["matrices"]
+            for parameter in group["params"]
+            if parameter.grad is not None
+        }
+        if rates:
+            self._step_matrices(rates)
         return super().step(closure)
+
+    def _step_matrices(self, rates: dict[nn.Parameter, float]) -> None:
+        """Make the orthogonal steps of parameters at their rates."""
+        for parameter in rates:
+            if not self.state[parameter]:  # Adam reads "step" of each state that is loaded
+                self.state[parameter].update(step=torch.zeros(()), momentum=torch.zeros_like(parameter))
+        torch._foreach_add_([self.state[parameter]["step"] for parameter in rates], 1)
+        gradients = [cast(Tensor, parameter.grad) for parameter in rates]
+        momenta = [self.state[parameter]["momentum"] for parameter in rates]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        shapes: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+        for parameter, ahead in zip(rates, torch._foreach_lerp(gradients, momenta, MOMENTUM), strict=True):
+            matrix = _as_matrix(ahead, parameter)
+            shapes.setdefault(matrix.shape, []).append((parameter, matrix))
+        weights: list[Tensor] = []
+        steps: list[Tensor] = []
+        sizes: list[float] = []
+        for shape, members in shapes.items():
+            parameters, matrices = zip(*members, strict=True)
+            weights += [_as_matrix(parameter, parameter) for parameter in parameters]
+            steps += orthogonalise(torch.stack(matrices)).unbind()
+            sizes += [0.2 * math.sqrt(max(shape)) * rates[parameter] for parameter in parameters]
+        torch._foreach_mul_(steps, sizes)
+        torch._foreach_sub_(weights, steps)
+        for parameter in rates:
+            parameter.grad = None

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from stfan.evaluation.buckets import bucket_scores
@@ -25,6 +25,7 @@ from stfan.model.deblurrer import Deblurrer
 from stfan.model.network import STFAN
 from stfan.training import checkpoint, loader
 from stfan.training.card import PROTOCOL, data_provenance
+from stfan.training.finite import STEPS, FiniteCheck, Step
 from stfan.training.losses import Loss
 from stfan.training.meters import Meters
 from stfan.training.recipe import Recipe
@@ -72,10 +73,10 @@ class Trainer:
         self.optimiser = build_optimiser(self.model, recipe)
         unrolled_loss = UnrolledLoss(self.model, loss.to(self.device), recipe.gradient_checkpointing)
         self.unrolled_loss = self.accelerator.prepare_model(unrolled_loss)
-        self.ema_model = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
-            if recipe.ema_decay
-            else None
+        self.ema_model = AveragedModel(self.model) if recipe.ema_decay else None
+        means = self.ema_model.parameters() if self.ema_model else ()
+        self.finite_check = FiniteCheck(
+            [*self.model.parameters(), *means], 1 if self.device.type == "cpu" else STEPS
         )
         self.iteration = self.batches = 0
         self.curve: list[dict[str, Any]] = []
@@ -104,8 +105,8 @@ class Trainer:
             whether the last iteration is done.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the message names iteration and sequences. The weights
-                stay good.
+            FloatingPointError: loss or gradient is not finite; the message names iteration and sequences, and the
+                iteration whose weights the network has then: on a GPU one of at most 50 steps before.
         """
         started = time.monotonic()
         writer = SummaryWriter(self.folder, purge_step=self.iteration + 1) if self.main else None
@@ -125,6 +126,8 @@ class Trainer:
                 is_late = minutes is not None and time.monotonic() - started > 60 * minutes
                 stopping = self._any_process(stop() or is_late)
                 is_done = self.iteration >= self.recipe.iterations
+                if before != due or stopping or is_done:
+                    self._check_finite()
                 if before["log"] != due["log"] or stopping or is_done:
                     self._log(writer, meters, report)
                 if before["validate"] != due["validate"] or is_done:
@@ -153,14 +156,21 @@ class Trainer:
         }
         return {name: self.iteration // every if every else 0 for name, every in intervals.items()}
 
-    def _any_process(self, condition: bool | Tensor) -> bool:
+    def _any_process(self, condition: bool) -> bool:
         """Say whether a condition holds in any of the processes."""
+        if self.processes == 1:
+            return condition
         value = torch.as_tensor(condition, device=self.device).float()
         return bool(self.accelerator.reduce(value, "sum") > 0)
 
+    def _load(self, frames: Tensor) -> Tensor:
+        """Return frames on the device in [0, 1]; stored clips are in 8 bits until then."""
+        frames = frames.to(self.device, non_blocking=True)
+        return frames.float() / 255 if frames.dtype == torch.uint8 else frames
+
     def train_on_sequence(self, batch: dict[str, Any], meters: Meters, on_step: OnStep) -> None:
         """Train on one batch of sequences, with an optimiser step after each window."""
-        blurry, sharp = (batch[side].to(self.device, non_blocking=True) for side in ("blurry", "sharp"))
+        blurry, sharp = (self._load(batch[side]) for side in ("blurry", "sharp"))
         carried: Carried | None = None
         for pair in zip(blurry.split(self.recipe.window, 1), sharp.split(self.recipe.window, 1), strict=True):
             if self.iteration >= self.recipe.iterations:
@@ -171,28 +181,48 @@ class Trainer:
             self.optimiser.zero_grad()
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
-            finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
-            if self._any_process(~finite):
-                self.raise_non_finite(bool(finite), float(loss.detach()), float(norm), batch["name"])
+            self.finite_check.add(Step(self.iteration, loss.detach(), norm, batch["name"]))
+            if self.finite_check.due:
+                self._check_finite()
             self.optimiser.step()
             if self.ema_model:
-                self.ema_model.update_parameters(self.model)
+                self._update_mean(self.ema_model)
             self.iteration += 1
             meters.update({"loss": loss.detach(), **terms, "gradient": norm})
             on_step(self, loss.detach())
 
-    def raise_non_finite(self, finite: bool, loss: float, norm: float, names: list[str]) -> NoReturn:
-        """End all processes, and name the sequences with a loss that is not finite, or else such a gradient."""
-        words = f"loss {loss:.6g}, its gradient's norm {norm:.6g} on {', '.join(names)}"
-        reports = [(finite, words, loss)]
-        reports = gather_object(reports) if self.processes > 1 else reports
-        culprits = [words for _, words, value in reports if not math.isfinite(value)]
-        if not culprits:
-            culprits = [words for is_finite, words, _ in reports if not is_finite]
+    @torch.no_grad()
+    def _update_mean(self, ema_model: AveragedModel) -> None:
+        """Do what ema_model.update_parameters does, which waits for the device."""
+        means: list[Tensor] = list(ema_model.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        if ema_model.n_averaged == 0:
+            torch._foreach_copy_(means, weights)
+        else:
+            torch._foreach_lerp_(means, weights, 1 - self.recipe.ema_decay)
+        ema_model.n_averaged += 1
+
+    def _check_finite(self) -> None:
+        """End all processes if a step since the last look was not finite in one of them, and name its sequences."""
+        bad = self.finite_check.first_bad()
+        if not self._any_process(bad is not None):
+            return
+        self.finite_check.restore()
+        reports = []
+        if bad is not None:
+            step, loss, norm = bad
+            words = f"loss {loss:.6g}, its gradient's norm {norm:.6g} on {', '.join(step.names)}"
+            reports = [(step.iteration, math.isfinite(loss), words)]
+        if self.processes > 1:
+            reports = gather_object(reports)
+        # With several processes all share a bad gradient; the loss tells whose it is.
+        first = min(report[:2] for report in reports)
+        culprits = [words for *which, words in reports if tuple(which) == first]
         raise FloatingPointError(
-            f"iteration {self.iteration}: not finite: {'; '.join(culprits)}. The weights are those before it. Begin again "
-            f"in another folder, with weights={self.folder / 'weights.safetensors'} if they are good, and with a smaller "
-            f"learning_rate, with clip_norm, or in float32"
+            f"iteration {first[0]}: not finite: {'; '.join(culprits)}. The weights are those of iteration "
+            f"{self.finite_check.iteration}. Begin again in another folder, with "
+            f"weights={self.folder / 'weights.safetensors'} if they are good, and with a smaller learning_rate, with "
+            f"clip_norm, or in float32"
         )
 
     def _log(self, writer: SummaryWriter | None, meters: Meters, report: Report) -> None:

@@ -23,7 +23,8 @@ def test_a_sequence_is_a_part_of_a_clip_in_one_of_its_attitudes(source, tmp_path
     for draw in range(40):
         sequence = stored[draw]
         number = int(sequence["name"].partition("-")[0])
-        pair = (torch.stack([sequence["blurry"], sequence["sharp"]]) * 255).round().to(torch.uint8).numpy()
+        pair = torch.stack([sequence["blurry"], sequence["sharp"]]).numpy()
+        assert pair.dtype == np.uint8
         assert pair.shape == (2, 2, 3, 16, 16)
         found = [
             (first, top, left, flips)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stfan.data.paired_videos import find_videos
 from stfan.model import weights
@@ -236,23 +237,40 @@ class Spoilt(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("spoil", [lambda loss: loss * torch.nan, Spoilt.apply], ids=["loss", "gradient"])
-def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil):
-    trainer = Trainer(small(clips), tmp_path, cpu=True)
+@pytest.mark.parametrize(("steps", "good"), [(1, 5), (3, 4), (50, 4)])
+def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil, steps, good):
+    """Look at every step, as on a CPU, or at every third; and at each checkpoint, as a GPU's 50 steps are not over by then."""
+    trainer = Trainer(small(clips, ema_decay=0.5), tmp_path, cpu=True)
+    trainer.finite_check.steps = steps
     before = {}
 
-    def at_five(trainer, loss):
+    def spoil_fifth(trainer, loss):
+        if trainer.iteration == good:
+            before.update({name: tensor.clone() for name, tensor in trainer.eval_model.state_dict().items()})
+            before.update({f"model.{name}": w.clone() for name, w in trainer.model.state_dict().items()})
         if trainer.iteration == 5:
-            before.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
             inner = trainer.unrolled_loss.loss[0]
             trainer.unrolled_loss.loss[0] = lambda output, truth: (spoil(inner(output, truth)[0]), {})
 
     with pytest.raises(
         FloatingPointError,
-        match=r"iteration 5: not finite: loss \S+, its gradient's norm (nan|inf) on [abc] 0000",
+        match=r"iteration 5: not finite: loss \S+, its gradient's norm (nan|inf) on [abc] 0000.*"
+        rf"are those of iteration {good}\.",
     ):
-        trainer.train(on_step=at_five)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+        trainer.train(on_step=spoil_fifth)
+    after = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
+    after.update(trainer.eval_model.state_dict())
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
     assert latest(tmp_path).name == "00000004"
+
+
+def test_looking_at_losses_less_often_changes_nothing(clips, tmp_path):
+    runs = [Trainer(small(clips, ema_decay=0.5), tmp_path / str(steps), cpu=True) for steps in (1, 3)]
+    for run, steps in zip(runs, (1, 3), strict=True):
+        run.finite_check.steps = steps
+        run.train()
+    for one, other in zip(*(run.eval_model.parameters() for run in runs), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_weights_that_are_not_finite_are_not_saved(clips, tmp_path):
@@ -590,6 +608,33 @@ def test_muon_is_its_statement_and_adam():
     allowed = oracle.spread(torch.float64, 3 * 15 * 18, wanted.abs().max())
     oracle.assert_within(weight.detach().flatten(1), wanted, allowed)
     assert torch.equal(bias, twin)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would be a kernel's launch on a GPU: operators that compute or copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if not op.is_view and not op.name().startswith(("profiler::", "aten::_unsafe_view", "aten::empty")):
+            self.names.append(op.name())
+        return op(*args, **(kwargs or {}))
+
+
+def test_muon_multiplies_matrices_of_one_shape_together(clips, tmp_path):
+    """34 layers one after the other are 784 launches; one of foreach counts once, though it may be a few."""
+    trainer = Trainer(small(clips, optimiser="muon", slow_lr_scale=0.5), tmp_path, cpu=True)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    matrices = [p for p in trainer.model.parameters() if is_matrix(p)]
+    trainer.optimiser.step()
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    with Launches() as launches:
+        trainer.optimiser.step()
+    assert len(matrices) == 34 and 150 < len(launches.names) < 200
 
 
 @pytest.mark.parametrize("shape", [(48, 432), (600, 48), (48, 48)])
