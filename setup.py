@@ -106,7 +106,7 @@ extension = Extension(
     sources,
     language="c++",
     depends=sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern)),
-    include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
+    include_dirs=[pybind11.get_include(), *cpp_extension.include_paths()],
     library_dirs=cpp_extension.library_paths(),
     define_macros=[
         ("FAC_EXT_VERSION", f'"{VERSION}"'),

@@ -21,6 +21,7 @@ from stfan.video.frame_log import FrameLog, Samples
 from stfan.video.hdr import hdr_options
 from stfan.video.partial_output import SEGMENT_FRAMES
 from stfan.video.pixel_formats import pix_formats, warn_of_losses
+from stfan.video.pyav import rational
 from stfan.video.reader import VideoReader
 
 FRAME_NUMBER = Fraction(1, 1000)  # the time base of Matroska, so that frame i is at time i
@@ -153,8 +154,8 @@ class SegmentWriter:
         }
         assert encoding.codec is not None
         self._hdr = hdr_options(like, encoding.codec)
-        aspect = reader.video.sample_aspect_ratio
-        if aspect in (None, 0, 1):
+        aspect = rational(reader.video.sample_aspect_ratio)
+        if aspect in (None, 1):
             self.aspect = None
         else:
             self.aspect = 1 / aspect if like.rotation % 180 else aspect

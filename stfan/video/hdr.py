@@ -6,10 +6,11 @@ Encoders are told of them in options of their own; the input's frames carry them
 
 import logging
 import struct
-from typing import Any
 
 import av
 from av.sidedata.sidedata import Type
+
+from stfan.video.pyav import side_data
 
 log = logging.getLogger("stfan")
 # Rationals: x, y of red, green, blue, white; the least and the most light; and whether either is known.
@@ -30,8 +31,7 @@ OPTIONS = {
 
 def hdr_options(frame: av.VideoFrame, codec: str) -> dict[str, str]:
     """Return the options by which an encoder writes a decoded frame's HDR10 metadata; warn of what is left out."""
-    side_data: Any = frame.side_data  # iterates over its values, not over keys as its type says
-    found: dict[Any, bytes] = {data.type: bytes(data) for data in side_data}
+    found = side_data(frame)
     dynamic = sorted({name for kind, name in DYNAMIC.items() if kind in found})
     if dynamic:
         log.warning("its dynamic HDR metadata (%s) is left out", ", ".join(dynamic))

@@ -17,6 +17,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from stfan.video.encoder import SegmentWriter
+from stfan.video.pyav import rational, tags
 from stfan.video.reader import ROUNDING, VideoReader
 
 log = logging.getLogger("stfan")
@@ -81,7 +82,7 @@ def _trial(suffix: str, add: Callable[[OutputContainer], Any]) -> str | None:
 def _describe(stream: Stream) -> str:
     kind = KINDS.get(stream.type, stream.type)
     name = getattr(stream.codec_context, "name", None)
-    return f"stream {stream.index} ({', '.join(filter(None, (kind, name, stream.language)))})"
+    return f"stream {stream.index} ({', '.join(filter(None, (kind, name, tags(stream.metadata).get('language'))))})"
 
 
 def _add_copy(stream: Stream, container: OutputContainer) -> Stream:
@@ -96,7 +97,8 @@ def _add_copy(stream: Stream, container: OutputContainer) -> Stream:
         decoder.open(strict=False)
         new = container.add_stream(TEXT_CODECS[container.format.name])
         new.codec_context.subtitle_header = decoder.subtitle_header
-    new.metadata.update(stream.metadata)
+    new.metadata.clear()
+    new.metadata.update(tags(stream.metadata))
     new.disposition = stream.disposition
     return new
 
@@ -142,8 +144,10 @@ def assemble(
         av.open(f"file:{path}", "w", format=name, container_options=options) as out,
     ):
         video = _add_video(out, first, segments, base)
-        video.metadata.update({k: v for k, v in reader.video.metadata.items() if k in ("language", "title")})
-        out.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in OWN_TAGS})
+        video.metadata.update(
+            {k: v for k, v in tags(reader.video.metadata).items() if k in ("language", "title")}
+        )
+        out.metadata.update({k: v for k, v in tags(original.metadata).items() if k.lower() not in OWN_TAGS})
         if not (incomplete or reader.start):
             out.set_chapters(_earlier(original.chapters(), shift))
         new = {stream.index: _add_copy(original.streams[stream.index], out) for stream in streams}
@@ -173,6 +177,7 @@ def _earlier(chapters: list[Any], shift: Fraction) -> list[Any]:
     return [
         chapter
         | {edge: max(chapter[edge] - round(shift / chapter["time_base"]), 0) for edge in ("start", "end")}
+        | {"metadata": tags(chapter["metadata"])}
         for chapter in chapters
     ]
 
@@ -202,7 +207,7 @@ def repair_times(times: Sequence[int | None], reader: VideoReader) -> tuple[list
     the time by which the reader selected the first.
     """
     stamps = [time for time in times if time is not None]
-    base = reader.video.time_base
+    base = rational(reader.video.time_base)
     assert base is not None
     if reader.regular:
         return stamps, base

@@ -17,6 +17,7 @@ from av.stream import Disposition, Stream
 
 from stfan.video.colour import to_tensor, with_chroma_location
 from stfan.video.decode_errors import decode
+from stfan.video.pyav import open_input, rational
 from stfan.video.truncation import missing_bytes
 
 log = logging.getLogger("stfan")
@@ -95,8 +96,7 @@ class VideoReader:
     def open(self) -> InputContainer:
         """Open the file once more, from its beginning."""
         try:
-            # "file:", or FFmpeg takes a name with a colon for an address.
-            return av.open(f"file:{self.path}", metadata_errors="replace", options=ALONE)
+            return open_input(self.path, ALONE)
         except av.FFmpegError as error:
             with self.path.open("rb") as file:
                 begin = file.read(256)
@@ -108,10 +108,10 @@ class VideoReader:
     @property
     def rate(self) -> Fraction:
         """Frames per second."""
-        rates = [self.video.average_rate, self.video.guessed_rate]
+        rates = [rational(self.video.average_rate), rational(self.video.guessed_rate)]
         if self.container.format.name in RAW:
             rates.reverse()
-        return Fraction(next(filter(None, rates), 25))
+        return next(filter(None, rates), Fraction(25))
 
     @property
     def expected_frames(self) -> int | None:
