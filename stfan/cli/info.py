@@ -14,7 +14,7 @@ from stfan.cli import options
 from stfan.cli.console import stdout_console
 from stfan.devices import devices
 
-PACKAGES = ("torch", "numpy", "av", "pillow", "safetensors", "rich", "typer")
+PACKAGES = ("numpy", "av", "pillow", "safetensors", "rich", "typer")
 
 
 # What is printed without --all, beside the devices, the operator's build and the scores.
@@ -69,7 +69,10 @@ def operator() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """List the versions of packages: {package: version}."""
-    found = {"python": platform.python_version()}
+    import torch
+
+    # torch.__version__ names the build too, "+cu130", which the metadata of a wheel may lack.
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -34,9 +34,9 @@ def facts(text):
     value = lines[0].index(re.split(r" {2,}", lines[0])[2])
     name = lines[0].index(re.split(r" {2,}", lines[0])[1])
     assert all(line[value - 2 : value] == "  " and line[value] != " " for line in lines)
-    return {line[name:value].strip(): line[value:].strip() for line in lines}, {
-        line[:name].strip() for line in lines
-    }
+    # Of a name that comes twice the first counts: the weights were trained with another torch.
+    values = {line[name:value].strip(): line[value:].strip() for line in reversed(lines)}
+    return values, {line[:name].strip() for line in lines}
 
 
 def test_it_says_what_is_here(stfan):

@@ -13,6 +13,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from stfan.video import hdr  # noqa: E402
 from stfan.video.decode_errors import decode  # noqa: E402
 from stfan.video.encoder import Encoding  # noqa: E402
+from stfan.video.pyav import side_data  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
 from support.samples import frames_of, make_video, names  # noqa: E402
@@ -146,7 +147,7 @@ def hdr_of(path):
     kinds = {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-        return {one.type.name: bytes(one) for one in frame.side_data if one.type.name in kinds}
+        return {kind.name: data for kind, data in side_data(frame).items() if kind.name in kinds}
 
 
 def test_hdr10_metadata_is_kept_or_warned_of(tmp_path, caplog):
