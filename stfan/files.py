@@ -38,10 +38,23 @@ def wait_for_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def refuse_existing(path: Path, advice: str = "--overwrite replaces it") -> None:
-    """Raise FileExistsError, with the advice, if `path` exists."""
+class OutputExistsError(FileExistsError):
+    """An output exists, and the caller did not ask to replace it.
+
+    Attributes:
+        path: the output.
+        advice: what to do about it; None where it may be replaced.
+    """
+
+    def __init__(self, path: Path, advice: str | None = None):
+        super().__init__(f"{path}: exists already{'' if advice is None else f'; {advice}'}")
+        self.path, self.advice = path, advice
+
+
+def refuse_existing(path: Path, advice: str | None = None) -> None:
+    """Raise OutputExistsError if `path` exists."""
     if path.exists():
-        raise FileExistsError(f"{path}: exists already; {advice}")
+        raise OutputExistsError(path, advice)
 
 
 def check_parent(path: Path) -> None:

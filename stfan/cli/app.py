@@ -11,6 +11,7 @@ from stfan.cli.data import data
 from stfan.cli.deblur import deblur
 from stfan.cli.evaluate import evaluate
 from stfan.cli.export import export
+from stfan.cli.hints import describe_error
 from stfan.cli.info import info
 from stfan.cli.train import train
 from stfan.cli.trial import trial
@@ -71,11 +72,5 @@ def main() -> None:
     try:
         app(prog_name="stfan")
     except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
-        said = str(error) or "out of memory"  # a MemoryError may be empty
-        if (
-            isinstance(error, OSError) and error.strerror and error.filename
-        ):  # else it begins with "[Errno 2]"
-            said = f"{error.filename}: {error.strerror}"
-        words = " ".join([said, *getattr(error, "__notes__", ())]).split()
-        print(f"stfan: {' '.join(words)}", file=sys.stderr)
+        print(f"stfan: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)

@@ -1,6 +1,5 @@
 """The command stfan deblur."""
 
-import hashlib
 import logging
 import shlex
 import shutil
@@ -12,19 +11,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from stfan.cli import options
-from stfan.cli.blur_found import BlurFound
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
 from stfan.cli.estimate import Estimate
-from stfan.cli.most_changed import MostChangedFrame
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
 from stfan.images import SUFFIXES
+from stfan.video.errors import KeptFramesInterrupt
 
-if TYPE_CHECKING:  # PyAV, which other commands do without, and torch, which takes seconds to import
-    import torch
-
-    from stfan.video.encoder import Encoding
-    from stfan.video.pipeline import DeblurResult, FrameReader, FrameWriter
+# PyAV, which other commands do without, and torch, which takes seconds to import.
+if TYPE_CHECKING:
+    from stfan.cli.job import DeblurJob, LoadedNetwork, OpenJob
+    from stfan.cli.run_monitor import RunMonitor
+    from stfan.video.pipeline import DeblurResult
 
 log = logging.getLogger("stfan")
 
@@ -57,64 +55,82 @@ def deblur(
     as_json: options.Json = False,
 ) -> None:
     """Deblur a video or a folder of images: as many frames out as in; times, colours, sound, subtitles are kept."""
-    from stfan.model.deblurrer import Deblurrer
+    from stfan.cli.job import DeblurJob, Look, NetworkChoice, Part
     from stfan.video.encoder import Encoding
 
-    encoding = Encoding(codec, crf, preset, pix_fmt, lossless)
-    out = out or default_output(source, lossless)
-    check_options(source, encoding, no_audio, start, end)
+    job = DeblurJob(
+        source,
+        out,
+        NetworkChoice(weights, device, dtype, tile, reset_on_cut, strength),
+        Encoding(codec, crf, preset, pix_fmt, lossless),
+        Part(start, end, max_frames),
+        Look(compare, picture, report),
+        sound=not no_audio,
+        resume=resume,
+        overwrite=overwrite,
+    )
     if quiet and verbose:
         raise typer.BadParameter("give either --quiet or --verbose")
-    check_picture(picture, source, overwrite or resume)
-    check_writable("--report", report, ".html", overwrite or resume)
-    device = resolve_device(device)
-    precision = options.resolve_dtype(dtype, device)
+    run_one(job, quiet, verbose, as_json)
+
+
+def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+    """Run a job, print its result, and exit with code 130 if it was interrupted."""
+    from stfan.cli.run_monitor import RunMonitor
+
+    check_job(job)
     with LogHandler(stderr_console, quiet, verbose).attached() as handler:
-        reader, writer = open_both(source, out, (start, end, max_frames), encoding, not no_audio, compare)
-        model, settings = load_network(weights, device, precision)
-        settings |= {"compare": compare, "reset-on-cut": reset_on_cut, "strength": strength}
-        for name, value in {"device": device, **settings, **writer.settings}.items():
-            log.info("%s: %s", name, value)
-        watcher = Watcher(reader, device, strength, not quiet)
-        if report:
-            watcher.sample(model, str(weights or "bundled"), device, precision)
-        job = {"settings": settings, "resume": resume, "overwrite": overwrite}
-        deblurrer = Deblurrer(model, tile, reset_on_cut, strength)
-        result = run(reader, writer, out, deblurrer, watcher, compare, job)
-        files = watcher.save(picture, report)
+        opened = job.open()
+        with opened.reader as reader:
+            network = job.network.load()
+            log_choices(opened, network)
+            total = reader.expected_frames
+            bar = ProgressBar(stderr_console, reader.path.name, total, not quiet)
+            estimate = Estimate(
+                total, network.device, partial(print_line, stderr_console) if not quiet else str
+            )
+            monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate)
+            try:
+                with bar.progress, graceful_interrupt(stderr_console) as stop:
+                    result = opened.run(network, monitor.start, monitor.add, stop)
+            except KeyboardInterrupt as error:
+                kept = [str(error), f"to resume: {resume_command()}"]
+                print_interrupted("at once", *(kept if isinstance(error, KeptFramesInterrupt) else []))
+                raise typer.Exit(130) from error
+        files = monitor.save()
     if as_json:
-        print_json(result, {"device": device, "strength": strength} | watcher.blur.facts, handler.warnings)
+        print(to_json(json_record(result, network, monitor, handler.warnings)))
     elif result.complete and not quiet:
-        print("\n".join([last_line(result, watcher), *files]))
+        print("\n".join([last_line(result, monitor), *files]))
     if not result.complete:
         exit_interrupted(result)
 
 
-def default_output(source: Path, lossless: bool) -> Path:
-    """Name the output after the input: INPUT_deblurred, with a suffix that a video can be written to."""
-    if source.is_dir():
-        return Path(f"{source.resolve()}_deblurred")
-    suffix = source.suffix if source.suffix.lower() in (".mkv", ".mov") else ".mp4"
-    return source.with_name(f"{source.stem}_deblurred{'.mkv' if lossless else suffix}")
+def check_job(job: "DeblurJob") -> None:
+    """Check, before any work is done, what can be checked without opening the input.
+
+    Raises:
+        typer.BadParameter: settings that do not go together.
+        ValueError, OSError: a file that cannot be written.
+    """
+    from stfan.cli.job import JobError
+
+    try:
+        job.check()
+    except JobError as error:
+        raise typer.BadParameter(f"{error}; see stfan deblur --help") from error
+    replace = job.overwrite or job.resume
+    check_picture(job.look.picture, job.input, replace)
+    check_writable("--report", job.look.report, ".html", replace)
+    # Before the input is opened: a device that there is not takes no time to refuse.
+    resolve_device(job.network.device)
 
 
-def check_options(
-    source: Path, encoding: "Encoding", no_audio: bool, start: float | None, end: float | None
-) -> None:
-    """Raise BadParameter for options that the input does not allow, and for an end before the start."""
-    from stfan.video.encoder import Encoding
-
-    if source.is_dir():
-        if encoding != Encoding() or no_audio:
-            raise typer.BadParameter(
-                "--codec, --crf, --preset, --pix-fmt, --lossless and --no-audio are for videos; "
-                "images keep their format"
-            )
-        for option, time in (("--start", start), ("--end", end)):
-            if time is not None and time % 1:
-                raise typer.BadParameter(f"{option} of a folder must be a whole number, got {time:g}")
-    if end is not None and end <= (start or 0):
-        raise typer.BadParameter(f"--end must be later than --start, got {end:g} and {start or 0:g}")
+def log_choices(opened: "OpenJob", network: "LoadedNetwork") -> None:
+    """Log with what choices a job runs."""
+    choices = {"device": network.device} | opened.settings(network) | dict(opened.writer.settings)
+    for name, value in choices.items():
+        log.info("%s: %s", name, value)
 
 
 def check_picture(picture: Path | None, source: Path, overwrite: bool) -> None:
@@ -128,147 +144,32 @@ def check_picture(picture: Path | None, source: Path, overwrite: bool) -> None:
     check_writable("--picture", picture, SUFFIXES, overwrite)
 
 
-def open_both(
-    source: Path,
-    out: Path,
-    part: tuple[float | None, float | None, int | None],
-    encoding: "Encoding",
-    sound: bool,
-    compare: str | None,
-) -> "tuple[FrameReader[Any], FrameWriter[Any]]":
-    """Open the input, or the part (start, end, max_frames) of it, and the output."""
-    from stfan.video.image_folder import ImageFolderReader, ImageFolderWriter
-    from stfan.video.reader import VideoReader
-    from stfan.video.writer import VideoWriter
-
-    start, end, max_frames = part
-    if source.is_dir():
-        images = ImageFolderReader(source, int(start or 0), None if end is None else int(end), max_frames)
-        return images, ImageFolderWriter(out)
-    video = VideoReader(source, start or 0.0, end, max_frames)
-    return video, VideoWriter(out, video, encoding, sound, 2 if compare == "side" else 1)
-
-
-def load_network(weights: Path | None, device: str, precision: str) -> tuple[Any, dict[str, Any]]:
-    """Load the network; return it and the settings that the result depends on."""
-    from stfan.model.weights import load, locate
-
-    model = load(weights, device, options.torch_dtype(precision))
-    with open(locate(weights), "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return model, {"weights": digest, "dtype": precision}
-
-
-class Watcher:
-    """Shows progress and an estimate, and remembers what --picture and --report need."""
-
-    def __init__(self, reader: "FrameReader[Any]", device: str, strength: float, visible: bool):
-        self.name = reader.path.resolve().name
-        total = reader.expected_frames
-        self.bar = ProgressBar(stderr_console, reader.path.name, total, visible)
-        say = partial(print_line, stderr_console) if visible else str
-        self.estimate = Estimate(total, device, say)
-        self.most_changed, self.blur = MostChangedFrame(), BlurFound(strength)
-        self.report: Any = None
-
-    def sample(self, model: Any, weights: str, device: str, precision: str) -> None:
-        """Collect for a report, from now on."""
-        from stfan.evaluation.report import Report
-        from stfan.model.weights import count
-
-        facts = {"weights": weights, "parameters": count(model), "device": device, "dtype": precision}
-        title = f"{self.name}: what stfan deblur changed"
-        self.report = Report(model, title, facts | {"strength": self.blur.strength})
-
-    def start(self, resumed: int) -> None:
-        """Begin after so many frames that an earlier run made."""
-        self.most_changed.count = resumed
-        if self.report:
-            self.report.first = resumed
-        self.estimate.start(resumed)
-        self.bar.start(resumed)
-
-    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
-        """Take note of the next frame."""
-        self.most_changed.add(before, after)
-        self.blur.add(before)
-        if self.report:
-            self.report.add_frame(before, after)
-        self.estimate.add()
-        self.bar.advance()
-
-    @property
-    def words(self) -> str:
-        """How much the frames changed, and whether there was little blur, as the last line and the report say it."""
-        return self.most_changed.words + self.blur.note
-
-    def save(self, picture: Path | None, report: Path | None) -> list[str]:
-        """Write what was asked for, and return a line about each file."""
-        if not self.most_changed.pair and (picture or report):
-            log.warning("nothing for --picture or --report to show: an earlier run made all frames")
-            return []
-        lines = []
-        if picture:
-            self.most_changed.save(picture)
-            lines.append(
-                f"{picture}: frame {self.most_changed.frame}, before (left) and after (right), below at 4x what changed most"
-            )
-        if report:
-            self.report.facts |= self.blur.facts
-            self.report.summary = self.words
-            self.report.write(report)
-            lines.append(str(report))
-        return lines
-
-
-def run(
-    reader: "FrameReader[Any]",
-    writer: "FrameWriter[Any]",
-    out: Path,
-    deblurrer: Any,
-    watcher: Watcher,
-    compare: str | None,
-    job: dict[str, Any],
-) -> "DeblurResult":
-    """Deblur with a progress bar until the end or Ctrl+C; `job` holds further options of deblur_video."""
-    from stfan.video.pipeline import COMPARISONS, deblur_video
-
-    try:
-        with reader, watcher.bar.progress, graceful_interrupt(stderr_console) as stop:
-            return deblur_video(
-                reader,
-                writer,
-                out,
-                deblurrer,
-                on_start=watcher.start,
-                on_frame=watcher.add,
-                compose=COMPARISONS[compare],
-                stop=stop,
-                **job,
-            )
-    except KeyboardInterrupt as error:
-        notes = getattr(error, "__notes__", ())
-        print_interrupted("at once", *notes, *([f"to resume: {resume_command()}"] if notes else []))
-        raise typer.Exit(130) from error
-
-
 def speed(result: "DeblurResult") -> float:
     """Return the frames per second of this run."""
     return (result.frames - result.resumed) / result.seconds
 
 
-def last_line(result: "DeblurResult", watcher: Watcher) -> str:
+def last_line(result: "DeblurResult", monitor: "RunMonitor") -> str:
     """Say what was made, how fast, and what a user should know of it."""
-    notes = result.damage + (watcher.words and f"; {watcher.words}")
+    notes = result.damage + (monitor.words and f"; {monitor.words}")
     frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
     return f"{result.path}: {frames}, {speed(result):.2f} frames/s{notes}"
 
 
-def print_json(result: "DeblurResult", choices: dict[str, Any], warnings: list[str]) -> None:
-    """Print what the run made and with which choices, and how to resume it if it is not complete."""
-    facts = {**vars(result), "path": str(result.path), "frames_per_second": speed(result), **choices}
-    command = None if result.complete else resume_command()
-    print(to_json(facts | {"warnings": warnings, "resume": command}))
+def json_record(
+    result: "DeblurResult", network: "LoadedNetwork", monitor: "RunMonitor", warnings: list[str]
+) -> dict[str, Any]:
+    """Return what --json prints of a run, and how to resume it if it is not complete."""
+    return {
+        **vars(result),
+        "path": str(result.path),
+        "frames_per_second": speed(result),
+        "device": network.device,
+        "strength": network.choice.strength,
+        **monitor.blur.facts,
+        "warnings": warnings,
+        "resume": None if result.complete else resume_command(),
+    }
 
 
 def exit_interrupted(result: "DeblurResult") -> NoReturn:

@@ -2,14 +2,18 @@
 
 import math
 import shlex
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stfan.cli import options
-from stfan.cli.deblur import deblur
+from stfan.cli.deblur import run_one
 from stfan.images import image_files
+
+if TYPE_CHECKING:
+    from stfan.cli.job import NetworkChoice
 
 IMAGES = 25  # images of a folder that count as a second
 
@@ -35,33 +39,36 @@ def trial(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Deblur a few seconds from the middle, before and after side by side, with a report; print the whole's command."""
+    from stfan.cli.job import DeblurJob, Look, NetworkChoice, Part, default_output
+
     if not math.isfinite(seconds):
         raise typer.BadParameter(f"--seconds must be a finite number, got {seconds}")
     start, end = middle(source, seconds)
-    out = out or default_trial(source)
-    chosen: dict[str, Any] = {"device": device, "dtype": dtype, "strength": strength}
-    deblur(
+    out = out or default_output(source, word="try")
+    report = out.with_name(f"{out.name if source.is_dir() else out.stem}.html")
+    network = NetworkChoice(weights, device, dtype, tile, reset_on_cut, strength)
+    job = DeblurJob(
         source,
         out,
-        weights,
-        tile=tile,
-        start=start,
-        end=end,
-        no_audio=not source.is_dir(),
-        compare="side",
-        reset_on_cut=reset_on_cut,
-        report=out.with_name(f"{out.name if source.is_dir() else out.stem}.html"),
+        network,
+        part=Part(start, end),
+        look=Look("side", report=report),
+        sound=source.is_dir(),
         resume=resume,
         overwrite=overwrite,
-        **chosen,
     )
-    defaults = {"device": "auto", "dtype": "auto", "strength": 1.0, "weights": None, "tile": None}
-    chosen |= {"weights": weights, "tile": tile}
-    words = ["stfan", "deblur", str(source)]
-    for name, value in chosen.items():
-        if value != defaults[name]:
-            words += [f"--{name}", str(value)]
-    print(f"the whole: {shlex.join([*words, *(['--reset-on-cut'] if reset_on_cut else [])])}")
+    run_one(job)
+    print(f"the whole: {shlex.join(['stfan', 'deblur', str(source), *options_of(network)])}")
+
+
+def options_of(network: "NetworkChoice") -> list[str]:
+    """Return the options of stfan deblur that choose the same network."""
+    words = []
+    for field in fields(network):
+        value, option = getattr(network, field.name), f"--{field.name.replace('_', '-')}"
+        if value != field.default:
+            words += [option] if value is True else [option, str(value)]
+    return words
 
 
 def middle(source: Path, seconds: float) -> tuple[float | None, float | None]:
@@ -82,11 +89,3 @@ def middle(source: Path, seconds: float) -> tuple[float | None, float | None]:
     length = total / rate
     start = (length - seconds) / 2
     return (None, None) if length <= seconds else (start, start + seconds)
-
-
-def default_trial(source: Path) -> Path:
-    """Name the output after the input: INPUT_try, with a suffix that a video can be written to."""
-    if source.is_dir():
-        return Path(f"{source.resolve()}_try")
-    suffix = source.suffix if source.suffix.lower() in (".mkv", ".mov") else ".mp4"
-    return source.with_name(f"{source.stem}_try{suffix}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stfan.files import wait_for_disk
-from stfan.video.partial_output import DamagedPartialError
+from stfan.video.errors import DamagedPartialError
 
 Samples = NDArray[np.uint8 | np.uint16]  # (3, H, W)
 MEMORY = 128 << 20  # bytes of frames that wait in memory
@@ -64,8 +64,7 @@ class FrameLog:
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < count * blank.nbytes:
             raise DamagedPartialError(
-                f"{self.path}: must hold {count} frames, {count * blank.nbytes} bytes, has {size}; "
-                "--overwrite without --resume begins again"
+                f"{self.path}: must hold {count} frames, {count * blank.nbytes} bytes, has {size}"
             )
         if not count:
             return

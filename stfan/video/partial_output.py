@@ -14,15 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from stfan.files import atomic_write, refuse_existing, wait_for_disk
+from stfan.video.errors import OtherSettingsError, UnfinishedOutputError
 
 # What an interruption can cost at most: so many frames, the frames of a segment, or so many seconds of work.
 SEGMENT_FRAMES = 50
 CHECKPOINT_SECONDS = 60.0
 LOCK = "lock"  # the file in the folder that a run holds locked
-
-
-class DamagedPartialError(ValueError):
-    """An unfinished output cannot be gone on with."""
 
 
 class PartialOutput:
@@ -52,9 +49,9 @@ class PartialOutput:
             the tensors of the last :meth:`save`, by name, or None to begin from nothing.
 
         Raises:
-            FileExistsError: `out` exists and `overwrite` is not set, or the folder exists and neither is set, or another
-                run has the folder.
-            ValueError: the folder was left by a run with other settings.
+            FileExistsError: `out` exists and `overwrite` is not set, or another run has the folder.
+            UnfinishedOutputError: the folder exists, and neither `resume` nor `overwrite` is set.
+            OtherSettingsError: the folder was left by a run with other settings.
         """
         empty = self.out.is_dir() and not any(self.out.iterdir())
         if not (overwrite or empty):
@@ -68,14 +65,9 @@ class PartialOutput:
                 self.frames = frames
                 return tensors
             if frames and not overwrite:
-                raise FileExistsError(
-                    f"{self.folder}: has {frames} frames of an interrupted run; --resume goes on from them, "
-                    "--overwrite begins again"
-                )
+                raise UnfinishedOutputError(self.folder, frames)
             if (self.folder / self.out.name).exists() and not (overwrite or resume):
-                raise FileExistsError(
-                    f"{self.folder}: holds what an interrupted run left; --overwrite begins again"
-                )
+                raise UnfinishedOutputError(self.folder, 0)
             self._clear()
         else:
             try:
@@ -120,17 +112,14 @@ class PartialOutput:
             ) from error
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming each difference, unless the settings are those of this run."""
+        """Raise OtherSettingsError unless the settings are those of this run."""
         changes = [
             f"{key} was {settings.get(key)} and is {self.settings.get(key)}"
             for key in {**settings, **self.settings}
             if settings.get(key) != self.settings.get(key)
         ]
         if changes:
-            raise ValueError(
-                f"{self.folder}: was begun otherwise ({'; '.join(changes)}); "
-                "--overwrite without --resume begins again"
-            )
+            raise OtherSettingsError(self.folder, changes)
 
     def save(self, frames: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Record, in one atomic write, that so many frames are safe, and the tensors that the next frame needs."""

@@ -11,15 +11,13 @@ from typing import Any, Protocol, Self, TypeVar
 import av
 import torch
 
-from stfan.video.partial_output import (
-    CHECKPOINT_SECONDS,
-    SEGMENT_FRAMES,
-    DamagedPartialError,
-    PartialOutput,
-)
+from stfan.video.errors import DamagedPartialError, KeptFramesError, KeptFramesInterrupt
+from stfan.video.partial_output import CHECKPOINT_SECONDS, SEGMENT_FRAMES, PartialOutput
 from stfan.video.reader import BrokenInputError
 
 NETWORK = "network."  # begins the names of the deblurrer's tensors
+# What input, disk and machine raise; anything else is an error of this program, and keeps its type.
+EXPECTED = (OSError, ValueError, RuntimeError, ArithmeticError, MemoryError)
 
 Tag = TypeVar("Tag")  # what a reader hands to a writer with each frame: its time, or its name and format
 TagOut = TypeVar("TagOut", covariant=True)
@@ -178,9 +176,11 @@ def deblur_video(
         stop: called after each frame; True ends the run and keeps all frames.
 
     Raises:
-        ValueError, OSError, RuntimeError: of the input, the disk, the machine. Frames that are safe are kept, and a note
-            of the exception says where; if there are none, nothing is left. Where the input cannot be read on, what
-            was made of the frames before is completed as after `stop`.
+        ValueError, OSError, RuntimeError, ArithmeticError, MemoryError: of the input, the disk, the machine, before any
+            frame was safe; nothing is left.
+        KeptFramesError: the same when frames are safe. Where the input cannot be read on, what was made of the frames
+            before is completed as after `stop`.
+        KeptFramesInterrupt: Ctrl+C when frames are safe.
     """
     if out.exists() and out.samefile(reader.path):
         raise ValueError(f"{out}: would replace its own input")
@@ -198,17 +198,15 @@ def deblur_video(
                 return result
         except BaseException as error:
             writer.abandon()
-            if isinstance(error, BrokenInputError) and getattr(error, "__notes__", None):
+            if isinstance(error, KeptFramesError | DamagedPartialError):
                 raise
-            if isinstance(error, DamagedPartialError):
-                raise
-            if partial.frames:
-                error.add_note(
-                    f"({partial.frames} frames are kept in {partial.folder}; --resume goes on from them)"
-                )
-            else:
+            if not partial.frames:
                 with suppress(OSError):
                     partial.remove()
+            elif isinstance(error, KeyboardInterrupt):
+                raise KeptFramesInterrupt(partial.frames, partial.folder) from error
+            elif isinstance(error, EXPECTED):
+                raise KeptFramesError(error, partial.frames, partial.folder) from error
             raise
 
 
@@ -246,9 +244,8 @@ def _run(
             frame_began, now = now, time.monotonic()
             if frames % SEGMENT_FRAMES == 0:
                 checkpoint(segment_ends=True)
-            elif (
-                now - saved_at + (now - frame_began) > CHECKPOINT_SECONDS
-            ):  # the next frame would end too late
+            # The next frame would end too late.
+            elif now - saved_at + (now - frame_began) > CHECKPOINT_SECONDS:
                 checkpoint(segment_ends=False)
             on_frame(before, after)
             if stop():
@@ -256,7 +253,7 @@ def _run(
                 break
     except BrokenInputError as error:
         if frames:
-            error.add_note(f"(the {frames} frames before it: {writer.finish(incomplete=True)})")
+            raise KeptFramesError(error, frames, writer.finish(incomplete=True), playable=True) from error
         raise
     if frames % SEGMENT_FRAMES:
         checkpoint(segment_ends=complete)

@@ -9,8 +9,9 @@ import torch
 
 from stfan.files import check_parent
 from stfan.video.encoder import Encoding, SegmentWriter
+from stfan.video.errors import DamagedPartialError
 from stfan.video.muxer import FORMATS, assemble, plan
-from stfan.video.partial_output import SEGMENT_FRAMES, DamagedPartialError
+from stfan.video.partial_output import SEGMENT_FRAMES
 from stfan.video.reader import VideoReader
 
 NO_TIME = torch.iinfo(torch.int64).min
@@ -65,10 +66,7 @@ class VideoWriter:
         if saved is not None:
             missing = {"times", "reorder", "open"} - saved.keys()
             if missing:
-                raise DamagedPartialError(
-                    f"{folder}: its state lacks {', '.join(sorted(missing))}; "
-                    "--overwrite without --resume begins again"
-                )
+                raise DamagedPartialError(f"{folder}: its state lacks {', '.join(sorted(missing))}")
             self.segments.reorder = int(saved["reorder"])
             self.times = [None if time == NO_TIME else time for time in saved["times"].tolist()]
             self.segments.reopen(len(self.times) // SEGMENT_FRAMES, int(saved["open"]))

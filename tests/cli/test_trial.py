@@ -10,6 +10,7 @@ pytest.importorskip("typer", reason="typer is not installed")
 from typer.main import get_command
 
 from stfan.cli import app, trial
+from stfan.cli.job import default_output
 from support.samples import frames_of, make_video, names
 
 
@@ -32,12 +33,12 @@ def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
         "stfan",
         "deblur",
         str(source),
-        "--strength",
-        "0.5",
         "--weights",
         "compact",
         "--tile",
         "64",
+        "--strength",
+        "0.5",
     ]
     context = get_command(app.app).commands["deblur"].make_context("deblur", command[2:])
     assert context.params["strength"] == 0.5 and context.params["tile"] == 64
@@ -69,7 +70,7 @@ def test_the_middle_of_a_folder(tmp_path, caplog):
     (tmp_path / "notes.txt").touch()
     assert trial.middle(tmp_path, 1) == (17, 42) and trial.middle(tmp_path, 3) == (None, None)
     assert trial.middle(tmp_path, 0.01) == (29, 30) and not caplog.records
-    assert trial.default_trial(tmp_path) == tmp_path.with_name(f"{tmp_path.name}_try")
+    assert default_output(tmp_path, word="try") == tmp_path.with_name(f"{tmp_path.name}_try")
 
 
 @pytest.mark.parametrize("seconds", ["inf", "nan", "0"])

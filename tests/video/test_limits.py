@@ -1,7 +1,6 @@
 """stfan deblur on real clips, on a disk that is full, and for so long that memory would show a leak."""
 
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
+from stfan.cli.hints import describe_error  # noqa: E402
 from stfan.video.encoder import Encoding  # noqa: E402
+from stfan.video.errors import KeptFramesError  # noqa: E402
 from stfan.video.partial_output import SEGMENT_FRAMES  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
 from support.checkout import ROOT, run  # noqa: E402
@@ -39,10 +40,14 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk):
     source = make_video(tmp_path / "in.mp4", frames=3 * SEGMENT_FRAMES)
     whole = deblur(source, tmp_path / "whole.mkv", NOISY, Trail).path
     out = folder / "out.mkv"
-    with pytest.raises(OSError, match=r"out.mkv.partial: cannot be written: No space left") as error:
+    with pytest.raises(
+        KeptFramesError, match=r"out.mkv.partial: cannot be written: No space left .*kept in"
+    ) as error:
         deblur(source, out, NOISY, Trail)
-    (note,) = error.value.__notes__
-    kept = int(re.match(rf"\((\d+) frames are kept in {out}.partial; --resume", note)[1])
+    kept = error.value.frames
+    assert isinstance(error.value.cause, OSError) and error.value.path == folder / "out.mkv.partial"
+    words = f"({kept} frames are kept in {out}.partial; --resume goes on from them)"
+    assert describe_error(error.value).endswith(words)
     assert SEGMENT_FRAMES <= kept < 3 * SEGMENT_FRAMES and not out.exists()
     enlarge()
     result = deblur(source, out, NOISY, Trail, resume=True)
@@ -66,11 +71,13 @@ def test_no_room_for_the_last_file(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 4, before[1]))
     try:
-        with pytest.raises(OSError, match=r"out.mkv.partial: cannot be written: File too large") as error:
+        with pytest.raises(
+            KeptFramesError, match=r"out.mkv.partial: cannot be written: File too large"
+        ) as error:
             deblur(source, tmp_path / "out.mkv", NOISY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert f"{2 * SEGMENT_FRAMES + 10} frames are kept" in error.value.__notes__[0]
+    assert error.value.frames == 2 * SEGMENT_FRAMES + 10
     assert not (tmp_path / "out.mkv").exists()
     assert deblur(source, tmp_path / "out.mkv", NOISY, resume=True).resumed == 2 * SEGMENT_FRAMES + 10
     assert same_frames(tmp_path / "out.mkv", tmp_path / "whole.mkv")

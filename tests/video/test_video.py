@@ -16,6 +16,7 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 from stfan.video import pipeline  # noqa: E402
 from stfan.video.colour import FromTensor, to_tensor  # noqa: E402
 from stfan.video.encoder import Encoding, SegmentWriter  # noqa: E402
+from stfan.video.errors import KeptFramesError  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
 from stfan.video.writer import VideoWriter  # noqa: E402
 from support.samples import MS, RATE, Same, frames_of, make_video, pattern, sound_of, texts_of  # noqa: E402
@@ -442,9 +443,9 @@ def test_what_was_before_another_size_is_kept(tmp_path):
     """As a file that plays; and the advised --end gives all of it."""
     small, large = (make_video(tmp_path / f"{side}.h264", frames=3, width=side) for side in (64, 80))
     (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(ValueError, match=r"--end 0\.12 ends before it") as error:
+    with pytest.raises(KeptFramesError, match=r"--end 0\.12 ends before it") as error:
         copy(tmp_path / "in.h264", tmp_path / "out.mp4")
     kept = tmp_path / "out.mp4.partial" / "out.mp4"
-    assert error.value.__notes__ == [f"(the 3 frames before it: {kept})"]
+    assert (error.value.frames, error.value.path, error.value.playable) == (3, kept, True)
     assert len(frames_of(kept)) == 3 and not (tmp_path / "out.mp4").exists()
     assert copy(tmp_path / "in.h264", tmp_path / "part.mp4", end=0.12) == 3

@@ -1,0 +1,43 @@
+"""Errors in one line, with the option that mends them: the only place where an error below this folder meets an option."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stfan.files import OutputExistsError
+from stfan.video.errors import (
+    DamagedPartialError,
+    KeptFramesError,
+    OtherSettingsError,
+    UnfinishedOutputError,
+)
+
+BEGIN_AGAIN = "--overwrite without --resume begins again"
+
+
+def _unfinished(error: UnfinishedOutputError) -> str:
+    return f"{'--resume goes on from them, ' if error.frames else ''}--overwrite begins again"
+
+
+# What to do about an error, by its class; no words where the error itself says it.
+HINTS: dict[type[Exception], Callable[[Any], str]] = {
+    OutputExistsError: lambda error: "" if error.advice else "--overwrite replaces it",
+    UnfinishedOutputError: _unfinished,
+    OtherSettingsError: lambda error: BEGIN_AGAIN,
+    DamagedPartialError: lambda error: BEGIN_AGAIN,
+}
+
+
+def describe_error(error: BaseException) -> str:
+    """Put an error into one line, with the option that mends it."""
+    if isinstance(error, KeptFramesError):
+        kept = f"the {error.frames} frames before it: {error.path}"
+        if not error.playable:
+            kept = f"{error.frames} frames are kept in {error.path}; --resume goes on from them"
+        return f"{describe_error(error.cause)} ({kept})"
+    # A MemoryError may be empty.
+    words = str(error) or "out of memory"
+    # Else it begins with "[Errno 2]".
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        words = f"{error.filename}: {error.strerror}"
+    hints = [hint(error) for kind, hint in HINTS.items() if isinstance(error, kind)]
+    return " ".join("; ".join(filter(None, [words, *hints])).split())

@@ -1,0 +1,66 @@
+"""What can go wrong with an output that is made piece by piece: errors with fields, so that a caller can say what to do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class UnfinishedOutputError(FileExistsError):
+    """An interrupted run left its folder, and the caller did not say what to do with it.
+
+    Attributes:
+        folder: the folder.
+        frames: number of frames that can be resumed from; 0 if none.
+    """
+
+    def __init__(self, folder: Path, frames: int):
+        what = (
+            f"has {frames} frames of an interrupted run" if frames else "holds what an interrupted run left"
+        )
+        super().__init__(f"{folder}: {what}")
+        self.folder, self.frames = folder, frames
+
+
+class OtherSettingsError(ValueError):
+    """The partial output was begun with other settings, or from another input.
+
+    Attributes:
+        folder: its folder.
+        changes: a sentence for each setting that differs.
+    """
+
+    def __init__(self, folder: Path, changes: Sequence[str]):
+        super().__init__(f"{folder}: was begun otherwise ({'; '.join(changes)})")
+        self.folder, self.changes = folder, list(changes)
+
+
+class DamagedPartialError(ValueError):
+    """The partial output cannot be resumed."""
+
+
+class KeptFramesError(RuntimeError):
+    """A run failed, and frames of it are kept.
+
+    Attributes:
+        cause: the error that ended the run.
+        frames: number of frames that are kept.
+        path: the folder that the next run resumes from, or with `playable` a video file or folder of the frames.
+        playable: whether the input ends the run at this frame each time, so that `path` is all there can be of it.
+    """
+
+    def __init__(self, cause: Exception, frames: int, path: Path, playable: bool = False):
+        kept = f"the {frames} frames before it: {path}" if playable else f"{frames} frames are kept in {path}"
+        super().__init__(f"{cause} ({kept})")
+        self.cause, self.frames, self.path, self.playable = cause, frames, path, playable
+
+
+class KeptFramesInterrupt(KeyboardInterrupt):
+    """Like :class:`KeptFramesError`, of a run that was interrupted at once.
+
+    Attributes:
+        frames: number of frames that are kept.
+        path: the folder that the next run resumes from.
+    """
+
+    def __init__(self, frames: int, path: Path):
+        super().__init__(f"{frames} frames are kept in {path}")
+        self.frames, self.path = frames, path
