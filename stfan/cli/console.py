@@ -29,7 +29,10 @@ class LogHandler(logging.Handler):
 
     Attributes:
         warnings: the messages of all warnings.
+        subject: what the records are about; it stands before those that do not name it.
     """
+
+    subject = ""
 
     def __init__(self, console: Console, quiet: bool = False, verbose: bool = False):
         super().__init__(logging.INFO if verbose else logging.WARNING)
@@ -38,10 +41,11 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one log record."""
+        words = record.getMessage()
         if record.levelno >= logging.WARNING:
-            self.warnings.append(record.getMessage())
+            self.warnings.append(words)
         if not self.quiet:
-            print_line(self.console, record.getMessage())
+            print_line(self.console, words if self.subject in words else f"{self.subject}: {words}")
 
     @contextmanager
     def attached(self) -> Iterator[Self]:
@@ -66,15 +70,22 @@ class ProgressBar:
         total: number of frames, None if it is not known.
         visible: whether to show it at all.
         unit: what is counted.
+        progress: another bar's, to show this one below it.
 
     Attributes:
         progress: the rich Progress; the bar is shown within ``with bar.progress:``.
     """
 
     def __init__(
-        self, console: Console, name: str, total: int | None, visible: bool = True, unit: str = "frames"
+        self,
+        console: Console,
+        name: str,
+        total: int | None,
+        visible: bool = True,
+        unit: str = "frames",
+        progress: Progress | None = None,
     ):
-        self.progress = Progress(
+        self.progress = progress or Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
@@ -92,6 +103,14 @@ class ProgressBar:
         """Start the clock; `done` is the number of frames that an earlier run made."""
         self.progress.update(self._task, completed=done)
         self._started = time.monotonic()
+
+    def rename(self, name: str, done: int) -> None:
+        """Show another name, and so many units as done."""
+        self.progress.update(self._task, description=name, completed=done)
+
+    def remove(self) -> None:
+        """Show this bar no longer."""
+        self.progress.remove_task(self._task)
 
     def advance(self, note: str = "") -> None:
         """Count one more frame, and show a note behind the speed."""

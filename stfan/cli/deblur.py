@@ -1,35 +1,32 @@
 """The command stfan deblur."""
 
-import logging
-import shlex
-import shutil
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
 from stfan.cli import options
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
 from stfan.cli.estimate import Estimate
+from stfan.cli.outcome import interrupted_at_once, interrupted_line, json_record, last_line, print_error
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
 from stfan.images import SUFFIXES
-from stfan.video.errors import KeptFramesInterrupt
 
 # PyAV, which other commands do without, and torch, which takes seconds to import.
 if TYPE_CHECKING:
-    from stfan.cli.job import DeblurJob, LoadedNetwork, OpenJob
-    from stfan.cli.run_monitor import RunMonitor
-    from stfan.video.pipeline import DeblurResult
-
-log = logging.getLogger("stfan")
+    from stfan.cli.job import DeblurJob
 
 
 def deblur(
-    source: options.Input,
+    inputs: options.Inputs,
     out: options.Out = None,
+    out_dir: options.OutDir = None,
+    recursive: options.Recursive = False,
+    shard: options.ShardOption = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -54,12 +51,14 @@ def deblur(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Deblur a video or a folder of images: as many frames out as in; times, colours, sound, subtitles are kept."""
+    """Deblur videos, or a folder of images: as many frames out as in; times, colours, sound, subtitles are kept."""
     from stfan.cli.job import DeblurJob, Look, NetworkChoice, Part
+    from stfan.cli.library import is_library, plan_jobs
+    from stfan.cli.library_run import LibraryRun
     from stfan.video.encoder import Encoding
 
     job = DeblurJob(
-        source,
+        inputs[0],
         out,
         NetworkChoice(weights, device, dtype, tile, reset_on_cut, strength),
         Encoding(codec, crf, preset, pix_fmt, lossless),
@@ -71,7 +70,20 @@ def deblur(
     )
     if quiet and verbose:
         raise typer.BadParameter("give either --quiet or --verbose")
-    run_one(job, quiet, verbose, as_json)
+    folder = inputs[0].is_dir() and is_library(inputs[0], recursive)
+    if len(inputs) == 1 and out_dir is None and not folder:
+        if recursive or shard:
+            raise typer.BadParameter("--recursive and --shard are for several videos")
+        run_one(job, quiet, verbose, as_json)
+        return
+    if picture or report:
+        raise typer.BadParameter("--picture and --report are for one video")
+    if len(inputs) > 1 and (out or not out_dir):
+        raise typer.BadParameter("several INPUTs need --out-dir, and no -o")
+    with usage_errors():
+        job.part.check()
+    jobs = plan_jobs(inputs, out_dir or job.out, job, recursive)
+    LibraryRun((shard or options.Shard()).of(jobs), quiet, verbose, as_json).run()
 
 
 def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
@@ -83,7 +95,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
         opened = job.open()
         with opened.reader as reader:
             network = job.network.load()
-            log_choices(opened, network)
+            opened.log_choices(network)
             total = reader.expected_frames
             bar = ProgressBar(stderr_console, reader.path.name, total, not quiet)
             estimate = Estimate(
@@ -94,8 +106,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
                 with bar.progress, graceful_interrupt(stderr_console) as stop:
                     result = opened.run(network, monitor.start, monitor.add, stop)
             except KeyboardInterrupt as error:
-                kept = [str(error), f"to resume: {resume_command()}"]
-                print_interrupted("at once", *(kept if isinstance(error, KeptFramesInterrupt) else []))
+                print_error(interrupted_at_once(error))
                 raise typer.Exit(130) from error
         files = monitor.save()
     if as_json:
@@ -103,7 +114,8 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
     elif result.complete and not quiet:
         print("\n".join([last_line(result, monitor), *files]))
     if not result.complete:
-        exit_interrupted(result)
+        print_error(interrupted_line(result))
+        raise typer.Exit(130)
 
 
 def check_job(job: "DeblurJob") -> None:
@@ -113,12 +125,8 @@ def check_job(job: "DeblurJob") -> None:
         typer.BadParameter: settings that do not go together.
         ValueError, OSError: a file that cannot be written.
     """
-    from stfan.cli.job import JobError
-
-    try:
+    with usage_errors():
         job.check()
-    except JobError as error:
-        raise typer.BadParameter(f"{error}; see stfan deblur --help") from error
     replace = job.overwrite or job.resume
     check_picture(job.look.picture, job.input, replace)
     check_writable("--report", job.look.report, ".html", replace)
@@ -126,11 +134,15 @@ def check_job(job: "DeblurJob") -> None:
     resolve_device(job.network.device)
 
 
-def log_choices(opened: "OpenJob", network: "LoadedNetwork") -> None:
-    """Log with what choices a job runs."""
-    choices = {"device": network.device} | opened.settings(network) | dict(opened.writer.settings)
-    for name, value in choices.items():
-        log.info("%s: %s", name, value)
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn settings that do not go together into an error of the command line."""
+    from stfan.cli.job import JobError
+
+    try:
+        yield
+    except JobError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def check_picture(picture: Path | None, source: Path, overwrite: bool) -> None:
@@ -142,57 +154,3 @@ def check_picture(picture: Path | None, source: Path, overwrite: bool) -> None:
         if is_source or picture.parent.samefile(source):
             raise ValueError(f"{picture}: --picture would replace its own input, or be part of it")
     check_writable("--picture", picture, SUFFIXES, overwrite)
-
-
-def speed(result: "DeblurResult") -> float:
-    """Return the frames per second of this run."""
-    return (result.frames - result.resumed) / result.seconds
-
-
-def last_line(result: "DeblurResult", monitor: "RunMonitor") -> str:
-    """Say what was made, how fast, and what a user should know of it."""
-    notes = result.damage + (monitor.words and f"; {monitor.words}")
-    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
-    return f"{result.path}: {frames}, {speed(result):.2f} frames/s{notes}"
-
-
-def json_record(
-    result: "DeblurResult", network: "LoadedNetwork", monitor: "RunMonitor", warnings: list[str]
-) -> dict[str, Any]:
-    """Return what --json prints of a run, and how to resume it if it is not complete."""
-    return {
-        **vars(result),
-        "path": str(result.path),
-        "frames_per_second": speed(result),
-        "device": network.device,
-        "strength": network.choice.strength,
-        **monitor.blur.facts,
-        "warnings": warnings,
-        "resume": None if result.complete else resume_command(),
-    }
-
-
-def exit_interrupted(result: "DeblurResult") -> NoReturn:
-    """Print what there is and how to resume, and exit with code 130."""
-    print_interrupted(
-        f"after {result.frames} frames{result.damage}",
-        f"the frames so far: {result.path}",
-        f"to resume from frame {result.saved}: {resume_command()}",
-    )
-    raise typer.Exit(130)
-
-
-def print_interrupted(when: str, *notes: str) -> None:
-    """Print when the run was interrupted, and how to resume it."""
-    print(f"stfan: interrupted {'; '.join((when, *notes))}", file=sys.stderr)
-
-
-def resume_command() -> str:
-    """Return the command that goes on where this one was interrupted."""
-    program = sys.argv[0]
-    name = Path(program).name
-    if name == "__main__.py":
-        start = [sys.executable, "-m", "stfan"]
-    else:
-        start = [name if shutil.which(name) == program else program]
-    return shlex.join([*start, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])

@@ -3,9 +3,28 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 FIRST = 3.0  # seconds of measuring
 LONG = 20.0  # seconds: of shorter work nothing is said
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What follows the video that is measured.
+
+    Attributes:
+        frames: number of frames.
+        work: the time they take, in frames of that video.
+        files: number of files.
+    """
+
+    frames: int = 0
+    work: float = 0.0
+    files: int = 0
+
+
+NOTHING = Rest()
 
 
 class Estimate:
@@ -18,6 +37,7 @@ class Estimate:
         device: where the network runs.
         say: prints a line.
         clock: gives seconds.
+        rest: of other videos, what follows.
     """
 
     def __init__(
@@ -26,8 +46,10 @@ class Estimate:
         device: str,
         say: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
+        rest: Rest = NOTHING,
     ):
         self.total, self.device, self._say, self._clock = total, device, say, clock
+        self._rest = rest
         self._done, self._count, self._began, self._said = 0, 0, 0.0, False
 
     def start(self, resumed: int) -> None:
@@ -45,14 +67,15 @@ class Estimate:
             self._began = now
         elif now - self._began >= FIRST:
             self._said = True
-            line = describe(
-                (now - self._began) / (self._count - 1), self._done, self.total, peak_memory(self.device)
-            )
+            seconds = (now - self._began) / (self._count - 1)
+            line = describe(seconds, self._done, self.total, peak_memory(self.device), self._rest)
             if line:
                 self._say(line)
 
 
-def describe(seconds: float, done: int, total: int | None, memory: float | None) -> str | None:
+def describe(
+    seconds: float, done: int, total: int | None, memory: float | None, rest: Rest = NOTHING
+) -> str | None:
     """Say how long a video takes, or return None where little is left of it.
 
     Args:
@@ -60,15 +83,18 @@ def describe(seconds: float, done: int, total: int | None, memory: float | None)
         done: number of frames that are there.
         total: number of all frames, None if it is not known.
         memory: bytes, None if they are not known.
+        rest: what follows that video.
     """
     size = "" if memory is None else f", {memory / 1e9:.1f} GB"
-    if total is None:
+    if total is None and not rest.files:
         return f"about {seconds:.2g} s a frame{size}; the file does not say how many frames it has"
-    left = (total - done) * seconds
+    frames = max((total or 0) - done, 0)
+    left = (frames + rest.work) * seconds
+    files = f" in {rest.files + 1} files" if rest.files else ""
     if left < LONG:
         return None
     return (
-        f"about {duration(left)} for {total - done} frames{size}; "
+        f"about {duration(left)} for {frames + rest.frames} frames{files}{size}; "
         "Ctrl+C keeps what is done, and --resume goes on from it"
     )
 

@@ -34,8 +34,7 @@ def describe_error(error: BaseException) -> str:
         if not error.playable:
             kept = f"{error.frames} frames are kept in {error.path}; --resume goes on from them"
         return f"{describe_error(error.cause)} ({kept})"
-    # A MemoryError may be empty.
-    words = str(error) or "out of memory"
+    words = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     # Else it begins with "[Errno 2]".
     if isinstance(error, OSError) and error.strerror and error.filename:
         words = f"{error.filename}: {error.strerror}"

@@ -1,6 +1,7 @@
 """One deblurring job: what to read, by which network, how to write it, which part, and what to show of it."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stfan.model.deblurrer import Deblurrer
     from stfan.model.network import STFAN
 
+log = logging.getLogger("stfan")
 Tensor = torch.Tensor
 CHOSEN = Encoding()  # by the input and the output's name
 
@@ -100,6 +102,11 @@ class Part:
     end: float | None = None
     max_frames: int | None = None
 
+    def check(self) -> None:
+        """Raise JobError for an end before the start."""
+        if self.end is not None and self.end <= (self.start or 0):
+            raise JobError(f"end must be later than start, got {self.end:g} and {self.start or 0:g}")
+
 
 @dataclass(frozen=True)
 class Look:
@@ -148,15 +155,13 @@ class DeblurJob:
 
     def check(self) -> None:
         """Raise JobError for settings that the input does not allow, and for an end before the start."""
-        start, end = self.part.start, self.part.end
+        self.part.check()
         if self.input.is_dir():
             if self.encoding != CHOSEN or not self.sound:
                 raise JobError("encoding and sound are of videos; images keep their format")
-            for name, time in (("start", start), ("end", end)):
+            for name, time in (("start", self.part.start), ("end", self.part.end)):
                 if time is not None and time % 1:
                     raise JobError(f"{name} of a folder must be a whole number, got {time:g}")
-        if end is not None and end <= (start or 0):
-            raise JobError(f"end must be later than start, got {end:g} and {start or 0:g}")
 
     def open(self) -> "OpenJob":
         """Open the input, and check that the output can be written; nothing is written yet.
@@ -206,6 +211,12 @@ class OpenJob:
             "reset-on-cut": network.choice.reset_on_cut,
             "strength": network.choice.strength,
         }
+
+    def log_choices(self, network: LoadedNetwork) -> None:
+        """Log with what choices the job runs."""
+        choices = {"device": network.device} | self.settings(network) | dict(self.writer.settings)
+        for name, value in choices.items():
+            log.info("%s: %s", name, value)
 
     def run(
         self,

@@ -1,8 +1,10 @@
 """Options of the commands, and how their values are parsed."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -11,6 +13,7 @@ from stfan.devices import fast_bfloat16
 if TYPE_CHECKING:  # torch takes seconds to import, which --help and refusals need not wait for
     import torch
 
+T = TypeVar("T")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 
 
@@ -51,6 +54,26 @@ def parse_time(text: str) -> float:
     return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The items that one of `count` processes takes: those whose number, counted from 0, is `index` modulo `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """Choose items; their order must be the same for all processes."""
+        return items[self.index :: self.count]
+
+
+def parse_shard(text: str) -> Shard:
+    """Parse --shard, I/N: the number of a part, from 0, and how many parts there are."""
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise typer.BadParameter(f"must be I/N with I from 0 to N - 1, got {text!r}")
+    return Shard(int(found[1]), int(found[2]))
+
+
 # Of several commands.
 Weights = Annotated[
     Path | None,
@@ -79,6 +102,24 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 # Of stfan deblur.
 Input = Annotated[
     Path, typer.Argument(metavar="INPUT", help="A video, or a folder with an image for each frame.")
+]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="INPUT...",
+        help="A video, a folder with an image for each frame, or several videos and folders of videos.",
+    ),
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the outputs of several INPUTs; those that are there are skipped."),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", help="Take the videos of all folders in a folder, too.")
+]
+ShardOption = Annotated[
+    Shard | None,
+    typer.Option(parser=parse_shard, metavar="I/N", help="Take every N-th video only, from number I on."),
 ]
 Out = Annotated[
     Path | None,

@@ -1,0 +1,75 @@
+"""How a run of stfan deblur ended, as it is printed: the last line, a JSON record, the command that resumes."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stfan.cli.job import LoadedNetwork
+    from stfan.cli.run_monitor import RunMonitor
+    from stfan.video.pipeline import DeblurResult
+
+
+def speed(result: "DeblurResult") -> float:
+    """Return the frames per second of this run."""
+    return (result.frames - result.resumed) / result.seconds
+
+
+def last_line(result: "DeblurResult", monitor: "RunMonitor") -> str:
+    """Say what was made, how fast, and what a user should know of it."""
+    notes = result.damage + (monitor.words and f"; {monitor.words}")
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    return f"{result.path}: {frames}, {speed(result):.2f} frames/s{notes}"
+
+
+def json_record(
+    result: "DeblurResult", network: "LoadedNetwork", monitor: "RunMonitor", warnings: list[str]
+) -> dict[str, Any]:
+    """Return what --json prints of a run, and how to resume it if it is not complete."""
+    return {
+        **vars(result),
+        "path": str(result.path),
+        "frames_per_second": speed(result),
+        "device": network.device,
+        "strength": network.choice.strength,
+        **monitor.blur.facts,
+        "warnings": warnings,
+        "resume": None if result.complete else resume_command(),
+    }
+
+
+def interrupted_line(result: "DeblurResult") -> str:
+    """Say what there is of an interrupted run, and how to resume it."""
+    return "; ".join(
+        (
+            f"interrupted after {result.frames} frames{result.damage}",
+            f"the frames so far: {result.path}",
+            f"to resume from frame {result.saved}: {resume_command()}",
+        )
+    )
+
+
+def interrupted_at_once(error: KeyboardInterrupt) -> str:
+    """Say that a run was interrupted, and where frames are kept how to resume it."""
+    from stfan.video.errors import KeptFramesInterrupt
+
+    kept = f"; {error}; to resume: {resume_command()}" if isinstance(error, KeptFramesInterrupt) else ""
+    return f"interrupted at once{kept}"
+
+
+def print_error(line: str) -> None:
+    """Print a line on stderr that begins with the program's name."""
+    print(f"stfan: {line}", file=sys.stderr, flush=True)
+
+
+def resume_command() -> str:
+    """Return the command that goes on where this one was interrupted."""
+    program = sys.argv[0]
+    name = Path(program).name
+    if name == "__main__.py":
+        start = [sys.executable, "-m", "stfan"]
+    else:
+        start = [name if shutil.which(name) == program else program]
+    return shlex.join([*start, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
