@@ -36,7 +36,7 @@ OTHERS = [
     "-videos",
 ]  # than the operator
 DOCS = ROOT / "docs"
-CARD = ROOT / "stfan" / "model" / "pretrained" / "article.json"
+CARD = ROOT / "stfan" / "model" / "pretrained" / "compact.json"
 README_DEVICE = "amd-epyc"  # whose figures the README shows
 README_ROWS = ("floor", "fac", "shift compiled", "article")  # the contenders that the README shows
 README_FRAME = "720p"
@@ -242,7 +242,7 @@ def with_figures(readme, reports):
         "operator": f"{readme_table(report['cases'][0]['results'])}\n\n"
         f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}.",
         "network": network_sentence(network["cases"]),
-        "weights": weights_sentence(json.loads(CARD.with_name("compact.json").read_text())),
+        "weights": weights_sentence(json.loads(CARD.read_text())),
     }
     return renewed(readme, texts)
 
@@ -289,9 +289,8 @@ def weights_sentence(card):
         gains = [f"{score['gain']:+.2f}" for score in card["buckets"][kind].values()]
         parts.append(f"{words} {', '.join(gains)} dB")
     drifts = ", ".join(card["buckets"]["clean"])
-    pictures = {picture for clip in card["data"]["clips"].values() for picture in clip["pictures"]}
     return filled(
-        f"On clips of {len(pictures)} pictures that they were not trained on, the weights `{card['preset']}` gain in PSNR "
+        f"On clips of {card['data']['test_pictures']} pictures that they were not trained on, the weights `{card['preset']}` gain in PSNR "
         f"({card['scores']['protocol']}), at drifts of {drifts} pixels a frame: {'; '.join(parts)}."
     )
 
@@ -361,18 +360,7 @@ def predicted_plot(report: dict[str, Any], stem: str) -> None:
 def training_page(page):
     """Return docs/training.md with the text between its marks renewed."""
     training = json.loads((RESULTS / f"{README_DEVICE}-training.json").read_text())
-    waited = waited_sentence(json.loads(CARD.read_text()))
-    return renewed(page, {"training": training_table(training), "waited": waited})
-
-
-def waited_sentence(card):
-    """Say how much of its time the run of the bundled weights waited for data."""
-    parts = [point["waited"] for point in card["curve"] if "waited" in point]
-    workers = card["recipe"]["workers"] or "no"
-    return (
-        f"The bundled weights' run, with clips made on the way and {workers} workers, waited for data "
-        f"{sum(parts) / len(parts):.1%} of its time, {max(parts):.1%} at the most."
-    )
+    return renewed(page, {"training": training_table(training)})
 
 
 def training_table(report):
@@ -391,26 +379,6 @@ def training_table(report):
     return "\n".join(lines)
 
 
-def curve(card):
-    """Plot loss and gain against iterations: docs/training.png."""
-    from matplotlib import pyplot
-
-    seen = [point for point in card["curve"] if "loss" in point]
-    judged = [point for point in card["curve"] if "test" in point]
-    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110, layout="constrained")
-    axes.plot(*zip(*((p["iteration"], p["loss"]) for p in seen), strict=True), "C0-", alpha=0.6)
-    axes.set_xlabel("iterations")
-    axes.set_ylabel("training loss (L1, blue)")
-    axes.grid(True, alpha=0.25)
-    gain = axes.twinx()
-    points = ((p["iteration"], p["test"]["output"]["psnr"] - p["test"]["input"]["psnr"]) for p in judged)
-    gain.plot(*zip(*points, strict=True), "C3o-")
-    gain.set_ylabel("gain on unseen clips, dB (red)")
-    axes.set_title(f"the bundled weights, {card['device']}, {card['date']}", fontsize=9)
-    figure.savefig(DOCS / "training.png", metadata={"Software": None})
-    pyplot.close(figure)
-
-
 def main():
     reports = load()
     for stem, (report, _) in reports.items():
@@ -418,7 +386,6 @@ def main():
     (DOCS / "benchmarks.md").write_text(benchmarks_page(reports))
     readme = ROOT / "README.md"
     readme.write_text(with_figures(readme.read_text(), reports))
-    curve(json.loads(CARD.read_text()))
     for stem, report in predicted_reports().items():
         predicted_plot(report, stem)
     page = DOCS / "predicted.md"

@@ -1,4 +1,4 @@
-"""Turns the committed figures of training (results/*.json, the cards of the weights) into the tables of docs/training.md and docs/video.md."""
+"""Turns the committed figures of training (results/*.json, the card of the weights) into the tables of docs/training.md and docs/video.md."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from harness import FRAMES, renewed, threads_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PRETRAINED = ROOT / "stfan" / "model" / "pretrained"
+CARD = ROOT / "stfan" / "model" / "pretrained" / "compact.json"
 PAGE, VIDEO_PAGE = ROOT / "docs" / "training.md", ROOT / "docs" / "video.md"
 DRIFTS = ("0", "2", "4", "8")
 
@@ -23,86 +23,16 @@ def gains(scores):
     return [f"{scores[drift]:+.2f}" for drift in DRIFTS]
 
 
-def race_table(race):
-    """The networks at the last point of CPU time that all of them reached."""
-    common = max(
-        set.intersection(*({p["cpu_seconds"] for p in n["curve"]} for n in race["networks"].values()))
-    )
+def judging_table(card):
+    """The bundled weights by bucket, with and without noise beside each other and never averaged."""
     rows = []
-    for name, network in race["networks"].items():
-        point = next(p for p in network["curve"] if p["cpu_seconds"] == common)
-        size = f"{network['parameters']:,}", network["kflop_per_pixel"]
-        rows.append([name, network["what"], *size, point["iterations"], *gains(point["clean"])])
-    environment = race["environment"]
+    for kind, words in (("clean", "no"), ("noisy", "yes")):
+        scores = (card["buckets"][kind][drift] for drift in DRIFTS)
+        rows.append([words, *(f"{score['gain']:+.2f} ({score['worse']:.0%} worse)" for score in scores)])
+    hours = card["hours"] + card["begun_from"]["hours"] if "begun_from" in card else card["hours"]
     return (
-        f"{environment['device']}, {threads_of(environment)}, torch {environment['torch']}, {environment['date']}; "
-        f"after {common} s of CPU time each. {race['networks_recipe']}.\n\n"
-        + table(["", "network", "parameters", "kFLOP/px", "iterations", *(f"{d} px" for d in DRIFTS)], rows)
-    )
-
-
-def pairs_table(race):
-    """Every point of every way to train that was tried."""
-    rows = [
-        [pair["what"], point["cpu_seconds"], point["iterations"], point["megapixels"], *gains(point["clean"])]
-        for pair in race["pairs"].values()
-        for point in pair["curve"]
-    ]
-    heading = ["way", "CPU s", "iterations", "megapixels", *(f"{drift} px" for drift in DRIFTS)]
-    return f"{race['pairs_recipe']}.\n\n{table(heading, rows)}"
-
-
-def restarts_table(report):
-    """Every point of every second stage that was tried."""
-    rows = [
-        [
-            way["what"],
-            f"{point['iterations']:,}",
-            *gains(point["clean"]),
-            f"{sum(point['noisy'].values()) / 4:+.2f}",
-        ]
-        for way in report["ways"].values()
-        for point in way["curve"]
-    ]
-    heading = ["way", "iterations", *(f"{drift} px" for drift in DRIFTS), "mean with noise"]
-    return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
-
-
-def directions_table(report):
-    """Gains on blurs of few and of all directions, with and without supervision; then, how much is sharpened along which axis."""
-    rows = [
-        [
-            way["what"],
-            f"{point['iterations']:,}",
-            *(f"{point[key]:+.2f}" if key in point else "" for key in ("below_28", "28_to_34", "above_34")),
-            "" if point["correlation"] is None else f"{point['correlation']:.2f}",
-        ]
-        for way in report["ways"].values()
-        for point in way["curve"]
-    ]
-    heading = ["way", "iterations", "below 28 dB", "28 to 34 dB", "above 34 dB", "correlation"]
-    axes = [
-        [row["weights"], str(row["px"]), row["moved"], f"{row['along']:.2f}", f"{row['across']:.2f}"]
-        for row in report["axes"]["rows"]
-    ]
-    second = table(["weights", "px a frame", "moved along", "along it", "across it"], axes)
-    where = f"{report['device']}, {report['date']}"
-    return f"{where}. {report['recipe']}.\n\n{table(heading, rows)}\n\n{report['axes']['what']}.\n\n{second}"
-
-
-def judging_table(report):
-    """The bundled weights by bucket, with and without noise beside each other and never mixed."""
-    environment, rows = report["environment"], []
-    for name, kinds in report["weights"].items():
-        for kind, words in (("clean", "no"), ("noisy", "yes")):
-            cells = [
-                f"{score['gain']:+.2f} ({score['worse']:.0%} worse)"
-                for score in (kinds[kind][drift] for drift in DRIFTS)
-            ]
-            rows.append([name, words, *cells])
-    return (
-        f"Gain in dB, and the share of clips that got worse; {report['dtype']}, {environment['device']}, {environment['date']}:\n\n"
-        + table(["weights", "noise", *(f"{drift} px" for drift in DRIFTS)], rows)
+        f"`{card['preset']}`, trained for {hours:.0f} hours on {card['device']}, {card['date']}: gain in dB in float32, and the "
+        "share of clips that got worse.\n\n" + table(["noise", *(f"{drift} px" for drift in DRIFTS)], rows)
     )
 
 
@@ -151,36 +81,6 @@ def speeds_table(reports):
     sizes = list(FRAMES)
     rows.sort(key=lambda row: (sizes.index(row[0]), row[1] != "compact", row[2:]))
     return table(["frame", "weights", "device", "type", "s a frame", "MB", "measured"], rows)
-
-
-def hours_table(card):
-    """The gain of the weights `compact` against the hours that their run took, stage after stage, on one thread."""
-    rows, hours, iterations, stages = [], 0.0, 0, [card]
-    while "begun_from" in stages[0]:
-        stages.insert(0, stages[0]["begun_from"])
-    for stage in stages:
-        last = 0
-        for point in stage["curve"]:
-            if "iterations_per_second" in point:
-                hours += (point["iteration"] - last) / point["iterations_per_second"] / 3600
-                last = point["iteration"]
-            elif "buckets" in point:
-                clean, noisy = (point["buckets"][kind] for kind in ("clean", "noisy"))
-                means = (f"{sum(kind[d]['gain'] for d in DRIFTS) / 4:+.2f}" for kind in (clean, noisy))
-                cells = [f"{clean[drift]['gain']:+.2f}" for drift in DRIFTS]
-                rows.append(
-                    [f"{hours:.2f}", stage["device"], f"{iterations + point['iteration']:,}", *cells, *means]
-                )
-        iterations += stage["iterations"]
-    heading = [
-        "hours",
-        "device",
-        "iterations",
-        *(f"{drift} px" for drift in DRIFTS),
-        "mean",
-        "mean with noise",
-    ]
-    return "Gain without noise, in dB, of the mean weights:\n\n" + table(heading, rows)
 
 
 def blur_table(report):
@@ -269,15 +169,9 @@ def training_page(page):
         found = [r for r in speeds() if all("compact" in case["results"] for case in r["cases"])]
         return max(found, key=lambda r: len({case["dtype"] for case in r["cases"]}))
 
-    race = newest("*-race.json")
     texts = {
         "presets": presets_table(with_compact()),
-        "race": race_table(race),
-        "ways": pairs_table(race),
-        "restarts": restarts_table(newest("*-restarts.json")),
-        "directions": directions_table(newest("*-directions.json")),
-        "judging": judging_table(newest("*-judging.json")),
-        "hours": hours_table(json.loads((PRETRAINED / "compact.json").read_text())),
+        "judging": judging_table(json.loads(CARD.read_text())),
         "trainer": trainer_table(newest("*-trainer.json")),
     }
     return renewed(page, texts)

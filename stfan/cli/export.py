@@ -18,9 +18,7 @@ def formats() -> None:
 
 @export.command()
 def onnx(
-    weights: Annotated[
-        Path, typer.Argument(help="Weight file, or the name of bundled weights: compact or article.")
-    ],
+    weights: Annotated[Path, typer.Argument(help="Weight file, or compact, the bundled weights.")],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
     overwrite: Overwrite = False,
 ) -> None:

@@ -106,7 +106,7 @@ def weight_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return facts | {"card": "none beside it"}, {}
     try:
         content = json.loads(card.read_text())
-        left_out = (*facts, "scores", "curve", "begun_from")
+        left_out = (*facts, "scores", "buckets")
         rest = {name: _summary(value) for name, value in content.items() if name not in left_out}
         scores = _scores(content.get("scores", {"protocol": None, "overall": {}}))
     except (ValueError, AttributeError, KeyError, TypeError) as error:

@@ -77,7 +77,7 @@ def parse_shard(text: str) -> Shard:
 # Of several commands.
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Weight file, or the name of bundled weights: compact (default) or article."),
+    typer.Option(help="Weight file, or compact, the bundled weights (default)."),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA if there is a GPU), cpu, cuda or cuda:N.")]
 Dtype = Annotated[

@@ -139,8 +139,13 @@ def run_training(trainer: Any, minutes: float | None) -> tuple[bool, Callable[[]
 
 
 def write_card(trainer: Any, with_scores: bool) -> None:
-    """Write the card of the weights, with their scores if `with_scores` is set."""
-    from stfan.training.card import build_card
+    """Write the card of the weights and the run's record, with scores if `with_scores` is set."""
+    from stfan.training.card import build_card, build_record, card_text, judge
 
-    with atomic_write(trainer.folder / "weights.json") as partial:
-        partial.write_text(to_json(build_card(trainer, with_scores), indent=1) + "\n")
+    scores = judge(trainer) if with_scores else {}
+    for name, text in (
+        ("record.json", to_json(build_record(trainer, scores)) + "\n"),
+        ("weights.json", card_text(build_card(trainer, scores))),
+    ):
+        with atomic_write(trainer.folder / name) as partial:
+            partial.write_text(text)

@@ -44,8 +44,8 @@ def load(
     """Load a trained network, in eval mode.
 
     Args:
-        path: "article" or "compact" for bundled weights (their cards lie beside them), DEFAULT if not given; or a weight
-            file. That is a file that :func:`save` wrote; or a state dict that torch.save wrote, ours or that of the
+        path: "compact" for the bundled weights (their card lies beside them), DEFAULT if not given; or a weight file.
+            That is a file that :func:`save` wrote; or a state dict that torch.save wrote, ours or that of the
             article's Net (whose unused layer is dropped); or the authors' checkpoint, which becomes the preset
             "official" and takes RGB frames as all do here.
         device: the device to load the network to.
@@ -81,7 +81,12 @@ def locate(path: str | Path | None = None) -> Path:
     if str(path) in BUNDLED:
         return PRETRAINED / f"{path}.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weight file; bundled are {' and '.join(BUNDLED)}")
+        advice = f"bundled are {' and '.join(BUNDLED)}"
+        if str(path) in PRESETS:
+            advice += (
+                "; `stfan train` trains this preset, and the checkpoint of the paper's authors can be loaded"
+            )
+        raise FileNotFoundError(f"{path}: no such weight file; {advice}")
     if path.is_dir():
         raise ValueError(
             f"{path}: is a folder, not a weight file; --weights is one in it, or a name of bundled ones"

@@ -85,8 +85,10 @@ def test_bundled_weights_by_name():
 
 def test_another_name_is_told_the_bundled_ones(tmp_path):
     for wrong in ("nothing", tmp_path / "none.pth"):
-        with pytest.raises(FileNotFoundError, match=f"{wrong}: no such weight file; bundled are article"):
+        with pytest.raises(FileNotFoundError, match=f"{wrong}: no such weight file; bundled are compact"):
             stfan.load(wrong)
+    with pytest.raises(FileNotFoundError, match=r"article: .* trains this preset, and the checkpoint of"):
+        stfan.load("article")
 
 
 def test_a_file_that_says_another_preset_than_it_holds(tmp_path):

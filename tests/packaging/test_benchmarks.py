@@ -108,25 +108,6 @@ def test_predicted_figures(tmp_path, report, bench):
     assert bench("predicted", "--hidden", 0)[0] == 2
 
 
-def test_judged_weights(tmp_path, bench):
-    """Of one clip each, so small that only the form of the figures counts."""
-    from PIL import Image
-
-    from stfan.synthesis.export import synthesize_judging_set
-
-    pictures, cutouts = tmp_path / "pictures", tmp_path / "cutouts"
-    for folder, mode in ((pictures, "RGB"), (cutouts, "RGBA")):
-        folder.mkdir()
-        noise = np.random.default_rng(0).integers(0, 255, (80, 80, len(mode))).astype(np.uint8)
-        Image.fromarray(noise, mode).save(folder / "0.png")
-    synthesize_judging_set(pictures, tmp_path / "clips", cutouts, clips=1, frames=2, size=16)
-    out = tmp_path / "figures.json"
-    code, _, err = bench("weights", tmp_path / "clips", "--weights", "compact", "--json", out)
-    assert code == 0, err
-    (kinds,) = json.loads(out.read_text())["weights"].values()
-    assert set(kinds) == {"clean", "noisy"} and all(set(drifts) == set("0248") for drifts in kinds.values())
-
-
 def test_video_figures(tmp_path, bench):
     pytest.importorskip("av", reason="PyAV is not installed")
     from stfan.evaluation.metrics import sharpness
@@ -309,7 +290,19 @@ def test_training_table_and_what_the_weights_gain(report):
         for kind, first in (("clean", 0.5), ("noisy", 0.25))
     }
     card = {"preset": "compact", "scores": {"protocol": "rgb8"}, "buckets": buckets}
-    card["data"] = {"clips": {"test/a": {"pictures": ["1.jpg", "2.jpg"]}, "test/b": {"pictures": ["1.jpg"]}}}
+    card["data"] = {"test_clips": 3, "test_pictures": 2}
     said = report.weights_sentence(card).replace("\n", " ")
     assert "clips of 2 pictures" in said and "drifts of 0, 4 pixels a frame" in said
     assert "without sensor noise -0.10, +0.50 dB; with it -0.10, +0.25 dB." in said
+
+
+def test_judging_table_adds_the_hours_of_all_runs():
+    from training_report import judging_table
+
+    score = {"gain": 0.125, "worse": 0.5}
+    card = {"preset": "compact", "hours": 1.5, "begun_from": {"hours": 2.75}, "device": "X", "date": "today"}
+    card["buckets"] = {kind: {drift: dict(score) for drift in "0248"} for kind in ("clean", "noisy")}
+    card["buckets"]["noisy"]["8"]["gain"] = -1.0
+    lines = judging_table(card).splitlines()
+    assert "for 4 hours on X, today" in lines[0]
+    assert lines[-1].endswith("| +0.12 (50% worse) | -1.00 (50% worse) |")

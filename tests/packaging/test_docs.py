@@ -12,6 +12,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "research/LOG.md",
     *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))),
 )
 SOURCES = (".py", ".h", ".cpp", ".cu", ".cuh")  # a bare name with such an ending is a file of the project

@@ -64,7 +64,7 @@ from stfan.video.writer import VideoWriter
 
 
 def deblur(source: Path, out: Path) -> DeblurResult:
-    model: STFAN = stfan.load("article", device="cpu", dtype=torch.float32)
+    model: STFAN = stfan.load("compact", device="cpu", dtype=torch.float32)
     with VideoReader(source, end=2.0) as reader:
         writer = VideoWriter(out, reader, Encoding(crf=18))
         return deblur_video(reader, writer, out, Deblurrer(model, tile=256), overwrite=True)

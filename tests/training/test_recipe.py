@@ -8,6 +8,7 @@ import pytest
 from stfan.model import weights
 from stfan.synthesis.clip import SynthesisConfig
 from stfan.training.recipe import Recipe, read, write
+from support.checkout import ROOT
 
 
 def test_defaults_are_the_articles():
@@ -155,7 +156,7 @@ def test_wrong_settings_of_the_synthesis_are_named(setting, words):
 
 
 def test_the_bundled_recipes_can_be_read():
-    recipes = sorted(weights.PRETRAINED.glob("*.toml"))
+    recipes = [weights.PRETRAINED / "compact.toml", *sorted((ROOT / "research" / "recipes").glob("*.toml"))]
     assert {read(path).preset for path in recipes} == {"article", "compact"}
 
 

@@ -1,0 +1,121 @@
+"""Turn the figures of the trials (results/*.json) into the tables of LOG.md: python research/tables.py."""
+
+import json
+import sys
+from pathlib import Path
+
+RESEARCH = Path(__file__).resolve().parent
+sys.path.insert(0, str(RESEARCH.parent / "benchmarks"))
+
+from harness import renewed, threads_of  # noqa: E402
+from training_report import DRIFTS, gains, table  # noqa: E402
+
+PAGE = RESEARCH / "LOG.md"
+
+
+def race_table(race):
+    """The networks at the last point of CPU time that all of them reached."""
+    common = max(
+        set.intersection(*({p["cpu_seconds"] for p in n["curve"]} for n in race["networks"].values()))
+    )
+    rows = []
+    for name, network in race["networks"].items():
+        point = next(p for p in network["curve"] if p["cpu_seconds"] == common)
+        size = f"{network['parameters']:,}", network["kflop_per_pixel"]
+        rows.append([name, network["what"], *size, point["iterations"], *gains(point["clean"])])
+    environment = race["environment"]
+    return (
+        f"{environment['device']}, {threads_of(environment)}, torch {environment['torch']}, {environment['date']}; "
+        f"after {common} s of CPU time each. {race['networks_recipe']}.\n\n"
+        + table(["", "network", "parameters", "kFLOP/px", "iterations", *(f"{d} px" for d in DRIFTS)], rows)
+    )
+
+
+def pairs_table(race):
+    """Every point of every way to train that was tried."""
+    rows = [
+        [pair["what"], point["cpu_seconds"], point["iterations"], point["megapixels"], *gains(point["clean"])]
+        for pair in race["pairs"].values()
+        for point in pair["curve"]
+    ]
+    heading = ["way", "CPU s", "iterations", "megapixels", *(f"{drift} px" for drift in DRIFTS)]
+    return f"{race['pairs_recipe']}.\n\n{table(heading, rows)}"
+
+
+def restarts_table(report):
+    """Every point of every second stage that was tried."""
+    rows = [
+        [
+            way["what"],
+            f"{point['iterations']:,}",
+            *gains(point["clean"]),
+            f"{sum(point['noisy'].values()) / 4:+.2f}",
+        ]
+        for way in report["ways"].values()
+        for point in way["curve"]
+    ]
+    heading = ["way", "iterations", *(f"{drift} px" for drift in DRIFTS), "mean with noise"]
+    return f"{report['device']}, {report['date']}. {report['recipe']}.\n\n{table(heading, rows)}"
+
+
+def directions_table(report):
+    """Gains on blurs of few and of all directions, with and without supervision; then, how much is sharpened along which axis."""
+    rows = [
+        [
+            way["what"],
+            f"{point['iterations']:,}",
+            *(f"{point[key]:+.2f}" if key in point else "" for key in ("below_28", "28_to_34", "above_34")),
+            "" if point["correlation"] is None else f"{point['correlation']:.2f}",
+        ]
+        for way in report["ways"].values()
+        for point in way["curve"]
+    ]
+    heading = ["way", "iterations", "below 28 dB", "28 to 34 dB", "above 34 dB", "correlation"]
+    axes = [
+        [row["weights"], str(row["px"]), row["moved"], f"{row['along']:.2f}", f"{row['across']:.2f}"]
+        for row in report["axes"]["rows"]
+    ]
+    second = table(["weights", "px a frame", "moved along", "along it", "across it"], axes)
+    where = f"{report['device']}, {report['date']}"
+    return f"{where}. {report['recipe']}.\n\n{table(heading, rows)}\n\n{report['axes']['what']}.\n\n{second}"
+
+
+def stages_table(report):
+    """The gains of each stage of the weights `compact` against the hours of the clock, on one thread."""
+    rows, hours, iterations = [], 0.0, 0
+    for stage in report["stages"]:
+        last = 0
+        for point in stage["curve"]:
+            if "iterations_per_second" in point:
+                hours += (point["iteration"] - last) / point["iterations_per_second"] / 3600
+                last = point["iteration"]
+            elif "gains" in point:
+                clean, noisy = (point["gains"][kind] for kind in ("clean", "noisy"))
+                means = (f"{sum(kind.values()) / len(DRIFTS):+.2f}" for kind in (clean, noisy))
+                done = f"{iterations + point['iteration']:,}"
+                rows.append([stage["stage"], f"{hours:.2f}", stage["device"], done, *gains(clean), *means])
+        iterations += stage["iterations"]
+    heading = ["stage", "hours", "device", "iterations", *(f"{drift} px" for drift in DRIFTS)]
+    return f"{report['what']}:\n\n" + table([*heading, "mean", "mean with noise"], rows)
+
+
+def read(name):
+    """Read a file of results."""
+    return json.loads((RESEARCH / "results" / name).read_text())
+
+
+def log_page(page):
+    """Return LOG.md with the text between its marks renewed."""
+    race = read("compact-race.json")
+    texts = {
+        "race": race_table(race),
+        "ways": pairs_table(race),
+        "restarts": restarts_table(read("compact-restarts.json")),
+        "directions": directions_table(read("compact-directions.json")),
+        "stages": stages_table(read("compact-stages.json")),
+    }
+    return renewed(page, texts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(log_page(PAGE.read_text()))
