@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import sys
 
-import numpy as np
 import pytest
 
 from support import oracle
