@@ -4,6 +4,7 @@
 # make test-processors  the tests that compare rounded numbers, as older processors, other numbers of threads and other
 #              seeds compute them (.ci/processors has the list; an hour)
 # make check   the linters and the type checker
+# make docs    the site of docs/ with an API page from the docstrings, in build/site; warnings are errors
 # make format  format Python, C++ and CUDA sources in place
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac, of fac_predicted and of the network beside their peers (an hour)
@@ -27,7 +28,7 @@ ours := $(filter demo/bikes.mp4,$(VIDEO))
 csrc := $(wildcard csrc/*.h csrc/*/*)
 cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 
-.PHONY: demo test test-all test-processors check format wheels bench bench-report gpu gpu-train clean
+.PHONY: demo test test-all test-processors check docs format wheels bench bench-report gpu gpu-train clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(csrc)
 	$(PYTHON) -m venv .venv
@@ -64,6 +65,10 @@ check: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run -Werror $(cxx)
 	.venv/bin/mypy
+
+docs: .venv/ready
+	$(PY) -m pip install --quiet "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.29,<2"
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: .venv/ready
 	.venv/bin/ruff format .
