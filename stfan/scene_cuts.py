@@ -42,9 +42,8 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Find the greatest correlation coefficient of two images (1, SIDE, SIDE) where they overlap, over all shifts."""
     first, second = (torch.stack([image, image.square(), torch.ones_like(image)]) for image in (a, b))
-    (ab, _, a1), (_, _, a2), (b1, b2, n) = F.conv2d(
-        first, second, padding=SHIFT
-    )  # each: a sum for every shift
+    # each: a sum for every shift
+    (ab, _, a1), (_, _, a2), (b1, b2, n) = F.conv2d(first, second, padding=SHIFT)
     covariance = ab - a1 * b1 / n
     variances = (a2 - a1.square() / n) * (b2 - b1.square() / n)
     return (covariance / variances.clamp(min=1e-12).sqrt()).max()

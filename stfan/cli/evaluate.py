@@ -88,11 +88,11 @@ def evaluate(
 
 def print_scores(result: dict[str, Any]) -> None:
     """Print the table of the clips and, where they come in buckets, that of the buckets, which it adds to the result."""
-    from stfan.evaluation.buckets import bucket_scores, bucket_table
-    from stfan.evaluation.evaluate import table
+    from stfan.cli.score_tables import bucket_table, clip_table
+    from stfan.evaluation.buckets import bucket_scores
 
     console = stdout_console()
-    console.print(table(result))
+    console.print(clip_table(result))
     if buckets := bucket_scores(result):
         result["buckets"] = buckets
         console.print(bucket_table(buckets))

@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-from rich.table import Table
-
 NAME = re.compile(r"drift-(\d+)-(clean|noisy)-\d+")
 HIGHEST = 60.0  # dB, at which a PSNR is cut off: an error of a quarter of a level, in one pixel of sixteen
 
@@ -41,23 +39,3 @@ def bucket_scores(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]
             "worst": min(gains),
         }
     return scores
-
-
-def bucket_table(scores: dict[str, dict[str, dict[str, Any]]]) -> Table:
-    """Draw the scores of :func:`bucket_scores`: a line for each bucket, never one over all."""
-    drawn = Table(caption="gain in dB: mean of the clips, PSNR (rgb8)", caption_justify="left")
-    for heading in ("noise", "drift, px a frame", "clips", "PSNR in", "gain", "worst", "got worse"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
-    for kind, drifts in scores.items():
-        for drift, score in drifts.items():
-            drawn.add_row(
-                {"clean": "no", "noisy": "yes"}[kind],
-                drift,
-                str(score["clips"]),
-                f"{score['input']:.2f}",
-                f"{score['gain']:+.2f}",
-                f"{score['worst']:+.2f}",
-                f"{score['worse']:.0%}",
-                end_section=drift == list(drifts)[-1],
-            )
-    return drawn

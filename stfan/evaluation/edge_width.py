@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stfan.evaluation.metrics import LUMA
+
 SPAN = 10  # pixels of a window along a line
 PART = 0.05  # of all windows, those with the highest edges
 HEIGHT = 0.05  # least height of an edge, of the range from black to white
-LUMA = (0.299, 0.587, 0.114)
 LITTLE_BLUR = 2.3  # pixels; docs/video.md derives it
 
 

@@ -5,14 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-from typing import Protocol as Interface
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from rich.table import Table
-from rich.text import Text
 
-from stfan.evaluation.metrics import Protocol
+from stfan.evaluation.metrics import ScoringProtocol
 from stfan.files import atomic_write, to_json
 from stfan.images import image_size, open_rgb
 
@@ -22,7 +19,7 @@ Paths = tuple[Sequence[Path], Sequence[Path]]  # of a clip: blurry and sharp
 Result = dict[str, Any]
 
 
-class ClipDeblurrer(Interface):
+class ClipDeblurrer(Protocol):
     """Maps a frame (3, H, W) in [0, 1] to the like; a Deblurrer, for example."""
 
     def __call__(self, frame: torch.Tensor) -> torch.Tensor:
@@ -61,7 +58,7 @@ class _Frame(NamedTuple):
     seconds: float
 
 
-def check_clips(clips: Mapping[str, Paths], protocol: Protocol) -> None:
+def check_clips(clips: Mapping[str, Paths], protocol: ScoringProtocol) -> None:
     """Check, before any work is done, that a protocol can score the clips; only the files' headers are read.
 
     Raises:
@@ -87,7 +84,7 @@ def check_clips(clips: Mapping[str, Paths], protocol: Protocol) -> None:
 def evaluate(
     deblurrer: ClipDeblurrer,
     clips: Mapping[str, Paths],
-    protocol: Protocol,
+    protocol: ScoringProtocol,
     on_frame: Callable[[FrameScore], object] = lambda score: None,
 ) -> Result:
     """Deblur clips and score them; one frame at a time is in memory.
@@ -95,7 +92,7 @@ def evaluate(
     Args:
         deblurrer: maps a frame (3, H, W) in [0, 1] to the like; reset() is called before each clip.
         clips: {name: (input paths, GT paths)}, as :class:`stfan.data.paired_videos.PairedDataset` has them.
-        protocol: a :class:`stfan.evaluation.metrics.Protocol`.
+        protocol: a :class:`stfan.evaluation.metrics.ScoringProtocol`.
         on_frame: called with every frame as a :class:`FrameScore`, in order.
 
     Returns:
@@ -127,7 +124,7 @@ def _score_clip(
     deblurrer: ClipDeblurrer,
     clip: str,
     paths: Paths,
-    protocol: Protocol,
+    protocol: ScoringProtocol,
     on_frame: Callable[[FrameScore], object],
 ) -> Iterator[_Frame]:
     count = len(paths[0])
@@ -178,34 +175,3 @@ def write_json(path: Path, result: Result) -> None:
     """Write all that :func:`evaluate` returned; an infinite PSNR becomes the string inf."""
     with atomic_write(path) as partial:
         partial.write_text(to_json(result, indent=1) + "\n")
-
-
-def table(result: Result) -> Table:
-    """Make a table for the terminal: the clips' scores and the overall ones; every heading names the protocol."""
-    by = f"\n({result['protocol']})"
-    scores = Table(caption=result["rule"], caption_justify="left")
-    scores.add_column("clip", overflow="fold")
-    headings = (
-        "frames",
-        f"PSNR in{by}",
-        f"PSNR out{by}",
-        f"gain{by}",
-        f"SSIM in{by}",
-        f"SSIM out{by}",
-        "s/frame",
-    )
-    for heading in headings:
-        scores.add_column(heading, justify="right", no_wrap=True)
-    for _, clip, frames, psnr_in, psnr_out, ssim_in, ssim_out, seconds in rows(result):
-        scores.add_row(
-            Text(clip),
-            str(frames),
-            f"{psnr_in:.2f}",
-            f"{psnr_out:.2f}",
-            f"{psnr_out - psnr_in:+.2f}",
-            f"{ssim_in:.4f}",
-            f"{ssim_out:.4f}",
-            f"{seconds:.3f}",
-            end_section=len(result["clips"]) == scores.row_count + 1,
-        )
-    return scores

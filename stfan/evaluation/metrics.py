@@ -34,7 +34,7 @@ def sharpness(frame: torch.Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """A rule for scoring a video. Scores of different protocols cannot be compared, so name it with every score.
 
     Attributes:
@@ -165,26 +165,26 @@ DVD30 = [1 + 95 * i // 29 for i in range(30)]
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
+        ScoringProtocol(
             "rgb8",
             "all frames, rounded to 8 bits, RGB, no crop; the mean of the clips' means (VRT, RVRT, BSSTNet)",
             mean_over="clips",
         ),
-        Protocol(
+        ScoringProtocol(
             "stfan",
             "all frames, not rounded, RGB, no crop, the network begins afresh every 20 frames; the mean of all "
             "frames (the authors' test, whose code has no SSIM: that of the other protocols is given)",
             rounded=False,
             restart=20,
         ),
-        Protocol(
+        ScoringProtocol(
             "tsp",
             "without the first and last 2 frames of a clip and 4 pixels at each side, rounded to 8 bits, RGB; "
             "the mean of all frames (CDVD-TSP)",
             scored=lambda frames: range(2, frames - 2),
             crop=4,
         ),
-        Protocol(
+        ScoringProtocol(
             "koehler",
             "without the first frame of a clip and 16 pixels at each side, rounded to 8 bits, brightness and "
             "whole-pixel position fitted, luma; the mean of all frames (PVDNet, after Koehler)",
@@ -192,7 +192,7 @@ PROTOCOLS = {
             crop=16,
             aligned=True,
         ),
-        Protocol(
+        ScoringProtocol(
             "dvd30",
             "30 frames from the 2nd to the 97th, rounded to 8 bits, no crop, brightness and whole-pixel position "
             "fitted, luma; the mean of all frames (Su et al., who give a multi-scale SSIM: this one is of one)",

@@ -115,11 +115,8 @@ class STFAN(nn.Module):
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
         aligned, summary = self._align(state, motion)
         hidden = self.deblur[:-1](torch.cat([motion, summary], 1))
-        del (
-            motion,
-            summary,
-            state,
-        )  # here and below: frees what the layers at the frame's size have no use for
+        # here and below: frees what the layers at the frame's size have no use for
+        del motion, summary, state
         fused = torch.cat([aligned, self._filter(features, hidden, last_conv(self.deblur))], 1)
         del aligned, features, hidden
         next_state = self.fusion(fused)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stfan.evaluation.metrics import LUMA
+
 STEP = 0.84  # from one scale that is tried to the next
 
 
@@ -17,7 +19,7 @@ def neighbour_correlation(picture: Tensor) -> float:
     Args:
         picture: (3, H, W) uint8, or float of any scale.
     """
-    luma = torch.tensor([0.299, 0.587, 0.114], device=picture.device) @ picture.float().flatten(1)
+    luma = torch.tensor(LUMA, device=picture.device) @ picture.float().flatten(1)
     luma = luma.view(picture.shape[1:])
     correlations = []
     for axis in (0, 1):

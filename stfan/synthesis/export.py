@@ -156,10 +156,6 @@ def video_set(path: str | Path, root: str | Path, length: int = 10, seed: int = 
             write_clip(partial / "train" / f"{number:05d}", blurry, sharp)
 
 
-def _refuse_existing(root: Path) -> None:
-    refuse_existing(root, "choose a new folder")
-
-
 def _write_clips(
     root: Path, jobs: list[Job], card: dict[str, Any], progress: Progress, device: str | torch.device
 ) -> None:

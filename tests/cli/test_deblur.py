@@ -26,9 +26,8 @@ from support.samples import frames_of, make_video, names, sound_of, texts_of  # 
 
 def test_the_command_deblurs(tmp_path, stfan):
     source = make_video(tmp_path / "in.mp4", sound="aac")
-    done = stfan(
-        "deblur", source, "--crf", 1, "--picture", tmp_path / "in.png"
-    )  # what it says is of before encoding
+    # what it says is of before encoding
+    done = stfan("deblur", source, "--crf", 1, "--picture", tmp_path / "in.png")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = tmp_path / "in_deblurred.mp4"
     said = re.fullmatch(

@@ -6,7 +6,8 @@ import math
 import pytest
 from rich.console import Console
 
-from stfan.evaluation.buckets import bucket_scores, bucket_table
+from stfan.cli.score_tables import bucket_table
+from stfan.evaluation.buckets import bucket_scores
 
 
 def clip(*frames):
@@ -40,9 +41,8 @@ def test_scores():
     assert four["worst"] == pytest.approx(-1)
     assert scores["clean"]["8"]["worse"] == 0  # as good as before is not worse
     assert scores["noisy"] == {"4": {"clips": 1, "input": 25, "gain": 5, "worse": 0, "worst": 5}}
-    assert scores["clean"]["0"]["gain"] == pytest.approx(
-        (50 - 60 + 44 - 40) / 2
-    )  # equal frames count as 60 dB
+    # equal frames count as 60 dB
+    assert scores["clean"]["0"]["gain"] == pytest.approx((50 - 60 + 44 - 40) / 2)
 
 
 def test_other_clips_have_no_buckets():

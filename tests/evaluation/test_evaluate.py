@@ -339,7 +339,7 @@ def test_files_that_can_not_be_written_are_refused_before_the_work(clips, tmp_pa
     (tmp_path / "r.json").write_text("old")
     (tmp_path / "r.csv").mkdir()
     for option, name, error, words in (
-        ("json", "r.json", FileExistsError, "r.json: exists already; --overwrite replaces it"),
+        ("json", "r.json", FileExistsError, "r.json: exists already"),
         ("csv", "r.txt", ValueError, "r.txt: --csv must be the name of a file that ends in .csv"),
         ("csv", "r.csv", IsADirectoryError, "r.csv: is a folder"),
         ("report", "no/r.html", FileNotFoundError, "no: no such folder"),

@@ -286,8 +286,7 @@ def test_not_a_number_passes_through(device):
         expected = oracle.all_three(oracle.output, input, filters, grad, 3)
         assert results[0].isnan()[0, 0, 0, 0] and results[0].isnan()[0, 1, 3, 4]
         for mine, right in zip(results, expected, strict=True):
-            size = (
-                right.nan_to_num(0, 0, 0).abs().max()
-            )  # of what is finite; a filter's or pixel's 9 products
+            # of what is finite; a filter's or pixel's 9 products
+            size = right.nan_to_num(0, 0, 0).abs().max()
             allowed = oracle.spread(torch.float64, 9, 9 * size)
             oracle.assert_within(mine.cpu(), right, allowed, equal_nan=True)

@@ -96,9 +96,8 @@ def test_half_sums_of_ten_thousand_terms(dtype, layout, device):
     assert fac(one, taps, 101, padding="valid").item() == torch.tensor(101.0**2).to(dtype).item()
     input, filters, grad = tensors((1, 10000, 1, 1), 1, 1, dtype=dtype, device=device, layout=layout)
     input, grad = torch.ones_like(input), torch.ones_like(grad)
-    (gradient,) = torch.autograd.grad(
-        fac(input, filters, 1), filters, grad
-    )  # the sum over a group's channels
+    # the sum over a group's channels
+    (gradient,) = torch.autograd.grad(fac(input, filters, 1), filters, grad)
     assert gradient.item() == torch.tensor(10000.0).to(dtype).item()
 
 
@@ -151,9 +150,8 @@ def test_more_elements_than_32_bits_count(device):
         geometry = ((k, k), (1, 1), (1, 1), (7, 7, 7, 7), 3, 1)
         gradient = torch.ops.fac_ext.fac_grad_input(filters, torch.ones_like(output), *geometry)
         assert gradient.sum(dtype=torch.float32) == 2 + 4 + 6
-        assert (
-            gradient[0, 0, 1000 - 7, 1001].item() == 2
-        )  # tap 7 is row 0, column 7, the last is row 14, column 14
+        # tap 7 is row 0, column 7, the last is row 14, column 14
+        assert gradient[0, 0, 1000 - 7, 1001].item() == 2
         assert gradient[0, 0, size - 20 + 7, size - 20 + 7].item() == 3
         for y, x in places:
             filters[0, [7, k * k - 1], y, x] = 0

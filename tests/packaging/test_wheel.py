@@ -28,9 +28,8 @@ def test_one_wheel_serves_every_torch(tmp_path):
         run(python, "-m", "pip", "install", "-q", "--no-cache-dir", f"torch=={version}", "numpy")
         run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
         said = run(python, ROOT / "tests/packaging/smoke.py", cwd=tmp_path).splitlines()
-        found.append(
-            json.loads(next(line for line in said if line.startswith("{")))
-        )  # beside torch's warnings
+        # beside torch's warnings
+        found.append(json.loads(next(line for line in said if line.startswith("{"))))
         assert found[-1]["torch"].split("+")[0] == version
         run("rm", "-r", folder)
     rows = "\n".join(f"| {f['torch']} | {f['python']} | {f['cpu_simd']} | passed |" for f in found)

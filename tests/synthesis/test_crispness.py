@@ -18,9 +18,8 @@ def blocks(size, edge):
 def test_known_correlations():
     noise = torch.rand(3, 400, 400)
     # differences of white noise have the autocovariance -1 at one step, by 2 at none
-    assert neighbour_correlation(noise) == pytest.approx(
-        -0.5, abs=6 / 400
-    )  # 6 standard errors of 400^2 samples
+    # 6 standard errors of 400^2 samples
+    assert neighbour_correlation(noise) == pytest.approx(-0.5, abs=6 / 400)
     ramp = torch.arange(100.0).expand(3, 100, 100)
     assert neighbour_correlation(ramp + ramp.transpose(1, 2)) == pytest.approx(1)
     for one_way in (ramp, ramp.transpose(1, 2)):  # the mean of both directions

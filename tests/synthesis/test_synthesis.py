@@ -93,9 +93,8 @@ def pan(monkeypatch):
 
 
 def test_srgb_is_the_standards_curve():
-    assert sensor.to_linear(torch.tensor(0.5)).item() == pytest.approx(
-        0.214041, abs=5e-7
-    )  # IEC 61966-2-1, to six digits
+    # IEC 61966-2-1, to six digits
+    assert sensor.to_linear(torch.tensor(0.5)).item() == pytest.approx(0.214041, abs=5e-7)
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(sensor.linear_to_srgb8(sensor.srgb8_to_linear(levels)), levels)
     np.testing.assert_allclose(
@@ -164,9 +163,8 @@ def test_a_device_renders_the_same(pictures, cutouts, kind):
 
 def test_a_still_camera_blurs_nothing(pictures):
     blurry, sharp = synthesize(sorted(pictures.iterdir()), [], 3, 48, seeded(0), STILL)
-    assert (
-        psnr(blurry / 255, sharp / 255).min() > 70 and sharp.float().std() > 10
-    )  # a value on an edge may round
+    # a value on an edge may round
+    assert psnr(blurry / 255, sharp / 255).min() > 70 and sharp.float().std() > 10
     assert psnr(sharp[0] / 255, sharp[2] / 255) > 70
 
 

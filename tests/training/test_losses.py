@@ -147,9 +147,8 @@ def test_the_backbone_is_no_part_of_what_is_trained(device):
     training = nn.ModuleDict({"network": nn.Conv2d(3, 3, 1), "loss": Loss(backbone="random")})
     assert list(training.state_dict()) == ["network.weight", "network.bias"]
     assert [name for name, _ in training.named_parameters()] == ["network.weight", "network.bias"]
-    assert (
-        sum(buffer.numel() for buffer in training["loss"].buffers()) == 1_735_488 + 6
-    )  # with mean and scale
+    # with mean and scale
+    assert sum(buffer.numel() for buffer in training["loss"].buffers()) == 1_735_488 + 6
     x, y = pair()
     here = training["loss"](x, y)[0]
     there = training.to(device).eval()["loss"](x.to(device), y.to(device))[0]
