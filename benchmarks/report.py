@@ -15,7 +15,6 @@ from harness import (
     described,
     network_table,
     operator_table,
-    predicted_table,
     renewed,
     threads_of,
 )
@@ -301,20 +300,34 @@ def predicted_reports() -> dict[str, dict[str, Any]]:
 
 
 def predicted_section(report: dict[str, Any], stem: str) -> str:
-    """The part of docs/predicted.md on one device."""
+    """The part of docs/predicted.md on one device: fac(conv2d) against fac_predicted, a line for each frame and type."""
     facts = report["environment"]
     clock = {case["settings"]["clock"] for case in report["cases"]} == {"cpu"}
+    head = ["frame", "dtype", "forward, ms", "x", "and backward, ms", "x", "extra MB", "x"]
     lines = [
         f"{ran_on(facts)}, commit {facts['commit']}"
         f"{'; times are those of the threads, not of the clock on the wall' if clock else ''}:",
         "",
-        "```",
-        predicted_table(report["cases"]),
-        "```",
-        "",
-        f"![Time and memory against megapixels]({stem}.png)",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
-    return "\n".join(lines)
+    for case in report["cases"]:
+        both = [case["results"].get(name) for name in ("fac(conv2d)", "fac_predicted")]
+        if not all(isinstance(modes, dict) for modes in both):
+            continue
+        cells = [case["settings"]["frame"], case["settings"]["dtype"]]
+        for mode in ("forward", "forward+backward"):
+            cells += compared([modes.get(mode, {}).get("median_ms") for modes in both])
+        cells += compared([modes.get("forward+backward", {}).get("extra_mb") for modes in both])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"![Time and memory against megapixels]({stem}.png)"])
+
+
+def compared(pair: list[float | None]) -> list[str]:
+    """Two cells: `before -> after`, and after over before."""
+    before, after = pair
+    arrow = " -> ".join("-" if figure is None else f"{figure:.0f}" for figure in pair)
+    return [arrow, f"{after / before:.2f}" if before and after else ""]
 
 
 def predicted_page(page: str) -> str:
