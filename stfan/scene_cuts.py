@@ -12,7 +12,13 @@ FLAT = 1 / 255  # standard deviation below which an image shows nothing
 
 
 def find_cuts(before: torch.Tensor, after: torch.Tensor) -> list[bool]:
-    """Say for each of B frames whether a new shot begins with it.
+    """Say for each of B frames whether a new shot begins with it; see :func:`cut_mask`."""
+    cuts: list[bool] = cut_mask(before, after).tolist()
+    return cuts
+
+
+def cut_mask(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Find for each of B frames whether a new shot begins with it, without waiting for the frames' device.
 
     A cut shows in small grey images by two things together. The histograms differ, which motion within the frame
     changes little. And the images do not correlate, however one is shifted against the other. So a pan by up to a
@@ -22,15 +28,21 @@ def find_cuts(before: torch.Tensor, after: torch.Tensor) -> list[bool]:
     Args:
         before: frames (B, 3, H, W) in [0, 1].
         after: the frames that follow them.
+
+    Returns:
+        bool, (B,), on the device of the frames.
     """
     before, after = (
-        F.interpolate(frame.float().mean(1, keepdim=True), (SIDE, SIDE), mode="area").double().cpu()
+        F.interpolate(frame.float().mean(1, keepdim=True), (SIDE, SIDE), mode="area").double()
         for frame in (before, after)
     )
-    return [
-        bool(min(a.std(), b.std()) > FLAT and _difference(a, b) > CHANGED and _correlation(a, b) < ALIKE)
+    cuts = [
+        (torch.minimum(a.std(), b.std()) > FLAT)
+        & (_difference(a, b) > CHANGED)
+        & (_correlation(a, b) < ALIKE)
         for a, b in zip(before, after, strict=True)
     ]
+    return torch.stack(cuts)
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

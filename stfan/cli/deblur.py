@@ -104,7 +104,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate)
             try:
                 with bar.progress, graceful_interrupt(stderr_console) as stop:
-                    result = opened.run(network, monitor.start, monitor.add, stop)
+                    result = opened.run(network, monitor.start, monitor, stop)
             except KeyboardInterrupt as error:
                 print_error(interrupted_at_once(error))
                 raise typer.Exit(130) from error

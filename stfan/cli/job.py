@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from stfan.cli.options import resolve_dtype, torch_dtype
 from stfan.devices import resolve_device
 from stfan.video.encoder import Encoding
 from stfan.video.image_folder import ImageFolderReader, ImageFolderWriter
-from stfan.video.pipeline import COMPARISONS, DeblurResult, FrameReader, FrameWriter, deblur_video
+from stfan.video.pipeline import (
+    COMPARISONS,
+    DeblurResult,
+    FrameObserver,
+    FrameReader,
+    FrameWriter,
+    deblur_video,
+)
 from stfan.video.reader import VideoReader
 from stfan.video.writer import VideoWriter
 
@@ -22,7 +27,6 @@ if TYPE_CHECKING:
     from stfan.model.network import STFAN
 
 log = logging.getLogger("stfan")
-Tensor = torch.Tensor
 CHOSEN = Encoding()  # by the input and the output's name
 
 
@@ -222,7 +226,7 @@ class OpenJob:
         self,
         network: LoadedNetwork,
         on_start: Callable[[int], object] = lambda resumed: None,
-        on_frame: Callable[[Tensor, Tensor], object] = lambda before, after: None,
+        observer: FrameObserver | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> DeblurResult:
         """Deblur; the arguments are those of :func:`stfan.video.pipeline.deblur_video`."""
@@ -236,7 +240,7 @@ class OpenJob:
             resume=job.resume,
             overwrite=job.overwrite,
             on_start=on_start,
-            on_frame=on_frame,
+            observer=observer,
             compose=COMPARISONS[job.look.compare],
             stop=stop,
         )

@@ -104,14 +104,9 @@ class LibraryRun:
             bar = ProgressBar(
                 stderr_console, reader.path.name, reader.expected_frames, progress=whole.progress
             )
-            monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate)
-
-            def add(before: Any, after: Any) -> None:
-                monitor.add(before, after)
-                whole.advance()
-
+            monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate, whole)
             try:
-                result = opened.run(network, monitor.start, add, stop)
+                result = opened.run(network, monitor.start, monitor, stop)
             finally:
                 bar.remove()
         if not result.complete:

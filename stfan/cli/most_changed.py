@@ -29,14 +29,22 @@ class MostChangedFrame:
         self._changes, self._most, self._compared = 0.0, 0.0, 0
         self.pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
-        """Compare the next frame with the one that changed most so far."""
-        change = float((after - before).abs().mean())
+    @staticmethod
+    def measure(before: "torch.Tensor", after: "torch.Tensor") -> "torch.Tensor":
+        """Return the mean change of a frame and of its sixteenth that changed most, float64, on the frame's device."""
+        import torch
+
+        change = (after - before).abs().mean().double()
+        return torch.stack([change, _changes_of_parts(before, after)[0].max()])
+
+    def add(self, before: "torch.Tensor", after: "torch.Tensor", numbers: list[float] | None = None) -> None:
+        """Compare the next frame with the one that changed most so far; `numbers` are those of :meth:`measure`."""
+        change, most = numbers or self.measure(before, after).tolist()
         if change > self.change:
             self.change, self.frame, self.pair = change, self.count, (before, after)
         self.count += 1
         self._changes += change
-        self._most += _changes_of_parts(before, after)[0].max().item()
+        self._most += most
         self._compared += 1
 
     @property

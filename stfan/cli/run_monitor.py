@@ -24,15 +24,22 @@ class RunMonitor:
         look: what to write at the end.
         bar: the progress bar.
         estimate: says how long the run takes.
+        whole: the bar of many videos together.
 
     Attributes:
         blur: how much blur was found.
     """
 
     def __init__(
-        self, name: str, network: LoadedNetwork, look: Look, bar: ProgressBar, estimate: Estimate
+        self,
+        name: str,
+        network: LoadedNetwork,
+        look: Look,
+        bar: ProgressBar,
+        estimate: Estimate,
+        whole: ProgressBar | None = None,
     ) -> None:
-        self.look, self._bar, self._estimate = look, bar, estimate
+        self.look, self._bars, self._estimate = look, [bar, whole] if whole else [bar], estimate
         self._most_changed, self.blur = MostChangedFrame(), BlurFound(network.choice.strength)
         self._report = None
         if look.report:
@@ -54,16 +61,21 @@ class RunMonitor:
         if self._report:
             self._report.first = resumed
         self._estimate.start(resumed)
-        self._bar.start(resumed)
+        self._bars[0].start(resumed)
 
-    def add(self, before: "torch.Tensor", after: "torch.Tensor") -> None:
-        """Take note of the next frame."""
-        self._most_changed.add(before, after)
+    def measure(self, before: "torch.Tensor", after: "torch.Tensor") -> "torch.Tensor":
+        """Measure how much a frame changed, on its device."""
+        return self._most_changed.measure(before, after)
+
+    def add(self, before: "torch.Tensor", after: "torch.Tensor", numbers: list[float]) -> None:
+        """Take note of the next frame; `numbers` are those of :meth:`measure`."""
+        self._most_changed.add(before, after, numbers)
         self.blur.add(before)
         if self._report:
             self._report.add_frame(before, after)
         self._estimate.add()
-        self._bar.advance()
+        for bar in self._bars:
+            bar.advance()
 
     @property
     def words(self) -> str:

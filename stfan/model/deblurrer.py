@@ -11,7 +11,7 @@ from torch import Tensor
 from fac_ext import release_memory
 from stfan.model.network import STFAN
 from stfan.model.tiling import halo, run_tiled
-from stfan.scene_cuts import find_cuts
+from stfan.scene_cuts import cut_mask
 
 STRONGEST = 1.5  # the largest strength
 SMALLEST_TILE = 64  # pixels: with the halo around it, a smaller one saves little
@@ -113,6 +113,23 @@ class Deblurrer:
 
         After an error the state is as it was before.
         """
+        past = self._past
+        shown, finite = self.launch(frame)
+        try:
+            self.check_finite(bool(finite))
+        except FloatingPointError:
+            self._past = past
+            raise
+        return shown
+
+    @torch.no_grad()
+    def launch(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Deblur the next frame without waiting for the device.
+
+        Returns:
+            the deblurred frame; and, on the model's device, whether the network's numbers were finite: give it to
+            :meth:`check_finite` when it is there. If they were not, neither frame nor state are good.
+        """
         if not isinstance(frame, Tensor) or not frame.is_floating_point():
             got = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
             raise TypeError(f"Deblurrer: frame must be a floating-point tensor in [0, 1], got {got}")
@@ -122,10 +139,7 @@ class Deblurrer:
         height, width = frame.shape[-2:]
         output, state = self._fit_step(current, self._find_shot_starts(current, height, width))
         # aminmax gives NaN as both the least and the largest.
-        if not torch.stack(output.aminmax()).isfinite().all():
-            raise FloatingPointError(
-                f"Deblurrer: the network gave numbers that are not finite, in {self._weight().dtype}"
-            )
+        finite = torch.stack(output.aminmax()).isfinite().all()
         shown = output if self.strength == 1 else self._scale_change(current, output)
         output.clamp_(0, 1)
         self._past = {
@@ -136,23 +150,42 @@ class Deblurrer:
         }
         # A copy: the caller may change it.
         shown = shown[..., :height, :width].to(frame.device, frame.dtype, copy=True)
-        return shown if frame.dim() == 4 else shown[0]
+        return (shown if frame.dim() == 4 else shown[0]), finite
+
+    def check_finite(self, finite: bool) -> None:
+        """Raise FloatingPointError unless the network's numbers were finite."""
+        if not finite:
+            raise FloatingPointError(
+                f"Deblurrer: the network gave numbers that are not finite, in {self._weight().dtype}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._weight().device
 
     def _scale_change(self, current: Tensor, output: Tensor) -> Tensor:
         """Return the frame and what the network adds to it, times the strength, clamped to [0, 1]."""
         return (current + self.strength * (output - current)).clamp_(0, 1)
 
-    def _find_shot_starts(self, current: Tensor, height: int, width: int) -> list[bool]:
-        """Say for each of N frames whether a shot begins with it; raise ValueError if their size changed."""
+    def _find_shot_starts(self, current: Tensor, height: int, width: int) -> Tensor | None:
+        """Find for each of N frames whether a shot begins with it, None if with none or all; check their size.
+
+        Returns:
+            bool, (N, 1, 1, 1). On a CUDA device it is never None where cuts are looked for: to ask would be to wait.
+        """
         if not self._past:
-            return [True] * len(current)
+            return None
         count, (past_height, past_width) = len(self._past["previous"]), self._past["size"].tolist()
         if (count, past_height, past_width) != (len(current), height, width):
             raise ValueError(
                 f"Deblurrer: frames were {count} of {past_width}x{past_height}, "
                 f"this is {len(current)} of {width}x{height}; call reset() before a new video"
             )
-        return find_cuts(self._past["previous"], current) if self.reset_on_cut else [False] * len(current)
+        if not self.reset_on_cut:
+            return None
+        starts = cut_mask(self._past["previous"], current)
+        return starts.view(-1, 1, 1, 1) if current.is_cuda or starts.any() else None
 
     def _weight(self) -> Tensor:
         return next(self.model.parameters())
@@ -168,7 +201,7 @@ class Deblurrer:
         """
         return tensor.to(self._weight().device, dtype, copy=True, memory_format=torch.channels_last)
 
-    def _fit_step(self, current: Tensor, starts: list[bool]) -> tuple[Tensor, Tensor]:
+    def _fit_step(self, current: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Do :meth:`_step`; while memory runs out, do it again in smaller tiles."""
         while True:
             try:
@@ -199,17 +232,17 @@ class Deblurrer:
         log.warning("out of memory at %dx%d: going on in tiles of %d pixels", width, height, smaller)
         return smaller
 
-    def _step(self, current: Tensor, starts: list[bool]) -> tuple[Tensor, Tensor]:
+    def _step(self, current: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the output, not clamped, and the next state; `starts` says which of the N frames begin a shot."""
-        if all(starts):
+        if not self._past:
             previous = output = current
             (state,) = self._run(self._initial_state, current)
         else:
             previous, output, state = (self._past[name] for name in ("previous", "output", "state"))
-        if any(starts) and not all(starts):
-            previous, output, state = previous.clone(), output.clone(), state.clone()
-            previous[starts] = output[starts] = current[starts]
-            (state[starts],) = self._run(self._initial_state, current[starts])
+        if starts is not None:
+            (new,) = self._run(self._initial_state, current)
+            previous, output = torch.where(starts, current, previous), torch.where(starts, current, output)
+            state = torch.where(starts, new, state)
         output, state = self._run(self.model, previous, current, output, state)
         return output, state
 

@@ -5,7 +5,8 @@ the colour of full-range video half a level too low, and its conversion to RGB i
 Video that names no matrix is taken as BT.601, as FFmpeg does.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import av
@@ -35,15 +36,62 @@ EXACT = (
 )
 
 
+@dataclass(frozen=True)
+class CodedFrame:
+    """A decoded frame as integers, which go to the network's device as they are.
+
+    Attributes:
+        samples: Y, Cb, Cr or G, B, R at full resolution, (3, H, W) uint8 or uint16, as the frame is stored.
+        coding: how they become RGB.
+    """
+
+    samples: torch.Tensor
+    coding: "SampleCoding"
+
+
+@dataclass(frozen=True)
+class SampleCoding:
+    """How integers become colours.
+
+    Attributes:
+        bits: of a sample.
+        matrix: levels and weights of luma and colour; None for G, B, R.
+        show: turns the stored picture upright.
+    """
+
+    bits: int
+    matrix: "tuple[_Levels, tuple[float, float]] | None"
+    show: Callable[[torch.Tensor], torch.Tensor]
+
+    def to_rgb(self, samples: torch.Tensor) -> torch.Tensor:
+        """Convert samples (3, H, W) to RGB in [0, 1], upright, float32, on their device."""
+        if samples.dtype == torch.uint16:
+            # Devices calculate with few unsigned types.
+            samples = samples.view(torch.int16).to(torch.int32) & 0xFFFF
+        values = samples.float()
+        if self.matrix:
+            return self.show(_to_rgb(values, *self.matrix)).contiguous()
+        return self.show(values[[2, 0, 1]] / ((1 << self.bits) - 1)).contiguous()
+
+
+def code_frame(
+    frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> CodedFrame:
+    """Take the integers out of a decoded frame, with all the bits it has; `show` turns it upright, by its tag if None."""
+    yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
+    samples = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
+    matrix = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
+    return CodedFrame(samples, SampleCoding(bits, matrix, show or _turn(frame.rotation // 90)))
+
+
 def to_tensor(frame: av.VideoFrame) -> torch.Tensor:
     """Convert a decoded frame to (3, H, W) RGB in [0, 1], upright, with all the bits it has."""
-    yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
-    planes = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
-    if yuv:
-        rgb = _to_rgb(planes, _levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace))
-    else:
-        rgb = planes[[2, 0, 1]] / ((1 << bits) - 1)
-    return torch.rot90(rgb, frame.rotation // 90, (1, 2)).contiguous()
+    coded = code_frame(frame)
+    return coded.coding.to_rgb(coded.samples)
+
+
+def _turn(quarters: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda rgb: torch.rot90(rgb, quarters, (1, 2))
 
 
 def with_chroma_location(frames: Iterable[av.VideoFrame], codec: str) -> Iterator[av.VideoFrame]:
@@ -100,12 +148,19 @@ class FromTensor:
 
     def samples(self, pixels: torch.Tensor) -> NDArray[np.uint8 | np.uint16]:
         """Return what :meth:`frame` makes the frame of: (3, H, W), rounded to the bits of the format."""
-        rgb = pixels.detach().float().cpu().clamp(0, 1)
+        samples: NDArray[np.uint8 | np.uint16] = self.quantise(pixels).cpu().numpy()
+        return samples
+
+    def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the same as uint8 or uint16, on the device of the pixels."""
+        rgb = pixels.detach().float().clamp(0, 1)
         if self._yuv:
             values = _to_yuv(rgb, self._levels, self._weights)
         else:
             values = rgb[[1, 2, 0]] * ((1 << self._depth) - 1)
-        return values.round().to(torch.int32).numpy().astype(_sample_type(self._depth))
+        whole = values.round().to(torch.int32)
+        # Devices calculate with few unsigned types: of 16 bits those above 32767 wrap around.
+        return whole.to(torch.uint8) if self._depth == 8 else whole.to(torch.int16).view(torch.uint16)
 
     def frame(self, samples: NDArray[np.uint8 | np.uint16]) -> av.VideoFrame:
         """Return the frame of the samples; it has no time stamp of its own yet."""
@@ -160,10 +215,10 @@ def _sample_type(bits: int) -> type[np.uint8] | type[np.uint16]:
 
 
 def _planes(frame: av.VideoFrame, bits: int) -> torch.Tensor:
-    """Return the samples of a frame's three full planes, (3, H, W) float32."""
+    """Return the samples of a frame's three full planes, (3, H, W) uint8 or uint16."""
     sources: list[Any] = list(frame.planes[:3])
     planes = [np.frombuffer(plane, _sample_type(bits)).reshape(plane.height, -1) for plane in sources]
-    return torch.from_numpy(np.stack([plane[:, : frame.width] for plane in planes]).astype(np.float32))
+    return torch.from_numpy(np.stack([plane[:, : frame.width] for plane in planes]))
 
 
 def _luma_weights(matrix: int) -> tuple[float, float]:

@@ -1,11 +1,16 @@
 """Decoding that notices errors which FFmpeg's decoders conceal: they report them to its log, and hand out a frame."""
 
+import threading
 from collections.abc import Iterator
 from typing import cast
 
 import av
 import av.logging
 from av.container import InputContainer
+
+# Held while FFmpeg's log is heard, and while an encoder is opened or closed. PyAV does that with Python's lock held:
+# a thread of the encoder that logs would wait for the lock, and the opening for the thread.
+QUIET = threading.RLock()
 
 
 def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]:
@@ -21,26 +26,33 @@ def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]
     stream.thread_type = "SLICE"
     container = cast(InputContainer, stream.container)
     # Foreign libraries (libdav1d) report from threads of their own, and refuse what they cannot decode.
-    own = not stream.codec_context.codec.name.startswith("lib")
+    decoder = stream.codec_context.codec.name
+    own = not decoder.startswith("lib")
     for packet in container.demux(stream):
-        frames, reported = _decode(packet) if own else (packet.decode(), False)
+        frames, reported = _decode(packet, decoder) if own else (packet.decode(), False)
         pictures = cast(list[av.VideoFrame], frames)
         yield pictures, reported or any(frame.is_corrupt for frame in pictures)
 
 
-def _decode(packet: av.Packet) -> tuple[list[av.VideoFrame], bool]:
-    """Decode a packet, and say whether an error was logged meanwhile; nothing is printed.
+def _decode(packet: av.Packet, decoder: str) -> tuple[list[av.VideoFrame], bool]:
+    """Decode a packet, and say whether the decoder logged an error meanwhile; nothing is printed.
 
-    PyAV counts errors only while it hears FFmpeg's log, and an encoder's thread that logs could then lock up with
-    Python. So it hears it here alone.
+    FFmpeg has one log for the whole process. It is heard here alone, while QUIET is held, and of what is heard only the
+    lines count that begin with the decoder's name: an encoder's thread may log at the same time.
     """
-    level = av.logging.get_level()
-    if level is None:
-        av.logging.set_level(av.logging.PANIC)
-    try:
-        before = av.logging.get_last_error()[0]
-        frames = packet.decode()
-        return cast(list[av.VideoFrame], frames), av.logging.get_last_error()[0] > before
-    finally:
-        if level is None:
+    with QUIET:
+        if av.logging.get_level() is not None:
+            # The user hears it, and no line may be kept from him: all errors count.
+            before = av.logging.get_last_error()[0]
+            return cast(list[av.VideoFrame], packet.decode()), av.logging.get_last_error()[0] > before
+        skips = av.logging.get_skip_repeated()
+        av.logging.set_skip_repeated(False)
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            with av.logging.Capture(local=False) as lines:
+                frames = packet.decode()
+        finally:
             av.logging.set_level(None)
+            av.logging.set_skip_repeated(skips)
+    errors = (name for level, name, _ in lines if level <= av.logging.ERROR)
+    return cast(list[av.VideoFrame], frames), decoder in errors

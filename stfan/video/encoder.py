@@ -17,6 +17,7 @@ from av.container import OutputContainer
 
 from stfan.files import wait_for_disk
 from stfan.video.colour import UNTAGGED, FromTensor, bit_depth
+from stfan.video.decode_errors import QUIET
 from stfan.video.frame_log import FrameLog, Samples
 from stfan.video.hdr import hdr_options
 from stfan.video.partial_output import SEGMENT_FRAMES
@@ -179,9 +180,12 @@ class SegmentWriter:
         """Return the path of a segment."""
         return self.folder / f"{number:05d}.mkv"
 
-    def write(self, pixels: torch.Tensor, number: int) -> None:
-        """Add a frame (3, H, W) in [0, 1] to the segment of this number; open the segment if none is open."""
-        samples = self._to_frame.samples(pixels)
+    def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Round a frame (3, H, W) in [0, 1] to the samples that are encoded, on its device."""
+        return self._to_frame.quantise(pixels)
+
+    def write(self, samples: Samples, number: int) -> None:
+        """Add a frame to the segment of this number; open the segment if none is open."""
         self._encode(samples, number)
         self.log.add(samples)
 
@@ -198,8 +202,10 @@ class SegmentWriter:
     def _encode(self, samples: Samples, number: int) -> None:
         if self._container is None:
             self._path = self.path(number)
-            self._container = av.open(f"file:{self._path}", "w")
-            self._stream = self.add_stream(self._container)
+            with QUIET:
+                self._container = av.open(f"file:{self._path}", "w")
+                self._stream = self.add_stream(self._container)
+                self._container.start_encoding()
             self._frames = self._packets = 0
         frame = self._to_frame.frame(samples)
         frame.pts, frame.time_base = self._frames, self._stream.codec_context.time_base
@@ -215,8 +221,10 @@ class SegmentWriter:
         if self._container is None:
             return
         self._mux(self._container, self._stream.encode(None))
-        self._container.close()
-        self._container = None
+        with QUIET:
+            self._container.close()
+            del self._stream
+            self._container = None
         wait_for_disk(self._path)
         self.log.clear()
         if self._packets != self._frames:

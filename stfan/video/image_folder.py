@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ from stfan.images import (
     to_pillow,
     to_tensor,
 )
+from stfan.video.colour import CodedFrame, SampleCoding
 
 log = logging.getLogger("stfan")
 VIDEOS = (
@@ -30,6 +31,7 @@ VIDEOS = (
     *(".vob", ".wmv", ".flv", ".3gp", ".ogv", ".mxf"),
 )
 METADATA = ("dpi", "exif", "icc_profile")  # what is copied from image to image
+GBR = SampleCoding(bits=8, matrix=None, show=lambda rgb: rgb)
 QUALITY = {"quality": 95, "subsampling": 0}  # of JPEG and WebP; the other formats lose nothing
 
 
@@ -92,6 +94,17 @@ class ImageFolderReader:
         """Yield ((name, image), tensor (3, H, W) in [0, 1]) of all images but the first `skip`.
 
         Raises:
+            ValueError: see :meth:`coded_frames`.
+        """
+        for tag, coded in self.coded_frames(skip):
+            yield tag, coded.coding.to_rgb(coded.samples)
+
+    def coded_frames(
+        self, skip: int = 0
+    ) -> Generator[tuple[tuple[str, Image.Image], CodedFrame], None, None]:
+        """Yield ((name, image), its integers) of all images but the first `skip`.
+
+        Raises:
             ValueError: an image cannot be read, or is of another size than the first.
         """
         first = _read_upright(self.files[0]).size
@@ -100,7 +113,7 @@ class ImageFolderReader:
             if image.size != first:
                 size, first_size = ("x".join(map(str, both)) for both in (image.size, first))
                 raise ValueError(f"{file}: is {size}, but {self.files[0].name} is {first_size}")
-            yield (file.name, image), to_tensor(image.convert("RGB")).float() / 255
+            yield (file.name, image), CodedFrame(to_tensor(image.convert("RGB"))[[1, 2, 0]], GBR)
 
 
 class ImageFolderWriter:
@@ -131,10 +144,14 @@ class ImageFolderWriter:
         self._folder.mkdir(exist_ok=True)
         self._unsaved: list[Path] = []
 
-    def write(self, like: tuple[str, Image.Image], pixels: torch.Tensor) -> None:
-        """Add a frame (3, H, W) in [0, 1], under the name and in the manner of an image."""
+    def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Round a frame (3, H, W) in [0, 1] to the uint8 that is written, on its device."""
+        return to_8bit(pixels)
+
+    def write(self, like: tuple[str, Image.Image], samples: torch.Tensor) -> None:
+        """Add a frame that :meth:`quantise` returned, under the name and in the manner of an image."""
         name, image = like
-        new = to_pillow(to_8bit(pixels))
+        new = to_pillow(samples)
         if image.mode in ("1", "L", "LA"):
             new = new.convert("L")
         if image.has_transparency_data:

@@ -1,19 +1,23 @@
 """Deblurring a video from its first frame to its last, so that an interrupted run can be resumed."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import av
 import torch
 
+from stfan.video.colour import CodedFrame
 from stfan.video.errors import DamagedPartialError, KeptFramesError, KeptFramesInterrupt
 from stfan.video.partial_output import CHECKPOINT_SECONDS, SEGMENT_FRAMES, PartialOutput
 from stfan.video.reader import BrokenInputError
+from stfan.video.stages import Ahead, Behind
+from stfan.video.transfer import transfer_to
 
 NETWORK = "network."  # begins the names of the deblurrer's tensors
 # What input, disk and machine raise; anything else is an error of this program, and keeps its type.
@@ -45,8 +49,8 @@ class FrameReader(Protocol[TagOut]):
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this input from another; a run resumes only with the same."""
 
-    def frames(self, skip: int = 0) -> Iterator[tuple[TagOut, torch.Tensor]]:
-        """Yield (tag, tensor (3, H, W) in [0, 1]) of all frames but the first `skip`."""
+    def coded_frames(self, skip: int = 0) -> Generator[tuple[TagOut, CodedFrame], None, None]:
+        """Yield (tag, integers) of all frames but the first `skip`."""
 
 
 class FrameWriter(Protocol[TagIn]):
@@ -59,8 +63,11 @@ class FrameWriter(Protocol[TagIn]):
     def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
         """Begin in a folder, or go on there from `saved`, which :meth:`checkpoint` returned."""
 
-    def write(self, like: TagIn, pixels: torch.Tensor) -> None:
-        """Add a frame (3, H, W) in [0, 1], with the tag of the frame that it is made from."""
+    def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Round a frame (3, H, W) in [0, 1] to the integers that are written, on its device."""
+
+    def write(self, like: TagIn, samples: torch.Tensor) -> None:
+        """Add a frame that :meth:`quantise` returned, on the CPU, with the tag of the frame that it is made from."""
 
     def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
         """Return what :meth:`begin` goes on from; all that was written is on the disk.
@@ -79,8 +86,15 @@ class FrameWriter(Protocol[TagIn]):
 class FrameDeblurrer(Protocol):
     """Maps a frame (3, H, W) in [0, 1] to the like: a Deblurrer, or whatever has its state."""
 
-    def __call__(self, frame: torch.Tensor) -> torch.Tensor:
-        """Deblur the next frame."""
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    def launch(self, frame: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the next frame deblurred, and whether all is well, without waiting for the device."""
+
+    def check_finite(self, finite: bool) -> None:
+        """Raise FloatingPointError if all is not well."""
 
     def reset(self) -> None:
         """Begin a new video."""
@@ -90,6 +104,34 @@ class FrameDeblurrer(Protocol):
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
+
+
+class FrameObserver(Protocol):
+    """Takes note of frames as they are done."""
+
+    def measure(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """Return numbers (n,) about a frame, without waiting for its device."""
+
+    def add(self, before: torch.Tensor, after: torch.Tensor, numbers: list[float]) -> None:
+        """Take the next frame, before and after, and what :meth:`measure` returned of it."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How far decoding, network and encoding run apart.
+
+    Attributes:
+        depth: frames that wait between two of them, which have a thread each; 0: one after the other in one thread.
+        lag: frames that the network begins before the result of one is waited for.
+    """
+
+    depth: int
+    lag: int
+
+
+SERIAL = Overlap(depth=0, lag=0)
+# On a CPU the steps would take each other's cores.
+OVERLAPPED = Overlap(depth=3, lag=1)
 
 
 @dataclass
@@ -157,8 +199,10 @@ def deblur_video(
     overwrite: bool = False,
     on_start: Callable[[int], object] = lambda resumed: None,
     on_frame: Callable[[torch.Tensor, torch.Tensor], object] = lambda before, after: None,
+    observer: FrameObserver | None = None,
     compose: Compose = show_after,
     stop: Callable[[], bool] = lambda: False,
+    overlap: Overlap | None = None,
 ) -> DeblurResult:
     """Deblur all frames of a reader into a writer; as many frames go out as came in.
 
@@ -171,9 +215,11 @@ def deblur_video(
         resume: go on from what an interrupted run with the same settings left, if there is anything.
         overwrite: replace `out`, and without `resume` what an interrupted run left.
         on_start: called with the number of frames that are there already.
-        on_frame: called with each frame before and after.
+        on_frame: called with each frame before and after, on the network's device.
+        observer: likewise, with what it measured; it need not wait for the device.
         compose: makes the frame to write from the frame before and after.
-        stop: called after each frame; True ends the run and keeps all frames.
+        stop: called after each frame; True ends the run and keeps all frames, those too that are decoded already.
+        overlap: how far the steps run apart; OVERLAPPED on a GPU and SERIAL on a CPU if None.
 
     Raises:
         ValueError, OSError, RuntimeError, ArithmeticError, MemoryError: of the input, the disk, the machine, before any
@@ -191,7 +237,9 @@ def deblur_video(
         try:
             with _name_the_output(partial.folder):
                 writer.begin(partial.folder, saved)
-                result = _run(reader, writer, partial, saved, deblurrer, on_start, on_frame, compose, stop)
+                steps = _Steps(reader, writer, partial, deblurrer, compose, observer)
+                overlap = overlap or (OVERLAPPED if deblurrer.device.type == "cuda" else SERIAL)
+                result = steps.run(saved, overlap, on_start, on_frame, stop)
                 if result.complete:
                     partial.publish(result.path)
                     result.path = out
@@ -210,56 +258,126 @@ def deblur_video(
             raise
 
 
-def _run(
-    reader: FrameReader[Tag],
-    writer: FrameWriter[Tag],
-    partial: PartialOutput,
-    saved: dict[str, torch.Tensor] | None,
-    deblurrer: FrameDeblurrer,
-    on_start: Callable[[int], object],
-    on_frame: Callable[[torch.Tensor, torch.Tensor], object],
-    compose: Compose,
-    stop: Callable[[], bool],
-) -> DeblurResult:
-    frames = resumed = partial.frames
-    if saved:
-        deblurrer.restore({k.removeprefix(NETWORK): v for k, v in saved.items() if k.startswith(NETWORK)})
-    else:
-        deblurrer.reset()
-    on_start(resumed)
-    started = saved_at = now = time.monotonic()
+@dataclass
+class _Launched(Generic[Tag]):
+    """A frame that the network works on."""
 
-    def checkpoint(segment_ends: bool) -> None:
-        nonlocal saved_at
-        tensors = {NETWORK + name: tensor for name, tensor in deblurrer.state().items()}
-        partial.save(frames, tensors | writer.checkpoint(segment_ends))
-        saved_at = time.monotonic()
+    tag: Tag
+    before: torch.Tensor
+    after: torch.Tensor
+    # waits for: the samples to write, whether the network's numbers are finite, what the observer measured
+    fetch: Callable[[], list[torch.Tensor]]
+    numbers: list[float] = field(default_factory=list)
 
-    complete = True
-    try:
-        for tag, before in reader.frames(skip=resumed):
-            after = deblurrer(before)
-            writer.write(tag, compose(before, after))
-            frames += 1
-            frame_began, now = now, time.monotonic()
-            if frames % SEGMENT_FRAMES == 0:
-                checkpoint(segment_ends=True)
-            # The next frame would end too late.
-            elif now - saved_at + (now - frame_began) > CHECKPOINT_SECONDS:
-                checkpoint(segment_ends=False)
-            on_frame(before, after)
-            if stop():
-                complete = False
-                break
-    except BrokenInputError as error:
-        if frames:
-            raise KeptFramesError(error, frames, writer.finish(incomplete=True), playable=True) from error
-        raise
-    if frames % SEGMENT_FRAMES:
-        checkpoint(segment_ends=complete)
-    path = writer.finish(incomplete=not complete)
-    seconds = time.monotonic() - started
-    return DeblurResult(path, complete, frames, resumed, partial.frames, seconds, reader.damaged)
+
+class _Steps(Generic[Tag]):
+    """Decoding, network and encoding, each of which goes through the frames in their order."""
+
+    def __init__(
+        self,
+        reader: FrameReader[Tag],
+        writer: FrameWriter[Tag],
+        partial: PartialOutput,
+        deblurrer: FrameDeblurrer,
+        compose: Compose,
+        observer: FrameObserver | None,
+    ):
+        self.reader, self.writer, self.partial, self.deblurrer = reader, writer, partial, deblurrer
+        self.compose, self.observer = compose, observer
+        self.transfer = transfer_to(deblurrer.device)
+
+    def run(
+        self,
+        saved: dict[str, torch.Tensor] | None,
+        overlap: Overlap,
+        on_start: Callable[[int], object],
+        on_frame: Callable[[torch.Tensor, torch.Tensor], object],
+        stop: Callable[[], bool],
+    ) -> DeblurResult:
+        frames = resumed = self.partial.frames
+        if saved:
+            state = {k.removeprefix(NETWORK): v for k, v in saved.items() if k.startswith(NETWORK)}
+            self.deblurrer.restore(state)
+        else:
+            self.deblurrer.reset()
+        on_start(resumed)
+        started = saved_at = now = time.monotonic()
+        complete = True
+        launched: deque[_Launched[Tag]] = deque()
+        with (
+            closing(Behind(overlap.depth)) as output,
+            closing(Ahead(self.reader.coded_frames(skip=resumed), overlap.depth)) as source,
+        ):
+            try:
+                for tag, coded in source:
+                    launched.append(self._launch(tag, coded))
+                    frames += 1
+                    frame_began, now = now, time.monotonic()
+                    segment_ends = frames % SEGMENT_FRAMES == 0
+                    # Or the next frame would end too late.
+                    due = segment_ends or now - saved_at + (now - frame_began) > CHECKPOINT_SECONDS
+                    done = self._write(launched, 0 if due else overlap.lag, output)
+                    if due:
+                        self._checkpoint(frames, segment_ends, output)
+                        saved_at = time.monotonic()
+                    self._observe(done, on_frame)
+                    if complete and stop():
+                        complete = False
+                        source.stop()
+            except BrokenInputError as error:
+                self._observe(self._write(launched, 0, output), on_frame)
+                output.wait()
+                if frames:
+                    path = self.writer.finish(incomplete=True)
+                    raise KeptFramesError(error, frames, path, playable=True) from error
+                raise
+            self._observe(self._write(launched, 0, output), on_frame)
+            if frames % SEGMENT_FRAMES:
+                self._checkpoint(frames, complete, output)
+            output.wait()
+        path = self.writer.finish(incomplete=not complete)
+        seconds = time.monotonic() - started
+        return DeblurResult(
+            path, complete, frames, resumed, self.partial.frames, seconds, self.reader.damaged
+        )
+
+    def _launch(self, tag: Tag, coded: CodedFrame) -> _Launched[Tag]:
+        """Begin a frame on the network's device; nothing waits for it."""
+        before = coded.coding.to_rgb(self.transfer.upload(coded.samples))
+        after, finite = self.deblurrer.launch(before)
+        results = [self.writer.quantise(self.compose(before, after)), finite]
+        if self.observer:
+            results.append(self.observer.measure(before, after))
+        return _Launched(tag, before, after, self.transfer.download(*results))
+
+    def _write(self, launched: deque[_Launched[Tag]], keep: int, output: Behind) -> list[_Launched[Tag]]:
+        """Hand all but the last `keep` frames to the writer, and return them; what is not finite is not written."""
+        done = []
+        while len(launched) > keep:
+            frame = launched.popleft()
+            samples, finite, *numbers = frame.fetch()
+            self.deblurrer.check_finite(bool(finite))
+            frame.numbers = numbers[0].tolist() if numbers else []
+            output.put(self.writer.write, frame.tag, samples)
+            done.append(frame)
+        return done
+
+    def _observe(
+        self, done: list[_Launched[Tag]], on_frame: Callable[[torch.Tensor, torch.Tensor], object]
+    ) -> None:
+        for frame in done:
+            on_frame(frame.before, frame.after)
+            if self.observer:
+                self.observer.add(frame.before, frame.after, frame.numbers)
+
+    def _checkpoint(self, frames: int, segment_ends: bool, output: Behind) -> None:
+        """Save the state after so many frames, as soon as the writer has them: its calls are made in order."""
+        state = {NETWORK + name: tensor for name, tensor in self.deblurrer.state().items()}
+
+        def save() -> None:
+            self.partial.save(frames, state | self.writer.checkpoint(segment_ends))
+
+        output.put(save)
 
 
 @contextmanager

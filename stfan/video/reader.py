@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import torch
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
-from stfan.video.colour import to_tensor, with_chroma_location
+from stfan.video.colour import CodedFrame, code_frame, with_chroma_location
 from stfan.video.decode_errors import decode
 from stfan.video.pyav import open_input, rational
 from stfan.video.truncation import missing_bytes
@@ -142,6 +142,15 @@ class VideoReader:
         """Yield each decoded frame and its tensor (3, H, W) in [0, 1], without the first `skip` frames.
 
         Raises:
+            BrokenInputError: see :meth:`coded_frames`.
+        """
+        for frame, coded in self.coded_frames(skip):
+            yield frame, coded.coding.to_rgb(coded.samples)
+
+    def coded_frames(self, skip: int = 0) -> Generator[tuple[av.VideoFrame, CodedFrame], None, None]:
+        """Yield each decoded frame and its integers, without the first `skip` frames.
+
+        Raises:
             BrokenInputError: the file cannot be decoded from here on, or its frames change their size.
         """
         size = None
@@ -153,7 +162,7 @@ class VideoReader:
                     f"{size[0]}x{size[1]}; --end {math.floor(shown * 1000) / 1000} ends before it"
                 )
             if index >= skip:
-                yield frame, to_tensor(frame)
+                yield frame, code_frame(frame)
 
     def first_frame(self) -> av.VideoFrame:
         """Decode the first frame."""

@@ -71,9 +71,13 @@ class VideoWriter:
             self.times = [None if time == NO_TIME else time for time in saved["times"].tolist()]
             self.segments.reopen(len(self.times) // SEGMENT_FRAMES, int(saved["open"]))
 
-    def write(self, like: av.VideoFrame, pixels: torch.Tensor) -> None:
-        """Add a frame (3, H, W) in [0, 1] at the time of a decoded one."""
-        self.segments.write(pixels, len(self.times) // SEGMENT_FRAMES)
+    def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Round a frame (3, H, W) in [0, 1] to the integers that are encoded, on its device."""
+        return self.segments.quantise(pixels)
+
+    def write(self, like: av.VideoFrame, samples: torch.Tensor) -> None:
+        """Add a frame that :meth:`quantise` returned at the time of a decoded one."""
+        self.segments.write(samples.numpy(), len(self.times) // SEGMENT_FRAMES)
         self.times.append(like.pts)
 
     def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
