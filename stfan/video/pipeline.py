@@ -331,6 +331,11 @@ class _Steps(Generic[Tag]):
                     path = self.writer.finish(incomplete=True)
                     raise KeptFramesError(error, frames, path, playable=True) from error
                 raise
+            except Exception:
+                # What the writer was given is good.
+                with suppress(Exception):
+                    output.wait()
+                raise
             self._observe(self._write(launched, 0, output), on_frame)
             if frames % SEGMENT_FRAMES:
                 self._checkpoint(frames, complete, output)
