@@ -11,9 +11,24 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("fac_ext is not compiled yet: run `pip install .` in its source folder") from error
 
-from fac_ext.functional import fac, fac_predicted
-from fac_ext.modules import FAC, PredictedFAC
-from fac_ext.reference import fac_reference
+from fac_ext import flops  # noqa: F401  (torch.utils.flop_counter asks it)
+from fac_ext.functional import fac, fac_correlation, fac_predicted, fac_transpose
+from fac_ext.modules import FAC, FACCorrelation, FACTranspose, PredictedFAC
+from fac_ext.reference import fac_correlation_reference, fac_reference, fac_transpose_reference
 
-__all__ = ["FAC", "PredictedFAC", "build_info", "fac", "fac_predicted", "fac_reference", "release_memory"]
+__all__ = [
+    "FAC",
+    "FACCorrelation",
+    "FACTranspose",
+    "PredictedFAC",
+    "build_info",
+    "fac",
+    "fac_correlation",
+    "fac_correlation_reference",
+    "fac_predicted",
+    "fac_reference",
+    "fac_transpose",
+    "fac_transpose_reference",
+    "release_memory",
+]
 __version__: str = build_info()["version"]

@@ -200,7 +200,7 @@ def na2d_av(attn: Tensor, value: Tensor, kernel_size: IntPair, dilation: IntPair
     geometry = Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, d)
     image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn.to(value.dtype)))
     output: Tensor = (
-        derivatives.fac(image, filters, *geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
+        derivatives.fac(image, filters, geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
     )
     return output
 

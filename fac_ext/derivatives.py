@@ -6,11 +6,11 @@ gradients of every order, forward mode and vmap need no further kernel.
 
 Eager code goes through an autograd.Function, the only pattern that torch.func differentiates rightly. Code
 being compiled or exported sees the registered operator, the only one that gives a single opaque node; the
-same formulas are registered on it.
+same formulas are registered on it. One Geometry is passed on everywhere but to a registered operator, which takes
+its fields.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,32 +21,36 @@ from fac_ext.arguments import Fields, Geometry
 
 
 class _Operator(Protocol):
-    def __call__(self, a: Tensor, b: Tensor, /, *geometry: *Fields) -> Tensor: ...
+    def __call__(self, a: Tensor, b: Tensor, geometry: Geometry, /) -> Tensor: ...
 
 
 DEVICES = ("cpu", "cuda", "meta")  # where the operators are
 _ops = torch.ops.fac_ext
 
 
-def fac(input: Tensor, filters: Tensor, *geometry: *Fields) -> Tensor:
-    return _call(_Fac, _ops.fac, input, filters, *geometry)
+def fac(input: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
+    return _call(_Fac, _ops.fac, input, filters, geometry)
 
 
-def fac_grad_input(filters: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
-    return _call(_FacGradInput, _ops.fac_grad_input, filters, grad, *geometry)
+def fac_grad_input(filters: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
+    return _call(_FacGradInput, _ops.fac_grad_input, filters, grad, geometry)
 
 
-def fac_grad_filters(input: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
-    return _call(_FacGradFilters, _ops.fac_grad_filters, input, grad, *geometry)
+def fac_grad_filters(input: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
+    return _call(_FacGradFilters, _ops.fac_grad_filters, input, grad, geometry)
 
 
 def _call(
-    function: type[torch.autograd.Function], op: _Operator, a: Tensor, b: Tensor, *geometry: *Fields
+    function: type[torch.autograd.Function],
+    op: Callable[..., Tensor],
+    a: Tensor,
+    b: Tensor,
+    geometry: Geometry,
 ) -> Tensor:
     if torch.compiler.is_compiling():
         refuse_lost_tangents()
         return op(a, b, *geometry)
-    output: Tensor = function.apply(a, b, *geometry)
+    output: Tensor = function.apply(a, b, geometry)
     return output
 
 
@@ -78,7 +82,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
     Each one's gradient needs the other alone, so a network that predicts filters need not keep them.
     """
-    a, b, *ctx.geometry = inputs
+    a, b, ctx.geometry = inputs
     need_a, need_b, *_ = ctx.needs_input_grad
     ctx.save_for_backward(a if need_b else None, b if need_a else None)
     ctx.save_for_forward(a, b)
@@ -91,9 +95,9 @@ def _derivative(by_first: _Operator, by_second: _Operator) -> Any:
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         need_a, need_b, *_ = ctx.needs_input_grad
-        grad_a = by_first(b, h, *ctx.geometry) if need_a and h is not None else None
-        grad_b = by_second(a, h, *ctx.geometry) if need_b and h is not None else None
-        return (grad_a, grad_b, *(None for _ in ctx.geometry))
+        grad_a = by_first(b, h, ctx.geometry) if need_a and h is not None else None
+        grad_b = by_second(a, h, ctx.geometry) if need_b and h is not None else None
+        return grad_a, grad_b, None
 
     return staticmethod(backward)
 
@@ -105,8 +109,8 @@ def _jvp(function: _Operator) -> Any:
         # for jvp inside jvp; of this level, a and b are the values alone
         with _set_fwd_grad_enabled(True):
             a, b = (unpack_dual(tensor, level=0).primal for tensor in ctx.saved_tensors)
-            by_a = None if da is None else function(da, b, *ctx.geometry)
-            by_b = None if db is None else function(a, db, *ctx.geometry)
+            by_a = None if da is None else function(da, b, ctx.geometry)
+            by_b = None if db is None else function(a, db, ctx.geometry)
             return by_a if by_b is None else by_b if by_a is None else by_a + by_b
 
     return staticmethod(jvp)
@@ -116,7 +120,7 @@ def _vmap(function: _Operator) -> Any:
     """Make the vmap of an operator: fold the mapped axis into N, as each sample of a batch is treated alone."""
 
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], a: Tensor, b: Tensor, *geometry: *Fields
+        info: Any, in_dims: tuple[Any, ...], a: Tensor, b: Tensor, geometry: Geometry
     ) -> tuple[Tensor, int]:
         def fold(tensor: Tensor, dim: int | None) -> Tensor:
             tensor = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -125,14 +129,24 @@ def _vmap(function: _Operator) -> Any:
         shape = list(a.shape)
         if in_dims[0] is not None:
             del shape[in_dims[0]]
-        out = function(fold(a, in_dims[0]), fold(b, in_dims[1]), *geometry)
+        out = function(fold(a, in_dims[0]), fold(b, in_dims[1]), geometry)
         return out.unflatten(0, (info.batch_size, shape[0])), 0
 
     return staticmethod(vmap)
 
 
+def forward_of(op: Callable[..., Any]) -> Any:
+    """Make the forward of an autograd.Function, whose last argument is a Geometry, of a registered operator."""
+
+    def forward(*arguments: Any) -> Any:
+        *operands, geometry = arguments
+        return run(op, *operands, *geometry)
+
+    return staticmethod(forward)
+
+
 class _Fac(torch.autograd.Function):
-    forward = staticmethod(partial(run, _ops.fac))
+    forward = forward_of(_ops.fac)
     setup_context = staticmethod(_save)
     backward = _derivative(fac_grad_input, fac_grad_filters)
     jvp = _jvp(fac)
@@ -140,22 +154,42 @@ class _Fac(torch.autograd.Function):
 
 
 class _FacGradInput(torch.autograd.Function):
-    forward = staticmethod(partial(run, _ops.fac_grad_input))
+    forward = forward_of(_ops.fac_grad_input)
     setup_context = staticmethod(_save)
     backward = _derivative(
-        lambda g, h, *geometry: fac_grad_filters(h, g, *geometry),
-        lambda f, h, *geometry: fac(h, f, *geometry),
+        lambda g, h, geometry: fac_grad_filters(h, g, geometry),
+        lambda f, h, geometry: fac(h, f, geometry),
     )
     jvp = _jvp(fac_grad_input)
     vmap = _vmap(fac_grad_input)
 
 
 class _FacGradFilters(torch.autograd.Function):
-    forward = staticmethod(partial(run, _ops.fac_grad_filters))
+    forward = forward_of(_ops.fac_grad_filters)
     setup_context = staticmethod(_save)
-    backward = _derivative(lambda g, h, *geometry: fac_grad_input(h, g, *geometry), fac)
+    backward = _derivative(lambda g, h, geometry: fac_grad_input(h, g, geometry), fac)
     jvp = _jvp(fac_grad_filters)
     vmap = _vmap(fac_grad_filters)
+
+
+def backward_of_fields(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """Make a registered operator's backward, whose last arguments are a Geometry's fields, of one for a Geometry."""
+
+    def backward_of_fields(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *found, _ = backward(ctx, *grads)
+        return (*found, *(None for _ in Geometry._fields))
+
+    return backward_of_fields
+
+
+def saver_of_fields(save: Callable[..., None]) -> Callable[..., None]:
+    """Make a registered operator's setup_context likewise."""
+    count = len(Geometry._fields)
+
+    def save_of_fields(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, (*inputs[:-count], Geometry(*inputs[-count:])), output)
+
+    return save_of_fields
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -179,7 +213,7 @@ def _fake_grad_input(filters: Tensor, grad: Tensor, *geometry: *Fields) -> Tenso
 def _fake_grad_filters(input: Tensor, grad: Tensor, *geometry: *Fields) -> Tensor:
     settings = Geometry(*geometry)
     n, c, h, w = grad.shape
-    channels = c // settings.channels_per_filter * settings.kernel_size[0] * settings.kernel_size[1]
+    channels = c // settings.channels_per_filter * settings.taps
     channels_last = is_channels_last(grad) or (not grad.is_contiguous() and is_channels_last(input))
     return empty(input, (n, channels, h, w), channels_last)
 
@@ -190,4 +224,6 @@ for _name, _function, _fake in (
     ("fac_grad_filters", _FacGradFilters, _fake_grad_filters),
 ):
     torch.library.register_fake(f"fac_ext::{_name}", _fake)
-    torch.library.register_autograd(f"fac_ext::{_name}", _function.backward, setup_context=_save)
+    torch.library.register_autograd(
+        f"fac_ext::{_name}", backward_of_fields(_function.backward), setup_context=saver_of_fields(_save)
+    )

@@ -1,24 +1,25 @@
-"""fac() and fac_predicted(): the public functions. arguments.py checks what they get; they call the operators."""
-
-import math
+"""The public functions. arguments.py checks what they get; they call the operators of derivatives.py and predicted.py."""
 
 import torch
 from torch import Tensor
 
 from fac_ext import _C, derivatives, predicted
 from fac_ext.arguments import (
-    Fields,
     Geometry,
     IntPair,
     Padding,
     PaddingMode,
-    check_all_tensors,
+    check_activation,
+    check_block_bytes,
     check_tensors,
+    check_window,
     resolve,
+    resolve_correlation,
     resolve_predicted,
+    resolve_transpose,
 )
 from fac_ext.blocks import BLOCK_BYTES, blocks
-from fac_ext.reference import shift_sum
+from fac_ext.reference import shift_correlation, shift_sum, shift_transpose
 
 # Ask once: torch.compile cannot trace these questions.
 HAS_CUDA = _C.build_info()["cuda"] is not None
@@ -66,12 +67,100 @@ def fac(
         ValueError: the shapes do not fit each other or the other arguments; there are two devices.
         RuntimeError: the tensors are on CUDA, but the package was built without it.
     """
-    check_tensors(input, filters)
+    check_tensors(input=input, filters=filters)
     input, filters = _autocast(input, filters)
-    geometry = resolve(input, filters, kernel_size, stride, dilation, padding, padding_mode)
-    if not _has_kernels(input):
-        return shift_sum(input, filters, geometry)
-    return derivatives.fac(input, filters, *geometry)
+    geometry = resolve(input, filters, check_window(kernel_size, stride, dilation, padding, padding_mode))
+    call = derivatives.fac if _has_kernels(input) else shift_sum
+    return call(input, filters, geometry)
+
+
+def fac_correlation(
+    input: Tensor,
+    query: Tensor,
+    kernel_size: IntPair,
+    *,
+    groups: int | None = None,
+    stride: IntPair = 1,
+    dilation: IntPair = 1,
+    padding: Padding = "same",
+    padding_mode: PaddingMode = "zeros",
+) -> Tensor:
+    """Local correlation: compare each pixel's query with the kh x kw pixels of the input around it.
+
+    With the channels in G groups, and the input continued beyond its border by `padding_mode`::
+
+        out[n, g*kh*kw + i*kw + j, y, x] = sum_c input[n, c, y*sh + i*dh - ph, x*sw + j*dw - pw] * query[n, c, y, x]
+
+    over the channels c of group g. G = 1 is the cost volume of optical flow, and the product of query and key in
+    neighbourhood attention, with heads in the place of groups; G = C keeps the channels apart. It is the gradient of
+    :func:`fac` by its filters, at `query`. Computes what :func:`fac_ext.fac_correlation_reference` does.
+
+    Args:
+        input: (N, C, H, W), float64, float32, float16 or bfloat16. The last two are summed in float32.
+        query: (N, C, Ho, Wo), same dtype and device. Row-major and channels_last queries decide the layout of the
+            result; where a query is not dense, the input does.
+        groups: a divisor of C, by default C.
+        kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac`.
+
+    Returns:
+        (N, G*kh*kw, Ho, Wo) with Ho, Wo as in :func:`fac`. Differentiable as :func:`fac` is.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`fac`, of input and query; groups does not divide C.
+    """
+    check_tensors(input=input, query=query)
+    input, query = _autocast(input, query)
+    window = check_window(kernel_size, stride, dilation, padding, padding_mode)
+    geometry = resolve_correlation(input, query, window, groups)
+    call = derivatives.fac_grad_filters if _has_kernels(input) else shift_correlation
+    return call(input, query, geometry)
+
+
+def fac_transpose(
+    filters: Tensor,
+    input: Tensor,
+    kernel_size: IntPair,
+    *,
+    stride: IntPair = 1,
+    dilation: IntPair = 1,
+    padding: Padding = "same",
+    padding_mode: PaddingMode = "zeros",
+    output_padding: IntPair = 0,
+    output_size: IntPair | None = None,
+) -> Tensor:
+    """Transposed filter adaptive convolution: each input pixel is spread over kh x kw output pixels by its own filter.
+
+    It is to :func:`fac` what torch.nn.functional.conv_transpose2d is to conv2d, the adjoint in its input::
+
+        (out * z).sum() == (input * fac(z, filters, kernel_size, ...)).sum()    for any z of out's shape
+
+    so a padding mode other than zeros adds what falls beyond the border to the pixels that the border shows. This is
+    splatting and, with a stride, upsampling by predicted filters. Computes what
+    :func:`fac_ext.fac_transpose_reference` does.
+
+    Args:
+        filters: (N, G*kh*kw, H, W), G any divisor of C. Row-major and channels_last filters are read as they are, and
+            decide the layout of the result; others are made row-major.
+        input: (N, C, H, W), float64, float32, float16 or bfloat16. The last two are summed in float32.
+        kernel_size, stride, dilation, padding, padding_mode: those of the call of :func:`fac` that this one is the
+            adjoint of; "same" needs stride 1.
+        output_padding: rows and columns, fewer than stride, that the output has more at the bottom and right, as in
+            torch.nn.functional.conv_transpose2d.
+        output_size: (Ho, Wo), instead of output_padding, as in torch.nn.ConvTranspose2d's forward.
+
+    Returns:
+        (N, C, Ho, Wo) with Ho = (H - 1)*sh - 2*ph + dh*(kh - 1) + 1 + output_padding, Wo likewise. Differentiable as
+        :func:`fac` is.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`fac`; output_padding or output_size does not fit the stride.
+    """
+    check_tensors(filters=filters, input=input)
+    filters, input = _autocast(filters, input)
+    window = check_window(kernel_size, stride, dilation, padding, padding_mode)
+    geometry = resolve_transpose(filters, input, window, output_padding, output_size)
+    call = derivatives.fac_grad_input if _has_kernels(input) else shift_transpose
+    return call(filters, input, geometry)
 
 
 def fac_predicted(
@@ -118,15 +207,16 @@ def fac_predicted(
             activation is not as above.
     """
     given = {"input": input, "hidden": hidden, "weight": weight, **({} if bias is None else {"bias": bias})}
-    check_all_tensors(**given)
+    check_tensors(**given)
     input, hidden, weight, *rest = _autocast(*given.values())
     bias = rest[0] if rest else None
-    arguments = (kernel_size, stride, dilation, padding, padding_mode)
-    geometry = resolve_predicted(input, hidden, weight, bias, *arguments)
-    slope, most = check_activation(activation), check_block_bytes(block_bytes)
-    most = BLOCK_BYTES["cpu" if input.device.type == "cpu" else "others"] if most is None else most
+    window = check_window(kernel_size, stride, dilation, padding, padding_mode)
+    geometry = resolve_predicted(input, hidden, weight, bias, window)
+    slope, max_bytes = check_activation(activation), check_block_bytes(block_bytes)
+    if max_bytes is None:
+        max_bytes = BLOCK_BYTES["cpu" if input.device.type == "cpu" else "others"]
     call = predicted.predicted if _has_kernels(input) else _predicted_by_shifts
-    return call(input, hidden, weight.flatten(1), bias, slope, most, *geometry)
+    return call(input, hidden, weight.flatten(1), bias, slope, max_bytes, geometry)
 
 
 def _predicted_by_shifts(
@@ -136,33 +226,15 @@ def _predicted_by_shifts(
     bias: Tensor | None,
     slope: float | None,
     block_bytes: int,
-    *geometry: *Fields,
+    geometry: Geometry,
 ) -> Tensor:
     """Compute fac_predicted() where there are no kernels: block by block in plain PyTorch."""
     parts = []
-    for block in blocks(hidden, weight, block_bytes, Geometry(*geometry), rows=False):
+    for block in blocks(hidden, weight, block_bytes, geometry, rows=False):
         own = None if bias is None else bias[block.filters]
         filters = predicted.filters(hidden, weight[block.filters], own, slope)
-        parts.append(shift_sum(input[:, block.channels], filters, Geometry(*geometry)))
+        parts.append(shift_sum(input[:, block.channels], filters, geometry))
     return torch.cat(parts, 1) if parts else input.new_zeros(*input.shape[:2], *hidden.shape[2:])
-
-
-def check_activation(activation: float | None) -> float | None:
-    if activation is None:
-        return None
-    if isinstance(activation, bool) or not isinstance(activation, int | float):
-        raise TypeError(f"fac: activation must be None or a number, leaky_relu's slope, got {activation!r}")
-    if not 0 <= activation < math.inf:
-        raise ValueError(f"fac: activation must be a slope of 0 or more, got {activation!r}")
-    return float(activation)
-
-
-def check_block_bytes(block_bytes: int | None) -> int | None:
-    if block_bytes is not None and (isinstance(block_bytes, bool) or not isinstance(block_bytes, int)):
-        raise TypeError(f"fac: block_bytes must be None or a positive int, got {block_bytes!r}")
-    if block_bytes is not None and not 1 <= block_bytes < 2**63:
-        raise ValueError(f"fac: block_bytes must be 1 or more and less than 2**63, got {block_bytes!r}")
-    return block_bytes
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

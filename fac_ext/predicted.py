@@ -7,7 +7,6 @@ whose parts torch and derivatives.py know to any order; it stores filters.
 As in derivatives.py, eager code goes through an autograd.Function, code being compiled sees the operator.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,15 +39,15 @@ def predicted(
     bias: Tensor | None,
     slope: float | None,
     block_bytes: int,
-    *geometry: *Fields,
+    geometry: Geometry,
 ) -> Tensor:
     """Call it with weight (G*kh*kw, Ch) and bias (G*kh*kw,); slope is leaky_relu's, None for no activation."""
-    arguments = (input, hidden, weight, bias, slope, block_bytes, *geometry)
+    operands = (input, hidden, weight, bias, slope, block_bytes)
     if not torch.compiler.is_compiling():
-        output: Tensor = _Predicted.apply(*arguments)  # type: ignore[no-untyped-call]
+        output: Tensor = _Predicted.apply(*operands, geometry)  # type: ignore[no-untyped-call]
         return output
     derivatives.refuse_lost_tangents()
-    output = _ops.predicted(*arguments)
+    output = _ops.predicted(*operands, *geometry)
     return output
 
 
@@ -64,9 +63,9 @@ def definition(
     weight: Tensor,
     bias: Tensor | None,
     slope: float | None,
-    *geometry: *Fields,
+    geometry: Geometry,
 ) -> Tensor:
-    return derivatives.fac(input, filters(hidden, weight, bias, slope), *geometry)
+    return derivatives.fac(input, filters(hidden, weight, bias, slope), geometry)
 
 
 def gradients(
@@ -77,17 +76,17 @@ def gradients(
     grad: Tensor,
     wanted: list[bool],
     slope: float | None,
-    *geometry: *Fields,
+    geometry: Geometry,
 ) -> tuple[Tensor, ...]:
     """Compute blocks.gradients in one piece, differentiable."""
     of_input, of_hidden, of_weight, of_bias = wanted
     results = [hidden.new_empty(0) for _ in wanted]
     if of_input:
-        results[0] = derivatives.fac_grad_input(filters(hidden, weight, bias, slope), grad, *geometry)
+        results[0] = derivatives.fac_grad_input(filters(hidden, weight, bias, slope), grad, geometry)
     if input is not None and (of_hidden or of_weight or of_bias):
-        by_filters = derivatives.fac_grad_filters(input, grad, *geometry)
+        by_filters = derivatives.fac_grad_filters(input, grad, geometry)
         if slope is not None:
-            by_filters = _bent(filters(hidden, weight, bias, None), by_filters, slope)
+            by_filters = _leaky_relu_tangent(filters(hidden, weight, bias, None), by_filters, slope)
         if of_hidden:
             results[1] = F.conv2d(by_filters, weight.t()[..., None, None])
         if of_weight:
@@ -97,13 +96,13 @@ def gradients(
     return tuple(results)
 
 
-def _bent(made: Tensor, tangent: Tensor, slope: float) -> Tensor:
+def _leaky_relu_tangent(made: Tensor, tangent: Tensor, slope: float) -> Tensor:
     """Return leaky_relu's derivative at `made`, times tangent."""
     return torch.where(made > 0, tangent, slope * tangent)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, hidden, weight, bias, ctx.slope, ctx.block_bytes, *ctx.geometry = inputs
+    input, hidden, weight, bias, ctx.slope, ctx.block_bytes, ctx.geometry = inputs
     of_input, *of_filters = ctx.needs_input_grad[:4]
     if of_input or any(of_filters):
         ctx.save_for_backward(input if any(of_filters) else None, hidden, weight, bias)
@@ -117,17 +116,17 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is not None and any(wanted):
         operands = (*ctx.saved_tensors, grad, wanted, ctx.slope)
         if torch.is_grad_enabled() or derivatives.in_forward_mode():
-            made = gradients(*operands, *ctx.geometry)
+            made = gradients(*operands, geometry=ctx.geometry)
         elif torch.compiler.is_compiling():
             made = _ops.predicted_gradients(*operands, ctx.block_bytes, *ctx.geometry)
         else:
-            made = _Gradients.apply(*operands, ctx.block_bytes, *ctx.geometry)  # type: ignore[no-untyped-call]
+            made = _Gradients.apply(*operands, ctx.block_bytes, ctx.geometry)  # type: ignore[no-untyped-call]
         found = [result if one else None for result, one in zip(made, wanted, strict=True)]
-    return (*found, None, None, *(None for _ in ctx.geometry))
+    return (*found, None, None, None)
 
 
 class _Predicted(torch.autograd.Function):
-    forward = staticmethod(partial(derivatives.run, _ops.predicted))
+    forward = derivatives.forward_of(_ops.predicted)
     setup_context = staticmethod(_save)
     backward = staticmethod(_backward)
 
@@ -140,7 +139,7 @@ class _Predicted(torch.autograd.Function):
             input, hidden, weight = (unpack_dual(t, level=0).primal for t in ctx.saved_tensors[:3])
             saved_bias = ctx.saved_tensors[3]
             bias = None if saved_bias is None else unpack_dual(saved_bias, level=0).primal
-            settings = (ctx.slope, ctx.block_bytes, *ctx.geometry)
+            settings = (ctx.slope, ctx.block_bytes, ctx.geometry)
             parts = []
             if by_input is not None:
                 parts.append(predicted(by_input, hidden, weight, bias, *settings))
@@ -154,25 +153,25 @@ class _Predicted(torch.autograd.Function):
             if by_filters:
                 change = sum(by_filters[1:], by_filters[0])
                 if ctx.slope is not None:
-                    change = _bent(filters(hidden, weight, bias, None), change, ctx.slope)
-                parts.append(derivatives.fac(input, change, *ctx.geometry))
+                    change = _leaky_relu_tangent(filters(hidden, weight, bias, None), change, ctx.slope)
+                parts.append(derivatives.fac(input, change, ctx.geometry))
             return sum(parts[1:], parts[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         """Fold a mapped axis of input and hidden into N, as each sample of a batch is treated alone."""
-        (input, hidden, weight, bias), (slope, block_bytes, *geometry) = arguments[:4], arguments[4:]
+        (input, hidden, weight, bias), (slope, block_bytes, geometry) = arguments[:4], arguments[4:]
         if in_dims[2] is None and in_dims[3] is None:
             images = (
                 image.expand(info.batch_size, *image.shape) if dim is None else image.movedim(dim, 0)
                 for image, dim in zip((input, hidden), in_dims, strict=False)
             )
             input, hidden = (image.flatten(0, 1) for image in images)
-            out = predicted(input, hidden, weight, bias, slope, block_bytes, *geometry)
+            out = predicted(input, hidden, weight, bias, slope, block_bytes, geometry)
             return out.unflatten(0, (info.batch_size, -1)), 0
 
         def each(input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return definition(input, hidden, weight, bias, slope, *geometry)
+            return definition(input, hidden, weight, bias, slope, geometry)
 
         return torch.vmap(each, in_dims[:4])(input, hidden, weight, bias), 0
 
@@ -180,7 +179,7 @@ class _Predicted(torch.autograd.Function):
 class _Gradients(torch.autograd.Function):
     """A function for the sake of vmap: nothing differentiates it, as with gradients enabled it is not called."""
 
-    forward = staticmethod(partial(derivatives.run, _ops.predicted_gradients))
+    forward = derivatives.forward_of(_ops.predicted_gradients)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -194,11 +193,11 @@ class _Gradients(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], *arguments: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        wanted, slope, _, *geometry = arguments[5:]
+        wanted, slope, _, geometry = arguments[5:]
 
         def each(*operands: Any) -> tuple[Tensor, ...]:
             input, hidden, weight, bias, grad = operands
-            return gradients(input, hidden, weight, bias, grad, wanted, slope, *geometry)
+            return gradients(input, hidden, weight, bias, grad, wanted, slope, geometry)
 
         made = torch.vmap(each, in_dims[:5])(*arguments[:5])
         return made, (0,) * len(made)
@@ -237,5 +236,9 @@ def _fake_gradients(
 
 torch.library.register_fake("fac_ext::predicted", _fake_predicted)
 torch.library.register_fake("fac_ext::predicted_gradients", _fake_gradients)
-torch.library.register_autograd("fac_ext::predicted", _backward, setup_context=_save)
+torch.library.register_autograd(
+    "fac_ext::predicted",
+    derivatives.backward_of_fields(_backward),
+    setup_context=derivatives.saver_of_fields(_save),
+)
 torch.library.register_autograd("fac_ext::predicted_gradients", _refuse)

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from fac_ext import build_info
-from fac_ext.arguments import INSIDE, PADDING_MODES, resolve
+from fac_ext.arguments import INSIDE, PADDING_MODES, check_window, resolve
 from support import oracle
 from support.checkout import ROOT, run
 
@@ -316,7 +316,9 @@ def run_all(program, cuda, cases):
     data = []
     for input, filters, grad, kernel, keywords, channels_last in cases:
         inside = keywords["padding_mode"] == "inside"
-        g = resolve(input, filters, kernel, **keywords | ({"padding_mode": "zeros"} if inside else {}))
+        g = resolve(
+            input, filters, check_window(kernel, **keywords | ({"padding_mode": "zeros"} if inside else {}))
+        )
         axes = [
             [
                 input.shape[2 + i],

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from fac_ext.arguments import INSIDE, Geometry, resolve
+from fac_ext.arguments import INSIDE, Geometry, check_window, resolve
 from support import oracle
 from support.operands import LAYOUTS
 
@@ -82,8 +82,7 @@ def eighths(stream, size):
 def geometry(name, input, filters):
     shape, groups, kernel_size, keywords = CASES[name]
     if keywords.get("padding_mode") != "inside":
-        values = {"stride": 1, "dilation": 1, "padding": "same", "padding_mode": "zeros"} | keywords
-        return resolve(input, filters, kernel_size, **values)
+        return resolve(input, filters, check_window(kernel_size, **keywords))
     top, left = keywords["padding"]
     around = (top, top, left, left)
     return Geometry(kernel_size, (1, 1), keywords.get("dilation", (1, 1)), around, INSIDE, shape[1] // groups)

@@ -14,7 +14,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fac_ext import FAC, derivatives, fac
-from fac_ext.arguments import resolve
+from fac_ext.arguments import check_window, resolve
 from support import oracle
 from support.checkout import run
 from support.geometries import (  # noqa: F401
@@ -272,7 +272,9 @@ def test_import_loads_no_exporter():
     code = "import sys, torch; before = set(sys.modules); import fac_ext; print(*set(sys.modules) - before)"
     loaded = run(sys.executable, "-W", "ignore", "-c", code).split()
     assert "fac_ext._C" in loaded
-    assert [name for name in loaded if name.split(".")[0] != "fac_ext"] == []
+    # where operators say how many operations they take; 4 ms
+    counter = {"torch.utils.flop_counter", "torch.utils.module_tracker"}
+    assert {name for name in loaded if name.split(".")[0] != "fac_ext"} <= counter
 
 
 # The operators as torch's tools see them
@@ -320,8 +322,7 @@ def test_opcheck(layout, cases, requires_grad, device):
         input, filters, gradient = (
             as_layout(t.detach(), layout).requires_grad_(requires_grad) for t in operands
         )
-        defaults = {"stride": 1, "dilation": 1, "padding": "same", "padding_mode": "zeros"} | keywords
-        geometry = resolve(input, filters, kernel_size, **defaults)
+        geometry = resolve(input, filters, check_window(kernel_size, **keywords))
         for op, a, b in (
             (OPS.fac.default, input, filters),
             (OPS.fac_grad_input.default, filters, gradient),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac_ext import FAC, fac, fac_reference
+from fac_ext.arguments import Geometry
 from fac_ext.derivatives import fac_grad_filters
 from support.checkout import ROOT
 
@@ -171,4 +172,4 @@ def test_a_lack_of_memory_is_named():
         fac(x, x, 1)
     kernel, padding = (2**23, 2**23), (2**22, 2**22 - 1, 2**22, 2**22 - 1)
     with pytest.raises(torch.OutOfMemoryError, match=rf"^fac: out of memory: {4 * 2**46} bytes$"):
-        fac_grad_filters(z(1, 1, 1, 1), z(1, 1, 1, 1), kernel, (1, 1), (1, 1), padding, 0, 1)
+        fac_grad_filters(z(1, 1, 1, 1), z(1, 1, 1, 1), Geometry(kernel, (1, 1), (1, 1), padding, 0, 1))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fac_ext import FAC, derivatives, fac, fac_reference
-from fac_ext.arguments import PADDING_MODES
+from fac_ext.arguments import PADDING_MODES, Geometry
 from fac_ext.reference import fac_shift_sum
 from support import oracle
 from support.operands import CASES, LAYOUTS, Seen, all_three, check_all, tensors
@@ -156,12 +156,12 @@ def test_only_the_gradient_that_is_asked_for(device):
             (alone,) = torch.autograd.grad(fac(a, b, 3), expected, grad)
         assert seen.ours == ["fac", op]
         assert torch.equal(alone, right)
-    geometry = ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 0, 1)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 0, 1)
     with Seen() as seen:
         for first, second, op in ((filters, grad, "fac_grad_input"), (input, grad, "fac_grad_filters")):
             for one in (0, 1):  # the second derivatives too
                 pair = [t.detach().requires_grad_(i == one) for i, t in enumerate((first, second))]
-                out = getattr(derivatives, op)(*pair, *geometry)
+                out = getattr(derivatives, op)(*pair, geometry)
                 seen.ours.clear()
                 torch.autograd.grad(out.sum(), pair[one])
                 assert len(seen.ours) == 1

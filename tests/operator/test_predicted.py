@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from fac_ext import PredictedFAC, blocks, derivatives, fac, fac_predicted
-from fac_ext.arguments import PADDING_MODES
+from fac_ext.arguments import PADDING_MODES, check_window, resolve_predicted
 from support import oracle
 from support.geometries import (  # noqa: F401
     GEOMETRIES,
@@ -533,8 +533,7 @@ def test_opcheck(layout, requires_grad, device):
         made, grad = operands(case, bias=bias, dtype=dtype, layout=layout, device=device)
         leaves = [None if t is None else t.requires_grad_(requires_grad) for t in made]
         _, _, kernel_size, keywords = case
-        settings = {"stride": 1, "dilation": 1, "padding": "same", "padding_mode": "zeros"} | keywords
-        geometry = blocks_geometry(made, kernel_size, settings)
+        geometry = resolve_predicted(*made, check_window(kernel_size, **keywords))
         slope = (None, 0.1)[i % 2]
         forward = torch.ops.fac_ext.predicted.default
         assert set(torch.library.opcheck(forward, (*leaves, slope, 500, *geometry)).values()) == {"SUCCESS"}
@@ -543,12 +542,6 @@ def test_opcheck(layout, requires_grad, device):
             arguments = (*made, grad, wanted, slope, 500, *geometry)
             backward = torch.ops.fac_ext.predicted_gradients.default
             assert set(torch.library.opcheck(backward, arguments).values()) == {"SUCCESS"}
-
-
-def blocks_geometry(made, kernel_size, keywords):
-    from fac_ext.arguments import resolve_predicted
-
-    return resolve_predicted(*made, kernel_size, *keywords.values())
 
 
 @every_layout

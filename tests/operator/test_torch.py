@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from fac_ext import derivatives, fac
-from fac_ext.arguments import resolve
+from fac_ext.arguments import check_window, resolve
 from support import oracle
 from support.geometries import (  # noqa: F401
     GEOMETRIES,
@@ -111,7 +111,7 @@ def test_compiled_torch_func(transform):
 @pytest.mark.parametrize("op", ["fac", "fac_grad_input", "fac_grad_filters"])
 def test_vmap_is_one_call(op):
     function, _, input, filters, gradient = made(PLAIN)
-    geometry = resolve(input, filters, 3, 1, 1, "same", "zeros")
+    geometry = resolve(input, filters, check_window(3))
     operands = {
         "fac": (input, filters),
         "fac_grad_input": (filters, gradient),
@@ -120,9 +120,9 @@ def test_vmap_is_one_call(op):
     a, b = operands[op]
     function, many = getattr(derivatives, op), torch.stack([b, b.cos(), b.sin()], 3)
     with Seen() as seen:
-        got = vmap(lambda b: function(a, b, *geometry), 3)(many)
+        got = vmap(lambda b: function(a, b, geometry), 3)(many)
     assert seen.ours == [op]
-    same(got, torch.stack([function(a, one, *geometry) for one in many.unbind(3)]))
+    same(got, torch.stack([function(a, one, geometry) for one in many.unbind(3)]))
 
 
 def test_functions_of_autograd_functional():

@@ -56,24 +56,78 @@ def windows(size, kernel, dilation):
     return rows
 
 
-def output(input, filters, kernel_size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
-    (kh, kw), (sh, sw), (dh, dw) = two(kernel_size), two(stride), two(dilation)
+def patches(input, kernel_size, size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"):
+    """Return (N, C, Ho, Wo, kh, kw): the pixels under the taps of each of (Ho, Wo) = size output pixels."""
+    (kh, kw), (sh, sw), (dh, dw), (h, w) = two(kernel_size), two(stride), two(dilation), size
     (top, bottom), (left, right) = margins(kernel_size, dilation, padding)
     inside = padding_mode == "inside"
     if not inside and (top or bottom or left or right):
         mode = "constant" if padding_mode == "zeros" else padding_mode
         input = F.pad(input, (left, right, top, bottom), mode)
-    n, c, _, _ = input.shape
-    groups = filters.shape[1] // (kh * kw)
-    h, w = filters.shape[2:]
     rows = torch.arange(h).mul(sh)[:, None, None, None] + torch.arange(kh).mul(dh)[:, None]
     columns = torch.arange(w).mul(sw)[:, None, None] + torch.arange(kw).mul(dw)
     if inside:
         rows, columns = windows(h, kh, dh)[:, None, :, None], windows(w, kw, dw)[:, None]
-    patches = input[:, :, rows, columns]  # (N, C, Ho, Wo, kh, kw)
+    return input[:, :, rows, columns]
+
+
+def output(input, filters, kernel_size, **keywords):
+    c, (kh, kw), (h, w) = input.shape[1], two(kernel_size), filters.shape[2:]
+    return (patches(input, kernel_size, (h, w), **keywords) * per_channel(filters, c, kh, kw)).sum((4, 5))
+
+
+def per_channel(filters, c, kh, kw):
+    """Return (N, C, Ho, Wo, kh, kw): each channel's filters."""
+    n, taps, h, w = filters.shape
+    groups = taps // (kh * kw)
     mine = filters.reshape(n, groups, kh, kw, h, w).permute(0, 1, 4, 5, 2, 3)
-    mine = mine[:, torch.arange(c) // max(c // max(groups, 1), 1)]
-    return (patches * mine).sum((4, 5))
+    return mine[:, torch.arange(c) // max(c // max(groups, 1), 1)]
+
+
+def correlation(input, query, kernel_size, *, groups=None, **keywords):
+    (n, c), (kh, kw), (h, w) = input.shape[:2], two(kernel_size), query.shape[2:]
+    groups = c if groups is None else groups
+    products = patches(input, kernel_size, (h, w), **keywords) * query[..., None, None]
+    sums = products.reshape(n, groups, c // max(groups, 1), h, w, kh, kw).sum(2)
+    return sums.permute(0, 1, 4, 5, 2, 3).reshape(n, groups * kh * kw, h, w)
+
+
+def shown(position, size, mode):
+    """Return the pixel that a position beyond an end shows, or -1."""
+    if 0 <= position < size:
+        return position
+    beyond = {
+        "zeros": -1,
+        "replicate": 0 if position < 0 else size - 1,
+        "reflect": -position if position < 0 else 2 * (size - 1) - position,
+        "circular": position + size if position < 0 else position - size,
+    }
+    return beyond[mode]
+
+
+def transposed(
+    filters, input, kernel_size, size, *, stride=1, dilation=1, padding="same", padding_mode="zeros"
+):
+    """Spread input's pixels over an output of (Ho, Wo) = size, tap by tap."""
+    (n, c, *_), (kh, kw) = input.shape, two(kernel_size)
+    around = margins(kernel_size, dilation, padding)
+    rows, columns = (
+        torch.tensor(
+            [
+                [
+                    shown(o * two(stride)[a] + t * two(dilation)[a] - around[a][0], size[a], padding_mode)
+                    for t in range(k)
+                ]
+                for o in range(input.shape[2 + a])
+            ]
+        ).reshape(input.shape[2 + a], k)
+        for a, k in enumerate((kh, kw))
+    )
+    places = rows[:, None, :, None] * size[1] + columns[:, None]
+    places = torch.where((rows < 0)[:, None, :, None] | (columns < 0)[:, None], size[0] * size[1], places)
+    products = input[..., None, None] * per_channel(filters, c, kh, kw)
+    sums = products.new_zeros(n, c, size[0] * size[1] + 1).index_add(2, places.flatten(), products.flatten(2))
+    return sums[..., :-1].reshape(n, c, *size)
 
 
 def all_three(function, input, filters, grad, *args, **kwargs):
@@ -83,12 +137,12 @@ def all_three(function, input, filters, grad, *args, **kwargs):
     return (out.detach(), *torch.autograd.grad(out, (x, f), grad.detach().cpu().double()))
 
 
-def bounds(input, filters, grad, *args, **kwargs):
-    """What check() needs for the output and both gradients: (exact values, magnitudes, numbers of terms)."""
+def bounds(input, filters, grad, *args, function=output, **kwargs):
+    """What check() needs for a function's value and both gradients: (exact values, magnitudes, numbers of terms)."""
     one = (torch.ones_like(t) for t in (input, filters, grad))
-    exact = all_three(output, input, filters, grad, *args, **kwargs)
-    magnitude = all_three(output, input.abs(), filters.abs(), grad.abs(), *args, **kwargs)
-    return exact, magnitude, all_three(output, *one, *args, **kwargs)
+    exact = all_three(function, input, filters, grad, *args, **kwargs)
+    magnitude = all_three(function, input.abs(), filters.abs(), grad.abs(), *args, **kwargs)
+    return exact, magnitude, all_three(function, *one, *args, **kwargs)
 
 
 def check(got, exact, magnitude, terms, roundings=1):
