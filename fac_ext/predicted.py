@@ -116,7 +116,7 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is not None and any(wanted):
         operands = (*ctx.saved_tensors, grad, wanted, ctx.slope)
         if torch.is_grad_enabled() or derivatives.in_forward_mode():
-            made = gradients(*operands, geometry=ctx.geometry)
+            made = gradients(*[*operands, ctx.geometry])
         elif torch.compiler.is_compiling():
             made = _ops.predicted_gradients(*operands, ctx.block_bytes, *ctx.geometry)
         else:
