@@ -1,5 +1,7 @@
 """The command stfan deblur."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +17,9 @@ from stfan.cli.outcome import interrupted_at_once, interrupted_line, json_record
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
 from stfan.images import SUFFIXES
+from stfan.video.errors import ClosedPipeError
+
+CLOSED_PIPE = 141  # as a shell has it of programs that SIGPIPE ends
 
 # PyAV, which other commands do without, and torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -78,6 +83,8 @@ def deblur(
         return
     if picture or report:
         raise typer.BadParameter("--picture and --report are for one video")
+    if Path("-") in inputs:
+        raise typer.BadParameter("- must be the one INPUT")
     if len(inputs) > 1 and (out or not out_dir):
         raise typer.BadParameter("several INPUTs need --out-dir, and no -o")
     with usage_errors():
@@ -89,6 +96,7 @@ def deblur(
 def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
     """Run a job, print its result, and exit with code 130 if it was interrupted."""
     from stfan.cli.run_monitor import RunMonitor
+    from stfan.video.partial_output import PIPE
 
     check_job(job)
     with LogHandler(stderr_console, quiet, verbose).attached() as handler:
@@ -98,9 +106,8 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             opened.log_choices(network)
             total = reader.expected_frames
             bar = ProgressBar(stderr_console, reader.path.name, total, not quiet)
-            estimate = Estimate(
-                total, network.device, partial(print_line, stderr_console) if not quiet else str
-            )
+            say = str if quiet else partial(print_line, stderr_console)
+            estimate = Estimate(total, network.device, say, resumable=job.out != PIPE)
             monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate)
             try:
                 with bar.progress, graceful_interrupt(stderr_console) as stop:
@@ -108,11 +115,16 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             except KeyboardInterrupt as error:
                 print_error(interrupted_at_once(error))
                 raise typer.Exit(130) from error
+            except ClosedPipeError as error:
+                # Or Python tries once more to write to it when it exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(CLOSED_PIPE) from error
         files = monitor.save()
+    file = sys.stderr if job.out == PIPE else sys.stdout
     if as_json:
-        print(to_json(json_record(result, network, monitor, handler.warnings)))
+        print(to_json(json_record(result, network, monitor, handler.warnings)), file=file)
     elif result.complete and not quiet:
-        print("\n".join([last_line(result, monitor), *files]))
+        print("\n".join([last_line(result, monitor), *files]), file=file)
     if not result.complete:
         print_error(interrupted_line(result))
         raise typer.Exit(130)

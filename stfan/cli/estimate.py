@@ -38,6 +38,7 @@ class Estimate:
         say: prints a line.
         clock: gives seconds.
         rest: of other videos, what follows.
+        resumable: whether an interrupted run can be resumed.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Estimate:
         say: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
         rest: Rest = NOTHING,
+        resumable: bool = True,
     ):
         self.total, self.device, self._say, self._clock = total, device, say, clock
-        self._rest = rest
+        self._rest, self._resumable = rest, resumable
         self._done, self._count, self._began, self._said = 0, 0, 0.0, False
 
     def start(self, resumed: int) -> None:
@@ -70,7 +72,7 @@ class Estimate:
             seconds = (now - self._began) / (self._count - 1)
             line = describe(seconds, self._done, self.total, peak_memory(self.device), self._rest)
             if line:
-                self._say(line)
+                self._say(line if self._resumable else line.split(";")[0])
 
 
 def describe(

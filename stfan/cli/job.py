@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from stfan.cli.options import resolve_dtype, torch_dtype
 from stfan.devices import resolve_device
 from stfan.video.encoder import Encoding
 from stfan.video.image_folder import ImageFolderReader, ImageFolderWriter
+from stfan.video.partial_output import PIPE
+from stfan.video.pipe import PipeReader, PipeWriter
 from stfan.video.pipeline import (
     COMPARISONS,
     DeblurResult,
@@ -132,8 +135,8 @@ class DeblurJob:
     """Everything that one output depends on.
 
     Attributes:
-        input: a video, or a folder with an image for each frame.
-        output: the video or folder to write; :func:`default_output` if None.
+        input: a video, or a folder with an image for each frame, or PIPE: y4m from standard input.
+        output: the video or folder to write, or PIPE; :func:`default_output` if None.
         network: which network.
         encoding: how to encode a video.
         part: which frames.
@@ -160,12 +163,29 @@ class DeblurJob:
     def check(self) -> None:
         """Raise JobError for settings that the input does not allow, and for an end before the start."""
         self.part.check()
+        if PIPE in (self.input, self.out):
+            self._check_pipes()
         if self.input.is_dir():
             if self.encoding != CHOSEN or not self.sound:
                 raise JobError("encoding and sound are of videos; images keep their format")
             for name, time in (("start", self.part.start), ("end", self.part.end)):
                 if time is not None and time % 1:
                     raise JobError(f"{name} of a folder must be a whole number, got {time:g}")
+
+    def _check_pipes(self) -> None:
+        """Raise JobError for what standard input and standard output do not allow."""
+        if self.resume:
+            raise JobError("resume is for files: a pipe cannot be read or written from its middle")
+        if self.input == PIPE and self.part.start:
+            raise JobError("start is for files: what reads a pipe begins with its first frame")
+        if self.input == PIPE and sys.stdin.isatty():
+            raise JobError("input is a terminal; - reads y4m from a pipe")
+        if self.out == PIPE and self.input.is_dir():
+            raise JobError("output must be a folder if the input is one, got -")
+        if self.out == PIPE and self.encoding != Encoding(pix_fmt=self.encoding.pix_fmt):
+            raise JobError("codec, crf, preset and lossless are for files: a pipe gets y4m, of any pix_fmt")
+        if self.out == PIPE and sys.stdout.isatty():
+            raise JobError("output is a terminal; - writes y4m into a pipe")
 
     def open(self) -> "OpenJob":
         """Open the input, and check that the output can be written; nothing is written yet.
@@ -179,12 +199,19 @@ class DeblurJob:
             last = None if part.end is None else int(part.end)
             images = ImageFolderReader(self.input, int(part.start or 0), last, part.max_frames)
             return OpenJob(self, images, ImageFolderWriter(self.out))
-        video = VideoReader(self.input, part.start or 0.0, part.end, part.max_frames)
+        video: VideoReader
+        if self.input == PIPE:
+            video = PipeReader(sys.stdin.buffer, part.end, part.max_frames)
+        else:
+            video = VideoReader(self.input, part.start or 0.0, part.end, part.max_frames)
         columns = 2 if self.look.compare == "side" else 1
         try:
+            if self.out == PIPE:
+                pipe = PipeWriter(sys.stdout.buffer, video, self.encoding.pix_fmt, columns)
+                return OpenJob(self, video, pipe)
             return OpenJob(self, video, VideoWriter(self.out, video, self.encoding, self.sound, columns))
         except BaseException:
-            video.container.close()
+            video.__exit__(None, None, None)
             raise
 
     def run(self, network: LoadedNetwork | None = None) -> DeblurResult:
@@ -247,7 +274,9 @@ class OpenJob:
 
 
 def default_output(source: Path, lossless: bool = False, word: str = "deblurred") -> Path:
-    """Name an output after its input: INPUT_word, with a suffix that a video can be written to."""
+    """Name an output after its input: INPUT_word, with a suffix that a video can be written to; a pipe's is a pipe."""
+    if source == PIPE:
+        return PIPE
     if source.is_dir():
         return Path(f"{source.resolve()}_{word}")
     return source.with_name(f"{source.stem}_{word}{video_suffix(source, lossless)}")

@@ -13,6 +13,7 @@ from stfan.cli.library import Work, measure
 from stfan.cli.outcome import interrupted_at_once, interrupted_line, json_record, last_line, print_error
 from stfan.cli.run_monitor import RunMonitor
 from stfan.files import to_json
+from stfan.video.partial_output import remove_published
 
 
 class LibraryRun:
@@ -41,6 +42,7 @@ class LibraryRun:
         pending = [job for job in self.jobs if job.overwrite or not job.out.exists()]
         for job in self.jobs:
             if job not in pending:
+                remove_published(job.out)
                 self._record(job, "skipped")
                 self._say(f"{job.out}: is there already, skipped")
         if pending:

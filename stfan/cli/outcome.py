@@ -36,19 +36,20 @@ def json_record(
         "strength": network.choice.strength,
         **monitor.blur.facts,
         "warnings": warnings,
-        "resume": None if result.complete else resume_command(),
+        "resume": resume_command() if result.saved and not result.complete else None,
     }
 
 
 def interrupted_line(result: "DeblurResult") -> str:
     """Say what there is of an interrupted run, and how to resume it."""
-    return "; ".join(
-        (
-            f"interrupted after {result.frames} frames{result.damage}",
+    lines = [f"interrupted after {result.frames} frames{result.damage}"]
+    # Of a pipe nothing is kept.
+    if result.saved:
+        lines += [
             f"the frames so far: {result.path}",
             f"to resume from frame {result.saved}: {resume_command()}",
-        )
-    )
+        ]
+    return "; ".join(lines)
 
 
 def interrupted_at_once(error: KeyboardInterrupt) -> str:

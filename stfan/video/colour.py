@@ -48,6 +48,12 @@ class CodedFrame:
     samples: torch.Tensor
     coding: "SampleCoding"
 
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        height, width = self.coding.show(torch.zeros(self.samples.shape)).shape[1:]
+        return height, width
+
 
 @dataclass(frozen=True)
 class SampleCoding:

@@ -64,3 +64,7 @@ class KeptFramesInterrupt(KeyboardInterrupt):
     def __init__(self, frames: int, path: Path):
         super().__init__(f"{frames} frames are kept in {path}")
         self.frames, self.path = frames, path
+
+
+class ClosedPipeError(BrokenPipeError):
+    """Whoever read standard output reads no more."""

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stfan.video.errors import OtherSettingsError, UnfinishedOutputError
 # What an interruption can cost at most: so many frames, the frames of a segment, or so many seconds of work.
 SEGMENT_FRAMES = 50
 CHECKPOINT_SECONDS = 60.0
+PIPE = Path("-")  # stands for standard input and standard output
 LOCK = "lock"  # the file in the folder that a run holds locked
 
 
@@ -145,3 +146,35 @@ class PartialOutput:
         self.close()  # before its lock goes: Windows deletes no open file
         with suppress(FileNotFoundError):
             shutil.rmtree(self.folder)
+
+
+def remove_published(out: Path) -> None:
+    """Delete what a run left that was killed after it had renamed its result to the file `out`.
+
+    Its state is older than `out`; that of a run which was to replace `out` is younger, and stays.
+    """
+    partial = PartialOutput(out, {})
+    state = partial.folder / "state.safetensors"
+    if out.is_file() and state.exists() and state.stat().st_mtime_ns <= out.stat().st_mtime_ns:
+        with suppress(FileExistsError), closing(partial):
+            partial._take_lock()
+            partial.remove()
+
+
+class NoPartialOutput(PartialOutput):
+    """Takes the place of a PartialOutput where the output is a pipe: nothing is kept, and nothing can be resumed."""
+
+    def __init__(self) -> None:
+        super().__init__(PIPE, {})
+
+    def begin(self, resume: bool, overwrite: bool) -> None:
+        """Begin from nothing."""
+
+    def save(self, frames: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Forget it."""
+
+    def publish(self, result: Path) -> None:
+        """Leave everything as it is."""
+
+    def remove(self) -> None:
+        """Leave everything as it is."""

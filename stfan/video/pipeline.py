@@ -13,8 +13,14 @@ import av
 import torch
 
 from stfan.video.colour import CodedFrame
-from stfan.video.errors import DamagedPartialError, KeptFramesError, KeptFramesInterrupt
-from stfan.video.partial_output import CHECKPOINT_SECONDS, SEGMENT_FRAMES, PartialOutput
+from stfan.video.errors import ClosedPipeError, DamagedPartialError, KeptFramesError, KeptFramesInterrupt
+from stfan.video.partial_output import (
+    CHECKPOINT_SECONDS,
+    PIPE,
+    SEGMENT_FRAMES,
+    NoPartialOutput,
+    PartialOutput,
+)
 from stfan.video.reader import BrokenInputError
 from stfan.video.stages import Ahead, Behind
 from stfan.video.transfer import transfer_to
@@ -209,7 +215,7 @@ def deblur_video(
     Args:
         reader: a VideoReader or an ImageFolderReader.
         writer: the VideoWriter or ImageFolderWriter for it.
-        out: the file or folder to write; it gets this name only when it is complete.
+        out: the file or folder to write, which gets this name only when it is complete; PIPE for a PipeWriter.
         deblurrer: maps a frame (3, H, W) in [0, 1] to the like: a Deblurrer, or whatever has its state and restore too.
         settings: {name: value} of all else that the result depends on; a run with other settings is not resumed.
         resume: go on from what an interrupted run with the same settings left, if there is anything.
@@ -228,10 +234,10 @@ def deblur_video(
             before is completed as after `stop`.
         KeptFramesInterrupt: Ctrl+C when frames are safe.
     """
-    if out.exists() and out.samefile(reader.path):
+    if out != PIPE and out.exists() and reader.path.exists() and out.samefile(reader.path):
         raise ValueError(f"{out}: would replace its own input")
     all_settings = reader.fingerprint() | dict(writer.settings) | dict(settings or {})
-    with closing(PartialOutput(out, all_settings)) as partial:
+    with closing(NoPartialOutput() if out == PIPE else PartialOutput(out, all_settings)) as partial:
         with _name_the_output(partial.folder):
             saved = partial.begin(resume, overwrite)
         try:
@@ -390,7 +396,7 @@ def _name_the_output(folder: Path) -> Iterator[None]:
     """Turn errors of the disk and of the encoder into one line that names the folder."""
     try:
         yield
-    except FileExistsError:
+    except (FileExistsError, ClosedPipeError):
         raise
     except (av.FFmpegError, OSError) as error:
         raise OSError(f"{folder}: cannot be written: {error.strerror or error}") from error

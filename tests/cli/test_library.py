@@ -1,6 +1,7 @@
 """stfan deblur on many videos: what becomes what, what is refused, skipped and gone on with, and what a bad file does."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -156,6 +157,20 @@ def test_interrupted_it_says_how_to_go_on_with_the_rest(tmp_path, films, here, m
     assert code == 0 and tree(out) == tree(whole), err
     assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in ("a.mp4", "more/b.mp4"))
     assert len(frames_of(out / "more/deep/c.mkv")) == 5
+
+
+def test_what_a_kill_left_after_the_last_step_goes(tmp_path, films, here):
+    """The output has its name already; the state of a run that was to replace it stays."""
+    out = tmp_path / "out"
+    assert here(films / "a.mp4", "--out-dir", out)[0] == 0
+    left = out / "a.mp4.partial"
+    for later, kept in ((-1, False), (1, True)):
+        left.mkdir()
+        (left / "state.safetensors").touch()
+        at = (out / "a.mp4").stat().st_mtime_ns + later * 10**9
+        os.utime(left / "state.safetensors", ns=(at, at))
+        assert here(films / "a.mp4", "--out-dir", out)[0] == 0
+        assert left.exists() == kept
 
 
 def test_the_estimate_is_of_all_files(tmp_path, films, here, monkeypatch):
