@@ -122,6 +122,34 @@ class ClipParameters(NamedTuple):
         )
 
 
+class Clip(NamedTuple):
+    """A clip, and what is known about it; tensors on the CPU.
+
+    Attributes:
+        blurry: (T, 3, height, width) uint8.
+        middle, mean: the two targets, of the same kind: the sub-frame in the middle of each exposure, and the view from
+            the mean pose of the exposure, which is where the blurred frame lies.
+        motion: (T, 4, height / 4, width / 4) float32, of the middle of each 4 x 4 pixels in the mean pose: how far, in
+            pixels along x and y, what is seen there has come since the last frame's mean pose (0 in a shot's first
+            frame), and how far it goes during the exposure (of the straight line that fits its path best).
+        facts: what was drawn, by name; pictures and cut-outs by number.
+    """
+
+    blurry: Tensor
+    middle: Tensor
+    mean: Tensor
+    motion: Tensor
+    facts: dict[str, Any]
+
+
+class _Frame(NamedTuple):
+    """One frame of a shot, in linear light: its sub-frames (S, 3, h, w), its view from the mean pose, its motion."""
+
+    views: Tensor
+    mean: Tensor
+    motion: Tensor
+
+
 def render_clip(
     pictures: Sequence[Picture],
     cutouts: Sequence[Picture],
@@ -131,7 +159,7 @@ def render_clip(
     rng: Rng,
     settings: SynthesisConfig,
     device: str | torch.device,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
+) -> Clip:
     """Render a clip.
 
     Args:
@@ -142,9 +170,6 @@ def render_clip(
         rng: source of all random numbers.
         settings: of the clip.
         device: what renders.
-
-    Returns:
-        blurry and sharp, (T, 3, height, width) uint8 on the CPU, and what was drawn; pictures and cutouts by number.
     """
     parameters = ClipParameters.sample(settings, rng)
     facts: dict[str, Any] = {
@@ -153,7 +178,7 @@ def render_clip(
         "speed": round(parameters.speed, 2),
         "exposure": round(parameters.open_steps / parameters.steps, 3),
     }
-    blurry, sharp = [], []
+    blurry, middle, mean, motion = [], [], [], []
     for times in _sample_shots(frames, settings, rng):
         picture = first if not facts["pictures"] else rng.randint(0, len(pictures) - 1)
         count = rng.randint(*settings.layers) if len(cutouts) else 0
@@ -163,12 +188,15 @@ def render_clip(
         shot = _render_shot(
             pictures[picture], [cutouts[i] for i in layers], times, size, parameters, rng, settings, device
         )
-        for views in shot:
+        for frame in shot:
+            views = frame.views
             blurry.append(sensor.add_sensor_noise(views.mean(0), parameters.gain, rng).cpu())
-            sharp.append(sensor.linear_to_srgb8(views[len(views) // 2]).cpu())
+            middle.append(sensor.linear_to_srgb8(views[len(views) // 2]).cpu())
+            mean.append(sensor.linear_to_srgb8(frame.mean).cpu())
+            motion.append(frame.motion)
     facts |= {"highlights": round(parameters.highlights, 2), "gain": round(parameters.gain, 3)}
     compressed, facts["compression"] = _compress(torch.stack(blurry), settings, rng)
-    return compressed, torch.stack(sharp), facts
+    return Clip(compressed, torch.stack(middle), torch.stack(mean), torch.stack(motion), facts)
 
 
 def _sample_shots(frames: int, settings: SynthesisConfig, rng: Rng) -> list[list[int]]:
@@ -204,8 +232,8 @@ def _render_shot(
     rng: Rng,
     settings: SynthesisConfig,
     device: str | torch.device,
-) -> Iterator[Tensor]:
-    """Yield for each frame its open sub-frames, (open_steps, 3, height, width) in linear light."""
+) -> Iterator[_Frame]:
+    """Yield the frames of a shot."""
     picture = file if isinstance(file, Tensor) else open_rgb(file)
     height, width = picture.shape[1:]
     if height < size[0] or width < size[1]:
@@ -219,13 +247,21 @@ def _render_shot(
     plane = scene.supersample(sensor.srgb8_to_linear(part.to(device)), scale)
     background = sensor.boost_highlights(plane, parameters.highlights)
     layers = [_render_layer(cutout, times, size, parameters, rng, settings, device) for cutout in cutouts]
-    for time in times:
-        start = time * steps + (steps - open_steps) // 2
-        instants = slice(start, start + open_steps)
+    starts = [time * steps + (steps - open_steps) // 2 for time in times]
+    for start, last_start in zip(starts, [starts[0], *starts], strict=False):
+        instants, last = (slice(first, first + open_steps) for first in (start, last_start))
         views = scene.warp(background, path[instants], size)
+        pose = path[instants].mean(0, keepdim=True)
+        mean = scene.warp(background, pose, size)
+        motion = scene.motion(path[last], path[instants], size)
         for layer, layer_path in layers:
             scene.composite(views, layer, layer_path[instants])
-        yield views
+            pose = layer_path[instants].mean(0, keepdim=True)
+            scene.composite(mean, layer, pose)
+            covered = scene.warp(layer[3:], pose, size, outside="zeros")[0, 0, 2::4, 2::4].cpu() > 0.5
+            moved = scene.motion(layer_path[last], layer_path[instants], size)
+            motion = torch.where(covered, moved, motion)
+        yield _Frame(views, mean[0], motion)
 
 
 _measured_scales: dict[tuple[str, float, float], float] = {}

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from stfan.images import SUFFIXES, image_files, open_image
 from stfan.rng import Rng, seeded_generator
-from stfan.synthesis.clip import Picture, SynthesisConfig, render_clip
+from stfan.synthesis.clip import Clip, Picture, SynthesisConfig, render_clip
 
 HELD_OUT = slice(5, None, 6)  # of the pictures, in the order of their names: for test clips alone
 PARTS = ("train", "test")
@@ -120,17 +120,17 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         Returns:
             {"blurry", "sharp": (T, 3, h, w) float32 in [0, 1], "name": picture and number}
         """
-        blurry, sharp, facts = self.render(draw, self.device)
-        name = f"{Path(facts['pictures'][0]).stem}-{draw}"
-        return {"blurry": blurry.float() / 255, "sharp": sharp.float() / 255, "name": name}
+        clip = self.render(draw, self.device)
+        name = f"{Path(clip.facts['pictures'][0]).stem}-{draw}"
+        return {"blurry": clip.blurry.float() / 255, "sharp": clip.middle.float() / 255, "name": name}
 
-    def render(self, draw: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Render clip number `draw` in 8 bits: return blurry and sharp, and what was drawn for it, by name."""
+    def render(self, draw: int, device: str | torch.device = "cpu") -> Clip:
+        """Render clip number `draw` in 8 bits; its facts have the pictures and the cut-outs by name."""
         if draw < 0:
             raise IndexError(f"clips are numbered from 0, got {draw}")
         turn, position = divmod(draw, len(self.pictures))
         order = torch.randperm(len(self.pictures), generator=self._generator(1, turn))
-        blurry, sharp, facts = render_clip(
+        clip = render_clip(
             self.pictures,
             self.cutouts,
             int(order[position]),
@@ -141,8 +141,8 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             device,
         )
         for key, files in (("pictures", self.pictures), ("cutouts", self.cutouts)):
-            facts[key] = [files[index].name for index in facts[key]]
-        return blurry, sharp, facts
+            clip.facts[key] = [files[index].name for index in clip.facts[key]]
+        return clip
 
     def _generator(self, *numbers: int) -> torch.Generator:
         part = 0 if self.part is None else 1 + PARTS.index(self.part)

@@ -163,7 +163,7 @@ def _write_clips(
     facts = {}
     with atomic_write(root) as partial:
         for name, dataset, draw in progress(jobs):
-            blurry, sharp, drawn = dataset.render(draw, device)
-            write_clip(partial / name, blurry, sharp)
-            facts[name] = {"draw": draw, **drawn}
+            clip = dataset.render(draw, device)
+            write_clip(partial / name, clip.blurry, clip.middle)
+            facts[name] = {"draw": draw, **clip.facts}
         (partial / "clips.json").write_text(json.dumps(card | {"clips": facts}, indent=1) + "\n")

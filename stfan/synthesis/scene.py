@@ -85,6 +85,33 @@ def composite(views: Tensor, layer: Tensor, homographies: Tensor) -> None:
         views[:, :, box_top:box_bottom, box_left:box_right].mul_(1 - over[:, 3:]).add_(over[:, :3])
 
 
+def motion(last: Tensor, now: Tensor, size: tuple[int, int]) -> Tensor:
+    """Compute how what a frame shows has moved, from its homographies, (S, 3, 3), and those of the frame before.
+
+    Args:
+        last, now: of the open instants of the two frames, equal where there is none before.
+        size: (height, width) of a frame.
+
+    Returns:
+        (4, height / 4, width / 4) float32, in pixels along x and y: from the last frame's mean pose to this one's, and
+        during the exposure, by the straight line that fits the path best.
+    """
+    y, x = ((torch.arange(0, side - 3, 4, dtype=torch.float64) + 1.5 - (side - 1) / 2) for side in size)
+    grid = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x), dtype=torch.float64)])
+    points = now.mean(0) @ grid.flatten(1)
+
+    def seen(homographies: Tensor) -> Tensor:
+        places = torch.linalg.solve(homographies, points)
+        return (places[..., :2, :] / places[..., 2:, :]).unflatten(-1, grid.shape[1:])
+
+    since = grid[:2] - seen(last.mean(0))
+    time = torch.arange(len(now), dtype=torch.float64) - (len(now) - 1) / 2
+    if len(now) == 1:
+        return torch.cat([since, torch.zeros_like(since)]).float()
+    slope = torch.tensordot(time, seen(now), 1) / time.square().sum()
+    return torch.cat([since, slope * (len(now) - 1)]).float()
+
+
 def backdrop(
     picture: Tensor, homographies: Tensor, size: tuple[int, int], scale: float, rng: Rng
 ) -> tuple[Tensor, Tensor]:
