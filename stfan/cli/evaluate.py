@@ -18,7 +18,7 @@ Root = Annotated[
     ),
 ]
 ProtocolName = Annotated[
-    Literal["rgb8", "stfan", "tsp", "koehler", "dvd30"], typer.Option(help="The rule for scoring.")
+    Literal["rgb8", "moved8", "stfan", "tsp", "koehler", "dvd30"], typer.Option(help="The rule for scoring.")
 ]
 Csv = Annotated[Path | None, typer.Option(help="Also write the table as CSV.")]
 Json = Annotated[Path | None, typer.Option(help="Also write all scores, each frame's too, as JSON.")]

@@ -1,7 +1,7 @@
 """Synthetic clips to train on, blurred and sharp: pictures through the open shutter of a moving camera.
 
 The camera moves over a picture, cut-outs move over the view. Each frame is the mean, in linear light, of the sub-frames
-that fall into the exposure; its target is the sub-frame in the middle. Then come sensor noise, 8 bits, compression.
+that fall into the exposure; its target is the sub-frame in the middle, or the view from the mean pose. Then come sensor noise, 8 bits, compression.
 Everything is drawn from a seed, so nothing needs to be stored.
 """
 
@@ -72,6 +72,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         seed: a number from 0.
         part: "test" for every sixth picture in the order of names, "train" for the others, None for all.
         settings: a :class:`SynthesisConfig`, its defaults if None.
+        target: "middle" for the sub-frame in the middle of each exposure, "mean" for the view from its mean pose.
         device: what renders; not a GPU if a DataLoader has workers. Clips of two kinds of device differ in the last bit.
 
     Raises (before anything is made):
@@ -89,6 +90,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         part: Literal["train", "test"] | None = None,
         settings: SynthesisConfig | None = None,
+        target: Literal["middle", "mean"] = "middle",
         device: str | torch.device = "cpu",
     ):
         if part not in (None, *PARTS):
@@ -96,7 +98,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         if length < 1:
             raise ValueError(f"length must be 1 or more, got {length}")
         self.length, self.size, self.seed, self.part = length, _pair(crop), seed, part
-        self.settings, self.device = settings or SynthesisConfig(), device
+        self.settings, self.target, self.device = settings or SynthesisConfig(), target, device
         self.pictures = find_pictures(pictures, self.size)
         if part is not None:
             if len(self.pictures) < 6:
@@ -122,7 +124,8 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         """
         clip = self.render(draw, self.device)
         name = f"{Path(clip.facts['pictures'][0]).stem}-{draw}"
-        return {"blurry": clip.blurry.float() / 255, "sharp": clip.middle.float() / 255, "name": name}
+        sharp = clip.mean if self.target == "mean" else clip.middle
+        return {"blurry": clip.blurry.float() / 255, "sharp": sharp.float() / 255, "name": name}
 
     def render(self, draw: int, device: str | torch.device = "cpu") -> Clip:
         """Render clip number `draw` in 8 bits; its facts have the pictures and the cut-outs by name."""

@@ -97,7 +97,9 @@ def motion(last: Tensor, now: Tensor, size: tuple[int, int]) -> Tensor:
         during the exposure, by the straight line that fits the path best.
     """
     y, x = ((torch.arange(0, side - 3, 4, dtype=torch.float64) + 1.5 - (side - 1) / 2) for side in size)
-    grid = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x), dtype=torch.float64)])
+    grid = torch.stack(
+        [*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x), dtype=torch.float64)]
+    )
     points = now.mean(0) @ grid.flatten(1)
 
     def seen(homographies: Tensor) -> Tensor:

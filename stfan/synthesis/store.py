@@ -22,7 +22,8 @@ class StoredClips(Dataset[dict[str, Any]]):
     draw's number alone. A clip that is not in the folder yet is rendered and stored there.
 
     Args:
-        folder: the folder of the clips, each a file of (2, T, 3, H, W) uint8, blurry and sharp; made if it is missing.
+        folder: the folder of the clips, each a file of (3, T, 3, H, W) uint8: blurry, and both targets, the middle and
+            the mean pose; made if it is missing.
         source: a :class:`stfan.synthesis.dataset.SyntheticDataset` that renders them.
         clips: number of clips.
         length: number of frames of a sequence, at most the source's.
@@ -64,6 +65,7 @@ class StoredClips(Dataset[dict[str, Any]]):
             "size": list(self.source.size),
             "seed": self.source.seed,
             "part": self.source.part,
+            "targets": ["middle", "mean"],
             "pictures": [path.name for path in self.source.pictures],
             "cutouts": [path.name for path in self.source.cutouts],
             "settings": json.loads(json.dumps(asdict(self.source.settings))),
@@ -88,12 +90,10 @@ class StoredClips(Dataset[dict[str, Any]]):
         return self.clips
 
     def load_clip(self, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Map clip `number` into memory, (2, T, 3, H, W) uint8, of which only the used part is read; render it if missing."""
+        """Map clip `number` into memory, (3, T, 3, H, W) uint8, of which only the used part is read; render it if missing."""
         file = self.folder / f"{number:05d}.npy"
         if not file.exists():
             clip = self.source.render(number, self.source.device)
-            with atomic_write(file.with_suffix(".motion.npy")) as partial, open(partial, "wb") as output:
-                np.save(output, clip.motion.half().numpy())
             with atomic_write(file) as partial, open(partial, "wb") as output:
                 np.save(output, torch.stack([clip.blurry, clip.middle, clip.mean]).numpy())
         clip: np.ndarray[Any, np.dtype[np.uint8]] = np.load(file, mmap_mode="r")
@@ -114,7 +114,13 @@ class StoredClips(Dataset[dict[str, Any]]):
         whole, part = (self.source.length, *self.source.size), (self.length, *self.crop)
         first, top, left = (rng.randint(0, full - side) for full, side in zip(whole, part, strict=True))
         (height, width), last = self.crop, first + self.length
-        pair = clip[:, first:last, :, top : top + height, left : left + width]
+        pair = clip[
+            [0, 2 if self.source.target == "mean" else 1],
+            first:last,
+            :,
+            top : top + height,
+            left : left + width,
+        ]
         for axis in (1, 3, 4):  # backwards, upside down, mirrored
             if rng.chance(0.5):
                 pair = np.flip(pair, axis)

@@ -54,6 +54,7 @@ def build_synthetic(recipe: Recipe, device: str | torch.device = "cpu") -> Synth
         seed=recipe.seed,
         part="train" if recipe.hold_out else None,
         settings=recipe.synthesis,
+        target=recipe.target,
         device=device,
     )
     if recipe.store is None:

@@ -51,6 +51,8 @@ class Recipe:
         synthesis: settings of these clips (stfan.synthesis.clip); in TOML a table.
         cutouts: a folder of RGBA pictures that move in front of synthetic backgrounds.
         hold_out: leave every sixth picture, by name, for the test clips of `stfan data synth`.
+        target: of synthetic clips, the "middle" of each exposure, or the view from its "mean" pose, where the blurred
+            frame lies.
         clips: number of synthetic clips, rendered once and stored as 8-bit files; 0 renders each sequence anew.
         clip_length, clip_size: frames, and height and width in pixels, of a stored clip.
         store: the folder of the stored clips.
@@ -65,6 +67,7 @@ class Recipe:
         weights: a weight file to begin from instead of an initialisation.
         initialisation: "kaiming", or "identity", with which the network changes nothing at first.
         pixel_loss: loss of the pixels: "mse", "l1" or "psnr" (stfan.training.losses).
+        border: pixels at each side of a crop that the loss leaves out: what a frame shows there has no past in it.
         perceptual_weight: weight of the perceptual loss beside it; 0 leaves it out.
         backbone, backbone_weights: of the perceptual loss; see stfan.training.losses.Perceptual.
         batch: sequences of an iteration, in each process.
@@ -96,6 +99,7 @@ class Recipe:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     cutouts: str | None = None
     hold_out: bool = True
+    target: Literal["middle", "mean"] = "middle"
     clips: int = setting(0, NOT_NEGATIVE)
     clip_length: int = setting(5, POSITIVE)
     clip_size: tuple[int, int] = setting((192, 192), POSITIVE)
@@ -113,6 +117,7 @@ class Recipe:
     weights: str | None = None
     initialisation: Literal["kaiming", "identity"] = "kaiming"
     pixel_loss: Literal["mse", "l1", "psnr"] = "mse"
+    border: int = setting(0, NOT_NEGATIVE)
     perceptual_weight: float = setting(0.01, NOT_NEGATIVE)
     backbone: Literal["vgg19", "hed-vgg16"] = "vgg19"
     backbone_weights: str | None = None
@@ -153,6 +158,12 @@ class Recipe:
                 )
         if self.synthetic and (self.skip_corrupt or self.sharp):
             raise ValueError("recipe: skip_corrupt and sharp are for data sets, and synthetic is true")
+        if 2 * self.border >= min(self.crop):
+            raise ValueError(
+                f"recipe: border must leave something of crop={_toml(self.crop)}, got {self.border}"
+            )
+        if self.target == "mean" and not self.synthetic:
+            raise ValueError("recipe: target is of synthetic clips, and synthetic is false")
         if bool(self.clips) != bool(self.store) or (self.clips and not self.synthetic):
             raise ValueError(
                 f"recipe: clips and store go together, where synthetic is true; "

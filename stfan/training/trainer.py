@@ -71,7 +71,9 @@ class Trainer:
             recipe.pixel_loss, 1.0, recipe.perceptual_weight, recipe.backbone, recipe.backbone_weights
         )
         self.optimiser = build_optimiser(self.model, recipe)
-        unrolled_loss = UnrolledLoss(self.model, loss.to(self.device), recipe.gradient_checkpointing)
+        unrolled_loss = UnrolledLoss(
+            self.model, loss.to(self.device), recipe.gradient_checkpointing, recipe.border
+        )
         self.unrolled_loss = self.accelerator.prepare_model(unrolled_loss)
         self.ema_model = AveragedModel(self.model) if recipe.ema_decay else None
         means = self.ema_model.parameters() if self.ema_model else ()

@@ -16,11 +16,12 @@ class UnrolledLoss(nn.Module):
         model: the network.
         loss: maps (output, target) to (a scalar, {term: scalar}).
         gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
+        border: pixels at each side that the loss leaves out.
     """
 
-    def __init__(self, model: STFAN, loss: nn.Module, gradient_checkpointing: bool):
+    def __init__(self, model: STFAN, loss: nn.Module, gradient_checkpointing: bool, border: int = 0):
         super().__init__()
-        self.model, self.gradient_checkpointing = model, gradient_checkpointing
+        self.model, self.gradient_checkpointing, self.border = model, gradient_checkpointing, border
         self.loss = [loss]  # within a list it is no submodule, so its weights are none of this module's
 
     def forward(
@@ -44,6 +45,13 @@ class UnrolledLoss(nn.Module):
                 output, state = self.model(previous, frame, output, state)
             outputs.append(output)
             output, previous = output.clamp(0, 1).to(frame.dtype), frame
-        loss, terms = self.loss[0](torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1))
+        loss, terms = self.loss[0](
+            *(self._inside(side) for side in (torch.cat(outputs), sharp.transpose(0, 1).flatten(0, 1)))
+        )
         assert state is not None
         return loss, terms, (previous, output.detach(), state.detach())
+
+    def _inside(self, frames: Tensor) -> Tensor:
+        """Return the part of frames (B, 3, H, W) that the loss judges."""
+        height, width = frames.shape[2:]
+        return frames[..., self.border : height - self.border, self.border : width - self.border]

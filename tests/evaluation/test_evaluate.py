@@ -117,6 +117,43 @@ def test_alignment_is_koehlers(name, crop, shift):
     assert PROTOCOLS[name].score(output, target) == close(by_skimage(x, y))
 
 
+def smooth(places_down, places_right):
+    """A picture without detail at the pixel, read anywhere."""
+    down, right = places_down[:, None] / 9, places_right[None, :] / 7
+    return (
+        torch.stack([(down * a + right * b + c).sin() for a, b, c in ((1, 2, 0), (2, -1, 1), (1, 1, 2))]) / 3
+        + 0.5
+    )
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.3, -0.7), (-0.95, 0.1)])
+def test_moved8_finds_the_part_of_a_pixel_by_which_a_frame_is_off(shift):
+    rows, columns = torch.arange(40.0), torch.arange(50.0)
+    target, output = smooth(rows, columns), smooth(rows - shift[0], columns - shift[1])
+    moved = PROTOCOLS["moved8"].score(output, target)[0]
+    # both sides are rounded to a level; two roundings of one level are 10 log10(255^2 * 6) dB apart
+    assert moved > 10 * math.log10(255**2 * 6) - 1 or moved == math.inf
+    if any(shift):
+        assert PROTOCOLS["rgb8"].score(output, target)[0] < moved - 15
+
+
+def test_moved8_is_never_worse_than_the_frame_where_it_is():
+    for seed in range(5):
+        output, target = torch.rand(2, 3, 24, 26, generator=torch.Generator().manual_seed(seed))
+        inner = (..., slice(3, -3), slice(3, -3))
+        assert (
+            PROTOCOLS["moved8"].score(output, target)[0]
+            >= PROTOCOLS["rgb8"].score(output[inner], target[inner])[0]
+        )
+
+
+def test_moved8_goes_no_farther_than_a_pixel():
+    rows, columns = torch.arange(40.0), torch.arange(50.0)
+    target = smooth(rows, columns)
+    near, far = (PROTOCOLS["moved8"].score(smooth(rows - by, columns), target)[0] for by in (1, 3))
+    assert near > far + 15
+
+
 def test_alignment_forgives_brightness():
     target = (torch.randint(0, 128, (3, 48, 48)) * 2) / 255
     assert PROTOCOLS["koehler"].score(target / 2, target)[0] == math.inf
@@ -132,7 +169,7 @@ def test_same_frames_are_perfect(name):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_frames_too_small_or_unequal_are_refused(name):
-    least = {"koehler": 43, "tsp": 19}.get(name, 11)
+    least = {"koehler": 43, "tsp": 19, "moved8": 17}.get(name, 11)
     frame = torch.rand(3, least, least + 1)
     PROTOCOLS[name].score(frame, frame)
     for wrong in (torch.rand(3, least - 1, 60), torch.rand(1, 3, 60, 60)):

@@ -53,6 +53,18 @@ def attitude(pair, flips):
     return pair
 
 
+def test_the_target_of_the_mean_pose_is_stored_too(source, pictures, tmp_path):
+    twin = SyntheticDataset(pictures, length=3, crop=(24, 32), settings=source.settings, target="mean")
+    for made, target in ((source, "middle"), (twin, "mean")):
+        stored = StoredClips(tmp_path / "clips", made, 1, length=3, crop=(24, 32), seed=5)
+        clip = made.render(0)
+        assert not torch.equal(clip.middle, clip.mean)
+        wanted, sharp = (
+            side.sort(0)[0].flatten().sort()[0] for side in (getattr(clip, target), stored[0]["sharp"])
+        )
+        assert torch.equal(wanted, sharp)  # in whatever attitude
+
+
 def test_two_runs_that_render_the_same_clip_at_once(source, tmp_path, monkeypatch):
     one, other = (StoredClips(tmp_path / "clips", source, 4, length=2, crop=(16, 16)) for _ in range(2))
     save = np.save

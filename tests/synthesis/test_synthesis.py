@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stfan.data.paired_videos import find_videos
@@ -19,7 +20,7 @@ from stfan.evaluation.metrics import psnr
 from stfan.images import open_rgba
 from stfan.rng import Rng
 from stfan.synthesis import camera, compression, scene, sensor
-from stfan.synthesis.clip import SynthesisConfig
+from stfan.synthesis.clip import SynthesisConfig, render_clip
 from stfan.synthesis.dataset import SyntheticDataset, synthesize
 from stfan.synthesis.export import synthesize_set
 from stfan.synthesis.frame_averaging import from_video
@@ -143,7 +144,7 @@ def test_another_seed_changes_more_than_the_picture(pictures):
 
 def test_each_picture_is_first_once_in_a_round(pictures):
     made = SyntheticDataset(pictures, length=1, crop=16, settings=STILL)
-    rounds = [[made.render(12 * turn + i)[2]["pictures"][0] for i in range(12)] for turn in (0, 1)]
+    rounds = [[made.render(12 * turn + i).facts["pictures"][0] for i in range(12)] for turn in (0, 1)]
     assert sorted(rounds[0]) == sorted(rounds[1]) == [f"{i:02d}.png" for i in range(12)]
     assert rounds[0] != rounds[1]
     assert [item["name"] for item in made] == [f"{name[:2]}-{i}" for i, name in enumerate(rounds[0])]
@@ -202,6 +203,55 @@ def test_the_exposure_is_a_part_of_the_frames_time(pan):
     light, x = linear(picture[:, 0]), place(sharp[1], picture)
     mean = sum(light[:, x + shift : x + shift + 32] for shift in range(-3, 4)) / 7  # 7 / 15 = 0.47
     assert np.abs(blurry[1].numpy() - srgb(mean)[:, None]).max() <= 1
+
+
+def test_the_mean_pose_is_where_the_blurred_frame_lies_and_the_motion_is_the_pictures(monkeypatch):
+    """A camera that stands for three fifths of the exposure, and then goes on by 5 pixels and by 5 more."""
+
+    def path(frames, steps, speed, rng):
+        path = torch.zeros(frames * steps, 6, dtype=torch.float64)
+        path[:, 0] = (10 * torch.arange(frames)[:, None] + torch.tensor([0, 0, 0, 5, 10])).flatten()
+        path[:, 0] -= path[:, 0].mean()
+        return path
+
+    monkeypatch.setattr("stfan.synthesis.clip.sample_camera_path", path)
+    picture = columns()
+    clip = render_clip([picture], [], 0, 3, (32, 32), Rng(seeded(0)), PAN, "cpu")
+    middle, mean = ([place(frame, picture) for frame in side] for side in (clip.middle, clip.mean))
+    assert [b - a for a, b in zip(middle, mean, strict=True)] == [3, 3, 3]
+    # What is seen moves to the left; the line that fits 0, 0, 0, 5, 10 best rises by 2.5 a sub-frame.
+    wanted = torch.tensor([-10.0, 0, -10, 0])[:, None, None].expand(4, 8, 8)
+    allowed = oracle.spread(torch.float64, 9 * 5, 200) + oracle.EPS[torch.float32][0] * 10
+    oracle.assert_within(clip.motion[1], wanted, allowed)
+    oracle.assert_within(clip.motion[0], wanted * torch.tensor([0, 0, 1, 1])[:, None, None], allowed)
+
+
+def test_the_last_frame_moved_by_the_motion_is_this_one(pictures, cutouts):
+    """Layers and a camera that turns and tilts; what comes into view is in no frame before."""
+    settings = replace(STILL, speed=(5, 5), layers=(1, 2))
+    files = [sorted(folder.iterdir()) for folder in (pictures, cutouts)]
+    for seed in range(3):
+        clip = render_clip(*files, 0, 4, (64, 64), Rng(seeded(seed)), settings, "cpu")
+        since = F.interpolate(clip.motion[1:, :2], scale_factor=4, mode="bilinear").movedim(1, -1)
+        places = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy"), -1)
+        grid = (2 * (places - since) + 1) / 64 - 1
+        last, now = clip.mean[:-1].float(), clip.mean[1:].float()
+        moved = F.grid_sample(last, grid, align_corners=False)
+        seen = grid.abs().amax(-1) < 1
+        errors = [((side - now).abs().mean(1) * seen).sum() / seen.sum() for side in (last, moved)]
+        assert errors[1] < errors[0] / 2
+
+
+def test_the_target_is_the_one_that_is_asked_for(pictures):
+    settings = replace(STILL, speed=(6, 6))
+    sides = {
+        target: SyntheticDataset(pictures, length=2, crop=32, settings=settings, target=target)
+        for target in ("middle", "mean")
+    }
+    clip = sides["mean"].render(3)
+    assert not torch.equal(clip.middle, clip.mean)
+    for target, made in sides.items():
+        assert torch.equal(made[3]["sharp"], getattr(clip, target).float() / 255)
 
 
 def test_a_gap_leaves_frames_out(pan):
@@ -355,7 +405,7 @@ def test_the_parts_share_no_picture(pictures):
     seen = {}
     for part in ("train", "test"):
         made = SyntheticDataset(pictures, length=2, crop=16, part=part, settings=settings)
-        seen[part] = {name for draw in range(30) for name in made.render(draw)[2]["pictures"]}
+        seen[part] = {name for draw in range(30) for name in made.render(draw).facts["pictures"]}
     assert seen["test"] == {"05.png", "11.png"}
     assert seen["train"] == {f"{i:02d}.png" for i in range(12)} - seen["test"]
 

@@ -110,6 +110,21 @@ def test_gradients_of_a_window_are_autograds(recompute):
     oracle.assert_within(loss, wanted, rounding * wanted.item())
 
 
+def test_the_loss_leaves_a_border_out():
+    """What the target is there changes nothing; one pixel further in it does."""
+    model = initialise(STFAN("compact"), "identity", 0)
+    blurry, sharp = frames(2)
+    losses = []
+    for place in (None, 3, 4):
+        changed = sharp.clone()
+        if place is not None:
+            changed[..., place, :] += 1
+        losses.append(
+            UnrolledLoss(model, Loss(perceptual_weight=0.0), False, border=4)(blurry, changed, None)[0]
+        )
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_recomputing_keeps_a_fraction():
     """Compare the bytes that autograd saves for the backward pass."""
     model = initialise(STFAN(), "identity", 0)
