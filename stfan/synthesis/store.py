@@ -93,9 +93,9 @@ class StoredClips(Dataset[dict[str, Any]]):
         """Map clip `number` into memory, (3, T, 3, H, W) uint8, of which only the used part is read; render it if missing."""
         file = self.folder / f"{number:05d}.npy"
         if not file.exists():
-            clip = self.source.render(number, self.source.device)
+            made = self.source.render(number, self.source.device)
             with atomic_write(file) as partial, open(partial, "wb") as output:
-                np.save(output, torch.stack([clip.blurry, clip.middle, clip.mean]).numpy())
+                np.save(output, torch.stack([made.blurry, made.middle, made.mean]).numpy())
         clip: np.ndarray[Any, np.dtype[np.uint8]] = np.load(file, mmap_mode="r")
         return clip
 
