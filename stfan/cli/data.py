@@ -99,6 +99,17 @@ def synth(
             min=16, help="Side of a frame in pixels, one number: frames are square.", show_default="192"
         ),
     ] = None,
+    average: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Of a video: the least and the greatest number of frames that become one.",
+            show_default="7 13",
+        ),
+    ] = None,
+    fastest: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Of a video: leave out what moves more pixels a frame than this."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
     device: Annotated[str, typer.Option(help="Device that renders: auto, cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
@@ -107,6 +118,8 @@ def synth(
 
     device = resolve_device(device)
     if source.is_dir():
+        if average or fastest is not None:
+            raise typer.BadParameter("--average and --fastest are for a video, and SOURCE is a folder")
         synthesize_set(
             source,
             root,
@@ -121,10 +134,10 @@ def synth(
         )
     elif any((cutouts, clips, test_clips, size)):
         raise typer.BadParameter(
-            "all of a video is used, at its own size: only --frames and --seed go with it"
+            "all of a video is used, at its own size: only --frames, --average, --fastest and --seed go with it"
         )
     else:
-        video_set(source, root, frames, seed)
+        video_set(source, root, frames, seed, average or (7, 13), fastest)
     print(root)
 
 

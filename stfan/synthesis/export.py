@@ -142,7 +142,14 @@ def synthesize_judging_set(
     _write_clips(root, jobs, card, progress, "cpu")
 
 
-def video_set(path: str | Path, root: str | Path, length: int = 10, seed: int = 0) -> None:
+def video_set(
+    path: str | Path,
+    root: str | Path,
+    length: int = 10,
+    seed: int = 0,
+    average: tuple[int, int] = (7, 13),
+    fastest: float | None = None,
+) -> None:
     """Write the clips that :func:`from_video` makes to root/train, in the layout of :mod:`stfan.images`.
 
     Raises:
@@ -152,7 +159,7 @@ def video_set(path: str | Path, root: str | Path, length: int = 10, seed: int = 
     root = Path(root)
     refuse_existing(root, "choose a new folder")
     with atomic_write(root) as partial:
-        for number, (blurry, sharp) in enumerate(from_video(path, length, seed=seed)):
+        for number, (blurry, sharp) in enumerate(from_video(path, length, average, seed, fastest=fastest)):
             write_clip(partial / "train" / f"{number:05d}", blurry, sharp)
 
 

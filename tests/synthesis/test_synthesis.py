@@ -23,7 +23,7 @@ from stfan.synthesis import camera, compression, scene, sensor
 from stfan.synthesis.clip import SynthesisConfig, render_clip
 from stfan.synthesis.dataset import SyntheticDataset, synthesize
 from stfan.synthesis.export import synthesize_set
-from stfan.synthesis.frame_averaging import from_video
+from stfan.synthesis.frame_averaging import from_video, measure_motion
 from support import oracle
 from support.clips import read_clip
 from support.discs import discs
@@ -539,6 +539,44 @@ def test_a_clip_of_a_video_does_not_go_over_a_cut(pyav, tmp_path):
     assert len(clips) == 2
     for (blurry, sharp), image in zip(clips, scenes, strict=True):
         assert torch.equal(blurry, sharp) and np.array_equal(sharp[0].permute(1, 2, 0), image)
+
+
+def textured(down, right, height=96, width=128):
+    """A picture with detail of 6 to 30 pixels along both axes, read with its corner there."""
+    y, x = torch.arange(height)[:, None] + down, torch.arange(width)[None] + right
+    waves = [(0.2, 0.1, 0), (-0.15, 0.25, 1), (0.3, -0.2, 2), (0.9, 0.35, 3)]
+    return (sum((a * y + b * x + c).sin() for a, b, c in waves) / 10 + 0.5).expand(3, -1, -1)
+
+
+@pytest.mark.parametrize("move", [(0.0, 0.0), (0.5, 0.0), (-0.6, 0.8), (0.0, 2.0), (4.0, -3.0)])
+def test_motion_is_measured_to_a_quarter(move):
+    measured = measure_motion(textured(0, 0), textured(*move))
+    assert measured == pytest.approx(np.hypot(*move), rel=0.25, abs=0.02)
+
+
+def test_what_has_no_texture_or_no_room_does_not_move():
+    grey, stripes = torch.full((3, 64, 64), 0.5), textured(0, 0)[:, :1].expand(-1, 64, -1)
+    assert measure_motion(grey, grey + 0.1) == 0 and measure_motion(grey[:, :20], grey[:, :20]) == 0
+    assert measure_motion(stripes, stripes.roll(3, 2)) == 0  # along the stripes it may move as it likes
+
+
+def test_what_is_too_fast_is_left_out(pyav, tmp_path):
+    path, places = tmp_path / "a.mkv", [0, 0.5, 1, 1.5, 2, 2.5, 8, 14, 20, 20.5, 21, 21.5]
+    with pyav.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "bgr0"
+        for place in places:
+            image = (255 * textured(0, place)).round().byte().permute(1, 2, 0).numpy()
+            container.mux(stream.encode(pyav.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+        container.mux(stream.encode(None))
+    middles = [sharp for _, sharp in from_video(path, 1, (3, 3), fastest=1.0)]
+    wanted = [(255 * textured(0, places[i])).round().byte() for i in (1, 4, 9)]
+    assert len(middles) == 3 and all(torch.equal(a[0], b) for a, b in zip(middles, wanted, strict=True))
+    assert len(list(from_video(path, 1, (3, 3)))) == 4
+    with pytest.raises(
+        ValueError, match="between cuts and what is too fast, are too few for 3 of 3 to 3 each"
+    ):
+        list(from_video(path, 3, (3, 3), fastest=1.0))
 
 
 def test_a_contact_sheet_shows_every_clip(tmp_path):
