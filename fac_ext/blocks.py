@@ -2,11 +2,12 @@
 
 A block is a matrix product of the library's and a call of a kernel of ours. Nothing here knows autograd. One
 sample after the other; in it one band of rows after the other, whose hidden features so stay in the cache; in it
-one part of the filter groups after the other. One file, though long: the loops of the value and of the gradients
-stand beside each other, so that they can be compared.
+one part of the filter groups after the other. Samples of which several fit into one block are taken together. One
+file, though long: the loops of the value and of the gradients stand beside each other, so that they can be compared.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fac_ext.arguments import PADDING_MODES, Fields, Geometry
 from fac_ext.derivatives import is_channels_last
 
 _ops = torch.ops.fac_ext
-BLOCK_BYTES = {"cpu": 8 << 20, "others": 16 << 20}  # of the filters of one block; docs/predicted.md says why
+BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20}  # of the filters of one block; docs/predicted.md says why
 EIGHT = 8  # channels that the channels_last kernels take at once
 SOME = 128  # bytes of a pixel's channels, at least, of a block
 
@@ -158,8 +159,12 @@ class _Call:
             self.weight[:, : weight.shape[1]], self.weight[:, weight.shape[1]] = weight, bias
             self.bias = None
         self.blocks = blocks(hidden, weight, block_bytes, geometry)
-        most = max((_count(block.filters) * _count(block.rows) for block in self.blocks), default=0)
-        self.buffer = hidden.new_empty(most * self.width)
+        most = max(
+            (_count(block.filters) * _count(block.rows) * self.width for block in self.blocks), default=0
+        )
+        whole = len(self.blocks) == 1
+        self.samples = min(max(block_bytes // (most * hidden.element_size()), 1), len(hidden)) if whole else 1
+        self.buffer = hidden.new_empty(self.samples * most)
 
     def sums(self, dtype: torch.dtype) -> Tensor:
         """Return zeros for the gradient of the weight, stored in the order in which the products are made."""
@@ -172,47 +177,51 @@ class _Call:
             shape, dtype=self.hidden.dtype, device=self.hidden.device, memory_format=self.format
         )
 
-    def bands(self, size: int) -> Iterator[tuple[int, slice, Rows, Tensor, list[Block]]]:
-        """Yield (sample, pixels, rows of an input of `size` rows, hidden features (Ch, pixels), blocks) of each band."""
-        for n in range(self.hidden.shape[0]):
-            matrix = self.matrix(self.hidden[n])
+    def bands(self, size: int) -> Iterator[tuple[slice, slice, Rows, Tensor, list[Block]]]:
+        """Yield (samples, rows, their rows of an input of `size` rows, matrix of hidden features, blocks) of each band."""
+        for n in range(0, self.hidden.shape[0], self.samples):
+            samples = slice(n, n + self.samples)
             for band, some in itertools.groupby(self.blocks, lambda block: block.rows):
-                pixels = slice(band.start * self.width, band.stop * self.width)
-                rows = Rows.under(band, self.height, size, self.geometry)
-                yield n, pixels, rows, self._with_ones(matrix[:, pixels]), list(some)
+                under = Rows.under(band, self.height, size, self.geometry)
+                features = self._with_ones(self.matrix(self.hidden[samples, :, band]))
+                yield samples, band, under, features, list(some)
 
     def _with_ones(self, features: Tensor) -> Tensor:
         if not self.ones:
             return features
-        channels, pixels = features.shape
+        *samples, channels, pixels = features.shape
         if self.channels_last:
             made = features.new_zeros(pixels, channels + self.ones).t()
         else:
-            made = features.new_zeros(channels + self.ones, pixels)
-        made[:channels], made[channels] = features, 1
+            made = features.new_zeros(*samples, channels + self.ones, pixels)
+        made[..., :channels, :], made[..., channels, :] = features, 1
         return made
 
-    def matrix(self, image: Tensor) -> Tensor:
-        """View (channels, H, W) as (channels, pixels), in the order that the memory has."""
-        return image.permute(1, 2, 0).flatten(0, 1).t() if self.channels_last else image.flatten(1)
+    def matrix(self, images: Tensor) -> Tensor:
+        """View (N, channels, H, W) as a matrix (channels, pixels), or as N of them where the memory has that order."""
+        if self.channels_last:
+            return images.permute(0, 2, 3, 1).flatten(0, 2).t()
+        return images.flatten(2) if len(images) > 1 else images[0].flatten(1)
 
     def filters(self, block: Block, features: Tensor) -> Tensor:
-        """Make the filters (1, filters, rows, W) of a block in the buffer."""
+        """Make the filters (N, filters, rows, W) of a block in the buffer."""
         weight = self.weight[block.filters]
         bias = None if self.bias is None else self.bias[block.filters]
-        many, pixels = weight.shape[0], features.shape[1]
-        memory = self.buffer[: many * pixels]
+        *samples, _, pixels = features.shape
+        many, rows = weight.shape[0], _count(block.rows)
+        memory = self.buffer[: math.prod(samples) * many * pixels]
         if self.channels_last:
             out, factors = memory.view(pixels, many), (features.t(), weight.t())
-            made = memory.view(1, -1, self.width, many).permute(0, 3, 1, 2)
+            made = memory.view(-1, rows, self.width, many).permute(0, 3, 1, 2)
         else:
-            out, factors = memory.view(many, pixels), (weight, features)
-            made = memory.view(1, many, -1, self.width)
+            out, factors = memory.view(*samples, many, pixels), (weight.expand(*samples, -1, -1), features)
+            made = memory.view(-1, many, rows, self.width)
             bias = None if bias is None else bias[:, None]
-        if bias is None:
-            torch.mm(*factors, out=out)
+        if bias is not None:
+            add = torch.baddbmm if samples else torch.addmm
+            add(bias.expand(out.shape), *factors, out=out)
         else:
-            torch.addmm(bias, *factors, out=out)
+            (torch.bmm if samples else torch.mm)(*factors, out=out)
         return made if self.slope is None else torch.nn.functional.leaky_relu_(made, self.slope)
 
     def by_filters(self, under: Tensor, above: Tensor, filters: Tensor | None, geometry: Geometry) -> Tensor:
@@ -221,7 +230,7 @@ class _Call:
         made = made.contiguous(memory_format=self.format)
         if self.slope is not None:  # the result has the sign of what it was made of
             torch.ops.aten.leaky_relu_backward.grad_input(made, filters, self.slope, True, grad_input=made)
-        return self.matrix(made[0])
+        return self.matrix(made)
 
 
 def forward(
@@ -236,11 +245,11 @@ def forward(
     """Compute fac(input, leaky_relu(weight hidden + bias, slope)); slope None is no activation."""
     call = _Call(hidden, weight, bias, slope, block_bytes, Geometry(*geometry))
     output = call.empty(*input.shape[:2], *hidden.shape[2:])
-    for n, _, rows, features, some in call.bands(input.shape[2]):
+    for samples, _, rows, features, some in call.bands(input.shape[2]):
         for block in some:
-            under = rows.of(input[n : n + 1, block.channels])
+            under = rows.of(input[samples, block.channels])
             made = _ops.fac(under, call.filters(block, features), *rows.geometry)
-            output[n : n + 1, block.channels, block.rows] = made
+            output[samples, block.channels, block.rows] = made
     return output
 
 
@@ -274,26 +283,26 @@ def gradients(
     by_hidden = call.empty(*hidden.shape).zero_() if of_hidden else None
     by_weight = call.sums(sums) if of_weight or (of_bias and call.ones) else None
     by_bias = hidden.new_zeros(weight.shape[0], dtype=sums) if of_bias and not call.ones else None
-    for n, pixels, rows, features, some in call.bands(shape[2]):
-        band = None if by_hidden is None else call.matrix(by_hidden[n])[:, pixels]
+    for samples, band_rows, rows, features, some in call.bands(shape[2]):
+        band = None if by_hidden is None else call.matrix(by_hidden[samples, :, band_rows])
         band_sums = None if band is None else band.to(sums)
         across = features.contiguous() if call.ones and (of_weight or of_bias) else features
         for block in some:
-            above = grad[n : n + 1, block.channels, block.rows].contiguous(memory_format=call.format)
+            above = grad[samples, block.channels, block.rows].contiguous(memory_format=call.format)
             made = call.filters(block, features) if of_input or slope is not None else None
             if by_input is not None:
                 part = _ops.fac_grad_input(made, above, *rows.geometry)
-                rows.add(by_input[n : n + 1, block.channels], part)
+                rows.add(by_input[samples, block.channels], part)
             if input is None or not any(wanted[1:]):
                 continue
-            under = rows.of(input[n : n + 1, block.channels])
+            under = rows.of(input[samples, block.channels])
             by_filters = call.by_filters(under, above, made, rows.geometry)
             if band_sums is not None:
                 _add_product(band_sums, weight[block.filters].t(), by_filters)
             if by_weight is not None:
-                _add_product(by_weight[block.filters], by_filters, across.t())
+                _add_product(by_weight[block.filters], by_filters, across.mT)
             if by_bias is not None:
-                by_bias[block.filters] += by_filters.sum(1, dtype=sums)
+                by_bias[block.filters] += by_filters.transpose(0, -2).flatten(1).sum(1, dtype=sums)
             del by_filters  # its memory is the next one's
         if band is not None and band_sums is not None and band_sums is not band:
             band.copy_(band_sums)
@@ -309,10 +318,12 @@ def gradients(
 
 
 def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add the product a b to sums, which may have a wider type, in the order in which the sums lie."""
-    if sums.stride(1) != 1:
-        sums, a, b = sums.t(), b.t(), a.t()
-    if sums.dtype == a.dtype:
-        sums.addmm_(a, b)
+    """Add the product a b, or the products of many a and b, to sums, which may have a wider type, in the order of its memory."""
+    if sums.stride(-1) != 1:
+        sums, a, b = sums.mT, b.mT, a.mT
+    if sums.dim() < max(a.dim(), b.dim()):
+        sums += (a @ b).sum(0, dtype=sums.dtype)
+    elif sums.dtype == a.dtype:
+        sums.addmm_(a, b) if sums.dim() == 2 else sums.baddbmm_(a.expand(len(sums), -1, -1), b)
     else:
         sums += (a @ b).to(sums.dtype)  # faster than a sum of two types

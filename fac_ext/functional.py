@@ -196,7 +196,7 @@ def fac_predicted(
         kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac`.
         activation: the slope, 0 or more, of a leaky_relu that the filters go through; None for none.
         block_bytes: the most that the filters of one block may take, in bytes, as long as they are more than one
-            group's in one row. By default 8 MiB on the CPU and 16 MiB elsewhere (docs/predicted.md).
+            group's in one row. By default 8 MiB on the CPU and 128 MiB elsewhere (docs/predicted.md).
 
     Returns:
         (N, C, Ho, Wo), as :func:`fac`. Half types: each filter is rounded, as conv2d's are, and applied in float32;

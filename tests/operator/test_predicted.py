@@ -252,7 +252,8 @@ def events(function):
 
 def test_no_more_is_made_than_gradients_need():
     """The filters for the gradient of the input, and, with an activation, for all; their gradient for the others."""
-    made, grad = operands(PLAIN)
+    shape, *settings = PLAIN
+    made, grad = operands(((1, *shape[1:]), *settings))
     for wanted, activation in itertools.product(itertools.product((True, False), repeat=4), (None, 0.1)):
         if not any(wanted):
             continue
@@ -263,6 +264,27 @@ def test_no_more_is_made_than_gradients_need():
         assert ("fac_ext::fac_grad_input" in seen) == wanted[0]
         assert ("fac_ext::fac_grad_filters" in seen) == any(wanted[1:])
         assert ("aten::mm" in seen) == (wanted[0] or activation is not None)
+
+
+@every_layout
+def test_samples_share_blocks(layout):
+    """Launches do not grow with samples of which many fit into a block: here 13 of 32 in each, so three blocks."""
+    made, grad = operands(((32, 8, 4, 6), 8, 3, {}), dtype=torch.float32, layout=layout)
+    one = 8 * 9 * 4 * 6 * 4  # bytes of a sample's filters
+
+    def count(names, **options):
+        seen = [event.name for event in events(lambda: results(fac_predicted, made, grad, 3, **options))]
+        return sum(name in names for name in seen)
+
+    ours, products = (
+        {"fac_ext::fac"},
+        {"aten::mm", "aten::bmm", "aten::addmm_", "aten::addmm", "aten::baddbmm"},
+    )
+    assert count(ours, block_bytes=13 * one) == 3
+    assert count({"fac_ext::fac_grad_input", "fac_ext::fac_grad_filters"}, block_bytes=13 * one) == 2 * 3
+    assert count(products, block_bytes=13 * one) <= 2 * 4 * 3 < count(products, block_bytes=one)
+    got = results(fac_predicted, made, grad, 3, block_bytes=13 * one)
+    check(got, bounds(made, grad, 3), 3, torch.float32)
 
 
 def test_only_operands_are_kept():
