@@ -387,3 +387,20 @@ def predicted_table(cases: list[dict[str, Any]]) -> str:
                     f"{words}{name:15}{mode:18}{figures['median_ms']:10.1f}{ratio:>7}{extra:>10}{part:>7}"
                 )
     return "\n".join(lines)
+
+
+def shared_table(cases: list[dict[str, Any]]) -> str:
+    """Write the figures of bench_shared.py as lines of text; x is the time over ours, part the rate over the matrix product's."""
+    head = f"{'channels':>8}{'k':>4}  {'layout':15}{'operator':13}{'':16}{'median ms':>10}{'x':>8}{'GFLOP/s':>9}{'part':>7}"
+    lines = [head, "-" * len(head)]
+    for case in cases:
+        settings = case["settings"]
+        words = f"{settings['channels']:8}{settings['kernel_size']:4}  {settings['layout']:15}"
+        for operator, contenders in case["results"].items():
+            ours = contenders["ours"]["median_ms"]
+            for name, figures in contenders.items():
+                lines.append(
+                    f"{words}{operator:13}{name:16}{figures['median_ms']:10.2f}{figures['median_ms'] / ours:8.2f}"
+                    f"{figures['gflops']:9.1f}{figures['gflops'] / case['product_gflops']:7.2f}"
+                )
+    return "\n".join(lines)

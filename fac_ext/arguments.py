@@ -10,6 +10,9 @@ IntPair: TypeAlias = int | tuple[int, int] | list[int] | torch.Size  # one for b
 Padding: TypeAlias = IntPair | Literal["same", "valid"]
 PaddingMode: TypeAlias = Literal["zeros", "replicate", "reflect", "circular"]
 PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)  # their indices are csrc/fac.h's numbers
+SOFTMAX = (
+    -1.0
+)  # in the place of leaky_relu's slope, which is 0 or more: a softmax over the taps of each filter
 INSIDE = 4  # csrc/fac.h: move a window that would leave the image inside it (neighbourhood attention)
 # Geometry's fields, as a registered operator takes them
 Fields: TypeAlias = tuple[
@@ -121,11 +124,20 @@ def check_groups(groups: int | None) -> None:
         raise ValueError(f"fac: groups must be 1 or more, got {groups!r}")
 
 
-def check_activation(activation: float | None) -> float | None:
+def check_normalize(normalize: str | None) -> None:
+    if normalize not in (None, "softmax"):
+        raise ValueError(f"fac: normalize must be None or 'softmax', got {normalize!r}")
+
+
+def check_activation(activation: float | str | None) -> float | None:
+    """Return leaky_relu's slope, or SOFTMAX, or None."""
     if activation is None:
         return None
+    if isinstance(activation, str) and activation == "softmax":
+        return SOFTMAX
     if isinstance(activation, bool) or not isinstance(activation, int | float):
-        raise TypeError(f"fac: activation must be None or a number, leaky_relu's slope, got {activation!r}")
+        rule = "None, 'softmax' or a number, leaky_relu's slope"
+        raise TypeError(f"fac: activation must be {rule}, got {activation!r}")
     if not 0 <= activation < math.inf:
         raise ValueError(f"fac: activation must be a slope of 0 or more, got {activation!r}")
     return float(activation)

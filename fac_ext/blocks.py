@@ -1,136 +1,25 @@
-"""Make the filters of fac_predicted block by block: those of some channels and rows, in a buffer, to be used at once.
+"""Make filters block by block: those of some channels and rows, in a buffer, to be used at once.
 
-A block is a matrix product of the library's and a call of a kernel of ours. Nothing here knows autograd. One
-sample after the other; in it one band of rows after the other, whose hidden features so stay in the cache; in it
-one part of the filter groups after the other. Samples of which several fit into one block are taken together. One
-file, though long: the loops of the value and of the gradients stand beside each other, so that they can be compared.
+fac_predicted's are a matrix product and an activation. Without a weight, hidden are filters, and their softmax is made.
+Nothing here knows autograd. Samples of which several fit into one block are taken together; in them one band of rows
+after the other, whose hidden features so stay in the cache; in it one part of the filter groups after the other.
 """
 
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fac_ext.arguments import PADDING_MODES, Fields, Geometry
+from fac_ext.arguments import SOFTMAX, Fields, Geometry
+from fac_ext.block_plan import Block, InputBand, length, plan_blocks
 from fac_ext.derivatives import is_channels_last
 
 _ops = torch.ops.fac_ext
-BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20}  # of the filters of one block; docs/predicted.md says why
-EIGHT = 8  # channels that the channels_last kernels take at once
-SOME = 128  # bytes of a pixel's channels, at least, of a block
 
 
-class Block(NamedTuple):
-    """What is done at a time: the outputs [rows) of the filter groups [first, last), that is of channels."""
-
-    rows: slice  # of the output
-    filters: slice  # rows of weight
-    channels: slice  # of input and output
-
-
-def sizes(
-    groups: int, height: int, width: int, taps: int, itemsize: int, shared: int, most: int
-) -> tuple[int, int]:
-    """Return the (groups, rows) of blocks whose filters take no more than `most` bytes, if one group and row does not.
-
-    shared: channels of a group.
-    All rows where some channels fit, as then every gradient is summed in the order of fac's own; else bands.
-    """
-    group_bytes = taps * itemsize  # at one pixel
-    some = min(groups, -(-SOME // (itemsize * shared)), max(most // (group_bytes * width), 1))
-    rows = max(most // (some * group_bytes * width), 1)
-    if rows < height:
-        return some, _even(height, rows, 1)
-    fit = max(most // (group_bytes * height * width), 1)
-    return _even(groups, fit, EIGHT if shared == 1 else 1), height
-
-
-def _count(part: slice) -> int:
-    return int(part.stop - part.start)
-
-
-def _even(whole: int, most: int, multiple: int) -> int:
-    """Return the size of the fewest parts of `whole` that are at most `most`, as even as multiples of `multiple` allow."""
-    most = min(most, whole)
-    most -= most % multiple if most > multiple else 0
-    size = -(-whole // -(-whole // most))
-    return min(-(-size // multiple) * multiple, most)
-
-
-def blocks(hidden: Tensor, weight: Tensor, most: int, geometry: Geometry, rows: bool = True) -> list[Block]:
-    """List the blocks of a sample, band after band; if rows is False, of all rows each, whatever they take."""
-    taps, shared = geometry.kernel_size[0] * geometry.kernel_size[1], geometry.channels_per_filter
-    (n, _, height, width), groups = hidden.shape, weight.shape[0] // taps
-    if n * groups * height * width == 0:
-        return []
-    itemsize = hidden.element_size()
-    if rows:
-        some, band = sizes(groups, height, width, taps, itemsize, shared, most)
-    else:
-        some, band = max(min(most // (n * taps * itemsize * height * width), groups), 1), height
-    return [
-        Block(
-            slice(y, min(y + band, height)),
-            slice(g * taps, min(g + some, groups) * taps),
-            slice(g * shared, min(g + some, groups) * shared),
-        )
-        for y in range(0, height, band)
-        for g in range(0, groups, some)
-    ]
-
-
-class Rows(NamedTuple):
-    """The input's rows under a band of the output, and the geometry of the band alone."""
-
-    geometry: Geometry
-    number: int
-    runs: list[tuple[int, int, int]]  # (place among them, row of the input, how many); the others are zeros
-
-    @classmethod
-    def under(cls, band: slice, height: int, size: int, geometry: Geometry) -> "Rows":
-        """Find those of a band of an output of `height` rows, above an input of `size` rows."""
-        if (band.start, band.stop) == (0, height):
-            return cls(geometry, size, [(0, 0, size)])
-        (kh, _), (sh, _), (dh, _), (top, _, left, right) = geometry[:4]
-        first, count = band.start * sh - top, (band.stop - band.start - 1) * sh + (kh - 1) * dh + 1
-        inside = range(max(first, 0), min(first + count, size))
-        runs = [(inside.start - first, inside.start, len(inside))] if inside else []
-        for position in range(first, first + count):
-            row = _source(position, size, PADDING_MODES[geometry.padding_mode])
-            if position not in inside and row is not None:
-                runs.append((position - first, row, 1))
-        return cls(geometry._replace(padding=(0, 0, left, right)), count, runs)
-
-    def of(self, image: Tensor) -> Tensor:
-        """Return the rows of an input."""
-        if len(self.runs) == 1 and self.runs[0][2] == self.number:
-            return image[:, :, self.runs[0][1] :][:, :, : self.number]
-        rows = image.new_zeros((*image.shape[:2], self.number, image.shape[3]))
-        for place, row, many in self.runs:
-            rows[:, :, place : place + many] = image[:, :, row : row + many]
-        return rows
-
-    def add(self, image: Tensor, rows: Tensor) -> None:
-        """Add the gradient of the rows to that of the input; in one order, and no two at once to one row."""
-        for place, row, many in self.runs:
-            image[:, :, row : row + many] += rows[:, :, place : place + many]
-
-
-def _source(position: int, size: int, mode: str) -> int | None:
-    """Return the row that a position beyond the ends shows (csrc/geometry.h)."""
-    if 0 <= position < size:
-        return position
-    if mode == "replicate":
-        return min(max(position, 0), size - 1)
-    if mode == "reflect":
-        return -position if position < 0 else 2 * (size - 1) - position
-    return position % size if mode == "circular" else None
-
-
-class _Call:
+class FilterBuffer:
     """The operands of a call in one layout, as matrices, and the buffer.
 
     A CPU's matrix products are of [weight, bias] and [hidden; 1]: they add the bias, and sum its gradient, at no cost
@@ -140,7 +29,7 @@ class _Call:
     def __init__(
         self,
         hidden: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
         slope: float | None,
         block_bytes: int,
@@ -152,50 +41,52 @@ class _Call:
         self.slope, self.geometry = slope, geometry
         self.height, self.width = hidden.shape[2:]
         self.weight, self.bias, self.ones = weight, bias, 0
-        if bias is not None and hidden.device.type == "cpu":
+        if bias is not None and weight is not None and hidden.device.type == "cpu":
             unit = 32 if hidden.dtype == torch.bfloat16 else 1  # what matrix units take at once
             self.ones = unit - weight.shape[1] % unit  # one row of ones, and zeros
             self.weight = weight.new_zeros(weight.shape[0], weight.shape[1] + self.ones)
             self.weight[:, : weight.shape[1]], self.weight[:, weight.shape[1]] = weight, bias
             self.bias = None
-        self.blocks = blocks(hidden, weight, block_bytes, geometry)
-        most = max(
-            (_count(block.filters) * _count(block.rows) * self.width for block in self.blocks), default=0
+        self.blocks = plan_blocks(hidden, weight, block_bytes, geometry)
+        block_values = max(
+            (length(block.filters) * length(block.rows) * self.width for block in self.blocks), default=0
         )
         whole = len(self.blocks) == 1
-        self.samples = min(max(block_bytes // (most * hidden.element_size()), 1), len(hidden)) if whole else 1
-        self.buffer = hidden.new_empty(self.samples * most)
+        self.samples = (
+            min(max(block_bytes // (block_values * hidden.element_size()), 1), len(hidden)) if whole else 1
+        )
+        self.memory = hidden.new_empty(self.samples * block_values)
 
     def sums(self, dtype: torch.dtype) -> Tensor:
         """Return zeros for the gradient of the weight, stored in the order in which the products are made."""
-        shape = self.weight.shape
-        made = self.hidden.new_zeros(shape[::-1] if self.channels_last else shape, dtype=dtype)
-        return made.t() if self.channels_last else made
+        shape = () if self.weight is None else self.weight.shape
+        zeros = self.hidden.new_zeros(shape[::-1] if self.channels_last else shape, dtype=dtype)
+        return zeros.t() if self.channels_last else zeros
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(
             shape, dtype=self.hidden.dtype, device=self.hidden.device, memory_format=self.format
         )
 
-    def bands(self, size: int) -> Iterator[tuple[slice, slice, Rows, Tensor, list[Block]]]:
+    def bands(self, size: int) -> Iterator[tuple[slice, slice, InputBand, Tensor, list[Block]]]:
         """Yield (samples, rows, their rows of an input of `size` rows, matrix of hidden features, blocks) of each band."""
         for n in range(0, self.hidden.shape[0], self.samples):
             samples = slice(n, n + self.samples)
-            for band, some in itertools.groupby(self.blocks, lambda block: block.rows):
-                under = Rows.under(band, self.height, size, self.geometry)
+            for band, blocks in itertools.groupby(self.blocks, lambda block: block.rows):
+                input_band = InputBand.for_output(band, self.height, size, self.geometry)
                 features = self._with_ones(self.matrix(self.hidden[samples, :, band]))
-                yield samples, band, under, features, list(some)
+                yield samples, band, input_band, features, list(blocks)
 
     def _with_ones(self, features: Tensor) -> Tensor:
         if not self.ones:
             return features
         *samples, channels, pixels = features.shape
         if self.channels_last:
-            made = features.new_zeros(pixels, channels + self.ones).t()
+            extended = features.new_zeros(pixels, channels + self.ones).t()
         else:
-            made = features.new_zeros(*samples, channels + self.ones, pixels)
-        made[..., :channels, :], made[..., channels, :] = features, 1
-        return made
+            extended = features.new_zeros(*samples, channels + self.ones, pixels)
+        extended[..., :channels, :], extended[..., channels, :] = features, 1
+        return extended
 
     def matrix(self, images: Tensor) -> Tensor:
         """View (N, channels, H, W) as a matrix (channels, pixels), or as N of them where the memory has that order."""
@@ -205,51 +96,84 @@ class _Call:
 
     def filters(self, block: Block, features: Tensor) -> Tensor:
         """Make the filters (N, filters, rows, W) of a block in the buffer."""
+        *samples, _, pixels = features.shape
+        count, rows = length(block.filters), length(block.rows)
+        memory = self.memory[: math.prod(samples) * count * pixels]
+        if self.channels_last:
+            out, filters = (
+                memory.view(pixels, count),
+                memory.view(-1, rows, self.width, count).permute(0, 3, 1, 2),
+            )
+        else:
+            out, filters = memory.view(*samples, count, pixels), memory.view(-1, count, rows, self.width)
+        if self.weight is None:
+            given = features[..., block.filters, :]
+            self._softmax(given.mT if self.channels_last else given, out)
+            return filters
         weight = self.weight[block.filters]
         bias = None if self.bias is None else self.bias[block.filters]
-        *samples, _, pixels = features.shape
-        many, rows = weight.shape[0], _count(block.rows)
-        memory = self.buffer[: math.prod(samples) * many * pixels]
         if self.channels_last:
-            out, factors = memory.view(pixels, many), (features.t(), weight.t())
-            made = memory.view(-1, rows, self.width, many).permute(0, 3, 1, 2)
+            factors = (features.t(), weight.t())
         else:
-            out, factors = memory.view(*samples, many, pixels), (weight.expand(*samples, -1, -1), features)
-            made = memory.view(-1, many, rows, self.width)
+            factors = (weight.expand(*samples, -1, -1), features)
             bias = None if bias is None else bias[:, None]
         if bias is not None:
             add = torch.baddbmm if samples else torch.addmm
             add(bias.expand(out.shape), *factors, out=out)
         else:
             (torch.bmm if samples else torch.mm)(*factors, out=out)
-        return made if self.slope is None else torch.nn.functional.leaky_relu_(made, self.slope)
+        if self.slope == SOFTMAX:
+            self._softmax(out, out)
+        elif self.slope is not None:
+            torch.nn.functional.leaky_relu_(filters, self.slope)
+        return filters
 
-    def by_filters(self, under: Tensor, above: Tensor, filters: Tensor | None, geometry: Geometry) -> Tensor:
+    def _taps(self, matrix: Tensor) -> tuple[Tensor, int]:
+        """Split the filters of a matrix, in the order of its memory, by taps; return the axis of the taps too."""
+        axis = -1 if self.channels_last else -2
+        return matrix.unflatten(axis, (-1, self.geometry.taps)), axis
+
+    def _softmax(self, matrix: Tensor, out: Tensor) -> None:
+        """Normalise each filter; out may be the matrix."""
+        source, axis = self._taps(matrix)
+        torch.ops.aten._softmax.out(source, axis, False, out=self._taps(out)[0])
+
+    def by_filters(
+        self, input_rows: Tensor, grad_rows: Tensor, filters: Tensor | None, geometry: Geometry
+    ) -> Tensor:
         """Return the gradient by the filters of a block before their activation, as a matrix."""
-        made: Tensor = _ops.fac_grad_filters(under, above, *geometry)
-        made = made.contiguous(memory_format=self.format)
-        if self.slope is not None:  # the result has the sign of what it was made of
-            torch.ops.aten.leaky_relu_backward.grad_input(made, filters, self.slope, True, grad_input=made)
-        return self.matrix(made)
+        by_filters: Tensor = _ops.fac_grad_filters(input_rows, grad_rows, *geometry)
+        by_filters = by_filters.contiguous(memory_format=self.format)
+        if self.slope == SOFTMAX and filters is not None:
+            matrices = (self.matrix(tensor) for tensor in (by_filters, filters))
+            grad, weights = (matrix.mT if self.channels_last else matrix for matrix in matrices)
+            (grad, axis), (weights, _) = self._taps(grad), self._taps(weights)
+            torch.ops.aten._softmax_backward_data.out(grad, weights, axis, grad.dtype, grad_input=grad)
+        elif self.slope is not None:
+            # the result has the sign of what it was made of
+            torch.ops.aten.leaky_relu_backward.grad_input(
+                by_filters, filters, self.slope, True, grad_input=by_filters
+            )
+        return self.matrix(by_filters)
 
 
 def forward(
     input: Tensor,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     slope: float | None,
     block_bytes: int,
     *geometry: *Fields,
 ) -> Tensor:
-    """Compute fac(input, leaky_relu(weight hidden + bias, slope)); slope None is no activation."""
-    call = _Call(hidden, weight, bias, slope, block_bytes, Geometry(*geometry))
-    output = call.empty(*input.shape[:2], *hidden.shape[2:])
-    for samples, _, rows, features, some in call.bands(input.shape[2]):
-        for block in some:
-            under = rows.of(input[samples, block.channels])
-            made = _ops.fac(under, call.filters(block, features), *rows.geometry)
-            output[samples, block.channels, block.rows] = made
+    """Compute fac(input, activation(weight hidden + bias)); see predicted.predicted."""
+    buffer = FilterBuffer(hidden, weight, bias, slope, block_bytes, Geometry(*geometry))
+    output = buffer.empty(*input.shape[:2], *hidden.shape[2:])
+    for samples, _, band, features, blocks in buffer.bands(input.shape[2]):
+        for block in blocks:
+            input_rows = band.gather(input[samples, block.channels])
+            part = _ops.fac(input_rows, buffer.filters(block, features), *band.geometry)
+            output[samples, block.channels, block.rows] = part
     return output
 
 
@@ -261,7 +185,7 @@ def input_shape(grad: Tensor, geometry: Geometry) -> tuple[int, ...]:
 def gradients(
     input: Tensor | None,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     grad: Tensor,
     wanted: list[bool],
@@ -275,40 +199,50 @@ def gradients(
     summed in float32 over the blocks, that of hidden over the blocks of its band. input may be None where its own
     gradient alone is wanted.
     """
-    call = _Call(hidden, weight, bias, slope, block_bytes, Geometry(*geometry))
+    buffer = FilterBuffer(hidden, weight, bias, slope, block_bytes, Geometry(*geometry))
     of_input, of_hidden, of_weight, of_bias = wanted
     sums = torch.promote_types(hidden.dtype, torch.float32)
-    shape = input_shape(grad, call.geometry)
-    by_input = call.empty(*shape).zero_() if of_input else None
-    by_hidden = call.empty(*hidden.shape).zero_() if of_hidden else None
-    by_weight = call.sums(sums) if of_weight or (of_bias and call.ones) else None
-    by_bias = hidden.new_zeros(weight.shape[0], dtype=sums) if of_bias and not call.ones else None
-    for samples, band_rows, rows, features, some in call.bands(shape[2]):
-        band = None if by_hidden is None else call.matrix(by_hidden[samples, :, band_rows])
-        band_sums = None if band is None else band.to(sums)
-        across = features.contiguous() if call.ones and (of_weight or of_bias) else features
-        for block in some:
-            above = grad[samples, block.channels, block.rows].contiguous(memory_format=call.format)
-            made = call.filters(block, features) if of_input or slope is not None else None
+    shape = input_shape(grad, buffer.geometry)
+    by_input = buffer.empty(*shape).zero_() if of_input else None
+    by_hidden = buffer.empty(*hidden.shape) if of_hidden else None
+    if by_hidden is not None and weight is not None:
+        by_hidden.zero_()
+    by_weight = buffer.sums(sums) if of_weight or (of_bias and buffer.ones) else None
+    by_bias = (
+        hidden.new_zeros(weight.shape[0], dtype=sums)
+        if weight is not None and of_bias and not buffer.ones
+        else None
+    )
+    for samples, rows, band, features, blocks in buffer.bands(shape[2]):
+        hidden_grad = None if by_hidden is None else buffer.matrix(by_hidden[samples, :, rows])
+        hidden_sums = None if hidden_grad is None or weight is None else hidden_grad.to(sums)
+        across = features.contiguous() if buffer.ones and (of_weight or of_bias) else features
+        for block in blocks:
+            grad_rows = grad[samples, block.channels, block.rows].contiguous(memory_format=buffer.format)
+            filters = buffer.filters(block, features) if of_input or slope is not None else None
             if by_input is not None:
-                part = _ops.fac_grad_input(made, above, *rows.geometry)
-                rows.add(by_input[samples, block.channels], part)
+                part = _ops.fac_grad_input(filters, grad_rows, *band.geometry)
+                band.scatter_add(by_input[samples, block.channels], part)
             if input is None or not any(wanted[1:]):
                 continue
-            under = rows.of(input[samples, block.channels])
-            by_filters = call.by_filters(under, above, made, rows.geometry)
-            if band_sums is not None:
-                _add_product(band_sums, weight[block.filters].t(), by_filters)
+            input_rows = band.gather(input[samples, block.channels])
+            by_filters = buffer.by_filters(input_rows, grad_rows, filters, band.geometry)
+            if weight is None:
+                if hidden_grad is not None:
+                    hidden_grad[..., block.filters, :] = by_filters
+                continue
+            if hidden_sums is not None:
+                _add_product(hidden_sums, weight[block.filters].t(), by_filters)
             if by_weight is not None:
                 _add_product(by_weight[block.filters], by_filters, across.mT)
             if by_bias is not None:
                 by_bias[block.filters] += by_filters.transpose(0, -2).flatten(1).sum(1, dtype=sums)
             del by_filters  # its memory is the next one's
-        if band is not None and band_sums is not None and band_sums is not band:
-            band.copy_(band_sums)
-    if by_weight is not None:
+        if hidden_grad is not None and hidden_sums is not None and hidden_sums is not hidden_grad:
+            hidden_grad.copy_(hidden_sums)
+    if by_weight is not None and weight is not None:
         by_weight, last = by_weight[:, : weight.shape[1]], by_weight[:, weight.shape[1] :]
-        by_bias = last[:, 0] if call.ones and of_bias else by_bias
+        by_bias = last[:, 0] if buffer.ones and of_bias else by_bias
     found = (
         *(by_input, by_hidden),
         None if by_weight is None or not of_weight else hidden.new_empty(by_weight.shape).copy_(by_weight),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fac_ext import derivatives
-from fac_ext.arguments import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, pair
-from fac_ext.functional import HAS_CUDA, fac
+from fac_ext.arguments import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, check_kind, pair
+from fac_ext.functional import HAS_CUDA, correlate, fac, fac_of_softmax
 from fac_ext.modules import FAC
 
 
@@ -154,6 +154,37 @@ def adaptive_conv(input: Tensor, filters: Tensor) -> Tensor:
     return fac(input, filters.flatten(3).permute(0, 3, 1, 2), filters.shape[3:], padding="valid")
 
 
+def na2d_qk(query: Tensor, key: Tensor, kernel_size: IntPair, dilation: IntPair = 1) -> Tensor:
+    """Compute neighbourhood attention's scores, as natten.functional.na2d_qk did until NATTEN 0.20 removed it.
+
+    Each query is multiplied with the keys of its window, by :func:`na2d_av`'s rule.
+
+    Args:
+        query: (B, heads, H, W, d), scaled by the caller.
+        key: (B, heads, H, W, d), same dtype and device.
+        kernel_size: odd int or pair (height, width), with H >= kh*dh and W >= kw*dw.
+        dilation: int or pair.
+
+    Returns:
+        (B, heads, H, W, kh*kw), before softmax. NATTEN's causal masks, additional keys, biases (rpb) and nested tensors
+        are not supported.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`na2d_av`.
+    """
+    _check("na2d_qk", "query", query, "(B, heads, H, W, d)")
+    _check("na2d_qk", "key", key, "(B, heads, H, W, d)")
+    geometry = _inside("na2d_qk", kernel_size, dilation, query.shape[4], query=query, key=key)
+    if key.shape != query.shape:
+        raise ValueError(f"na2d_qk: key must have query's shape {tuple(query.shape)}, got {tuple(key.shape)}")
+    if key.dtype != query.dtype:
+        raise TypeError(f"na2d_qk: key must have query's dtype {query.dtype}, got {key.dtype}")
+    image, queries = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (key, query))
+    scores = derivatives.fac_grad_filters(image, queries, geometry).permute(0, 2, 3, 1)
+    result: Tensor = scores.unflatten(0, query.shape[:2])
+    return result
+
+
 def na2d_av(attn: Tensor, value: Tensor, kernel_size: IntPair, dilation: IntPair = 1) -> Tensor:
     """Compute neighbourhood attention's weighted sum, as natten.functional.na2d_av did until NATTEN 0.20 removed it.
 
@@ -176,33 +207,144 @@ def na2d_av(attn: Tensor, value: Tensor, kernel_size: IntPair, dilation: IntPair
         ValueError: kernel_size is even; the shapes do not fit each other or the window; there are two devices.
         RuntimeError: this build of fac_ext has no kernels for the device.
     """
-    (kh, kw), (dh, dw) = _odd_pair("na2d_av", kernel_size), pair("dilation", dilation, 1)
+    _odd_pair("na2d_av", kernel_size)
     _check("na2d_av", "attn", attn, "(B, heads, H, W, kh*kw)")
     _check("na2d_av", "value", value, "(B, heads, H, W, d)")
-    for name, tensor in (("attn", attn), ("value", value)):
-        if tensor.dtype not in DTYPES:
-            raise TypeError(
-                f"na2d_av: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}"
-            )
-    if value.device != attn.device:
-        raise ValueError(f"na2d_av: value must be on attn's device {attn.device}, got {value.device}")
     batch, heads, h, w, d = value.shape
-    if attn.shape != (batch, heads, h, w, kh * kw):
-        shape = f"(B, heads, H, W, kh*kw) = {(batch, heads, h, w, kh * kw)}"
+    geometry = _inside("na2d_av", kernel_size, dilation, d, attn=attn, value=value)
+    if attn.shape != (batch, heads, h, w, geometry.taps):
+        shape = f"(B, heads, H, W, kh*kw) = {(batch, heads, h, w, geometry.taps)}"
         raise ValueError(f"na2d_av: attn must be {shape}, got {tuple(attn.shape)}")
-    if h < kh * dh or w < kw * dw or d < 1:
-        rule = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
-        raise ValueError(f"na2d_av: value must have {rule}, got {tuple(value.shape)}")
-    device = attn.device.type
-    if device not in derivatives.DEVICES or (device == "cuda" and not HAS_CUDA):
-        raise RuntimeError(f"na2d_av: attn is on {device}, for which this build of fac_ext has no kernels")
-    top, left = kh // 2 * dh, kw // 2 * dw
-    geometry = Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, d)
     image, filters = (tensor.flatten(0, 1).permute(0, 3, 1, 2) for tensor in (value, attn.to(value.dtype)))
     output: Tensor = (
         derivatives.fac(image, filters, geometry).permute(0, 2, 3, 1).unflatten(0, (batch, heads))
     )
     return output
+
+
+def na2d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntPair,
+    dilation: IntPair = 1,
+    scale: float | None = None,
+) -> Tensor:
+    """Compute neighbourhood attention, as natten.functional.na2d does: na2d_qk, softmax, na2d_av, in this layout.
+
+    Args:
+        query, key, value: (B, H, W, heads, d), same dtype and device.
+        kernel_size, dilation: as in :func:`na2d_av`.
+        scale: of the query; by default d ** -0.5.
+
+    Returns:
+        (B, H, W, heads, d). The scores are stored, their softmax is not.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`na2d_av`.
+    """
+    tensors = {"query": query, "key": key, "value": value}
+    for name, tensor in tensors.items():
+        _check("na2d", name, tensor, "(B, H, W, heads, d)")
+    geometry = _inside("na2d", kernel_size, dilation, query.shape[4], axes=(1, 2), **tensors)
+    for name, tensor in tensors.items():
+        if tensor.shape != query.shape:
+            raise ValueError(
+                f"na2d: {name} must have query's shape {tuple(query.shape)}, got {tuple(tensor.shape)}"
+            )
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"na2d: {name} must have query's dtype {query.dtype}, got {tensor.dtype}")
+    scaled = query * (query.shape[4] ** -0.5 if scale is None else scale)
+    images = (tensor.flatten(3).permute(0, 3, 1, 2) for tensor in (key, scaled, value))
+    key, scaled, value = images
+    scores = derivatives.fac_grad_filters(key, scaled, geometry)
+    output = fac_of_softmax(value, scores, geometry).permute(0, 2, 3, 1)
+    result: Tensor = output.unflatten(3, query.shape[3:])
+    return result
+
+
+def _inside(
+    op: str,
+    kernel_size: IntPair,
+    dilation: IntPair,
+    channels: int,
+    *,
+    axes: tuple[int, int] = (2, 3),
+    **tensors: Tensor,
+) -> Geometry:
+    """Check dtypes, devices, and the window against the last tensor's size; return the Geometry of moved windows."""
+    (kh, kw), (dh, dw) = _odd_pair(op, kernel_size), pair("dilation", dilation, 1)
+    first, *others = tensors
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}")
+    device = tensors[first].device
+    for name in others:
+        if tensors[name].device != device:
+            raise ValueError(f"{op}: {name} must be on {first}'s device {device}, got {tensors[name].device}")
+    name = others[-1]
+    h, w = (tensors[name].shape[axis] for axis in axes)
+    if h < kh * dh or w < kw * dw or channels < 1:
+        rule = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
+        raise ValueError(f"{op}: {name} must have {rule}, got {tuple(tensors[name].shape)}")
+    if device.type not in derivatives.DEVICES or (device.type == "cuda" and not HAS_CUDA):
+        raise RuntimeError(
+            f"{op}: {first} is on {device.type}, for which this build of fac_ext has no kernels"
+        )
+    top, left = kh // 2 * dh, kw // 2 * dw
+    return Geometry((kh, kw), (1, 1), (dh, dw), (top, top, left, left), INSIDE, channels)
+
+
+def spatial_correlation_sample(
+    input1: Tensor,
+    input2: Tensor,
+    kernel_size: IntPair = 1,
+    patch_size: IntPair = 1,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    dilation_patch: IntPair = 1,
+) -> Tensor:
+    """Compute the cost volume of Pytorch-Correlation-extension's spatial_correlation_sample, for its kernel_size 1.
+
+    Args:
+        input1, input2: (N, C, H, W), same shape, dtype and device. Both are continued by zeros.
+        kernel_size: 1, which is FlowNet-C's and PWC-Net's choice.
+        patch_size: int or (height, width), the displacements on each axis, `dilation_patch` pixels apart.
+        stride: int or pair, between the pixels of input1 that are compared.
+        padding: int or pair, of both inputs.
+        dilation: of the kernel: without effect.
+        dilation_patch: int or pair.
+
+    Returns:
+        (N, patch height, patch width, Ho, Wo), the sum over the channels, with Ho = (H + 2*padding - 1) // stride + 1.
+
+    Raises:
+        TypeError, ValueError: kernel_size is not 1; the shapes differ; what else :func:`fac_ext.fac_correlation` refuses.
+    """
+    op = "spatial_correlation_sample"
+    if pair("kernel_size", kernel_size, 1) != (1, 1):
+        raise ValueError(f"{op}: kernel_size must be 1, got {kernel_size!r}")
+    patch, step = pair("patch_size", patch_size, 1), pair("stride", stride, 1)
+    around, apart = pair("padding", padding, 0), pair("dilation_patch", dilation_patch, 1)
+    pair("dilation", dilation, 1)
+    _check(op, "input1", input1, "(N, C, H, W)")
+    _check(op, "input2", input2, "(N, C, H, W)")
+    if input1.shape != input2.shape or min(input1.shape[1:]) < 1:
+        rule = f"input1's shape {tuple(input1.shape)}, with channels and pixels"
+        raise ValueError(f"{op}: input2 must have {rule}, got {tuple(input2.shape)}")
+    check_kind(input1, input2=input2)
+    pixels = torch.nn.functional.pad(input1, (around[1], around[1], around[0], around[0]))
+    query = pixels[:, :, :: step[0], :: step[1]]
+    sides: list[int] = []
+    for axis in (0, 1):
+        before = around[axis] + (patch[axis] - 1) // 2 * apart[axis]
+        reach = (query.shape[2 + axis] - 1) * step[axis] + (patch[axis] - 1) * apart[axis] + 1
+        sides += [before, reach - before - input2.shape[2 + axis]]
+    top, bottom, left, right = sides
+    geometry = Geometry(patch, step, apart, (top, bottom, left, right), 0, input2.shape[1])
+    volume: Tensor = correlate(input2, query, geometry).unflatten(1, patch)
+    return volume
 
 
 def separable_fac(

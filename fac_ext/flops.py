@@ -29,15 +29,15 @@ def _by_grad(other: Shape, grad: Shape, *geometry: *Fields, **_: Any) -> int:
     return _products(grad, *geometry)
 
 
-def _prediction(hidden: Shape, weight: Shape) -> int:
+def _prediction(hidden: Shape, weight: Shape | None) -> int:
     """Count those of the matrix product that makes all filters."""
-    return 2 * hidden[0] * math.prod(hidden[2:]) * math.prod(weight)
+    return 0 if weight is None else 2 * hidden[0] * math.prod(hidden[2:]) * math.prod(weight)
 
 
 def _predicted(
     input: Shape,
     hidden: Shape,
-    weight: Shape,
+    weight: Shape | None,
     bias: Shape | None,
     slope: float | None,
     block_bytes: int,
@@ -50,7 +50,7 @@ def _predicted(
 def _predicted_gradients(
     input: Shape | None,
     hidden: Shape,
-    weight: Shape,
+    weight: Shape | None,
     bias: Shape | None,
     grad: Shape,
     wanted: list[bool],

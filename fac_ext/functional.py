@@ -1,16 +1,20 @@
 """The public functions. arguments.py checks what they get; they call the operators of derivatives.py and predicted.py."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fac_ext import _C, derivatives, predicted
 from fac_ext.arguments import (
+    SOFTMAX,
     Geometry,
     IntPair,
     Padding,
     PaddingMode,
     check_activation,
     check_block_bytes,
+    check_normalize,
     check_tensors,
     check_window,
     resolve,
@@ -18,7 +22,7 @@ from fac_ext.arguments import (
     resolve_predicted,
     resolve_transpose,
 )
-from fac_ext.blocks import BLOCK_BYTES, blocks
+from fac_ext.block_plan import BLOCK_BYTES, plan_blocks
 from fac_ext.reference import shift_correlation, shift_sum, shift_transpose
 
 # Ask once: torch.compile cannot trace these questions.
@@ -37,6 +41,7 @@ def fac(
     dilation: IntPair = 1,
     padding: Padding = "same",
     padding_mode: PaddingMode = "zeros",
+    normalize: Literal["softmax"] | None = None,
 ) -> Tensor:
     """Filter adaptive convolution: each output pixel of each channel has its own kh x kw filter.
 
@@ -57,6 +62,8 @@ def fac(
         padding: pixels on both sides, an int or (height, width); or, as in torch.nn.Conv2d, "valid" (none) or "same"
             (Ho = H, Wo = W; needs stride 1; an even kernel gets its odd pixel at the bottom and right).
         padding_mode: "zeros", "replicate", "reflect" or "circular", as in torch.nn.Conv2d.
+        normalize: "softmax" applies softmax(filters), over the taps of each filter, which is made in blocks and never
+            stored, forward and backward.
 
     Returns:
         (N, C, Ho, Wo) with Ho = (H + 2*ph - dh*(kh - 1) - 1) // sh + 1, Wo likewise. Differentiable in both tensors,
@@ -70,8 +77,19 @@ def fac(
     check_tensors(input=input, filters=filters)
     input, filters = _autocast(input, filters)
     geometry = resolve(input, filters, check_window(kernel_size, stride, dilation, padding, padding_mode))
+    check_normalize(normalize)
+    if normalize == "softmax":
+        return fac_of_softmax(input, filters, geometry)
     call = derivatives.fac if _has_kernels(input) else shift_sum
     return call(input, filters, geometry)
+
+
+def fac_of_softmax(input: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
+    """Compute fac(..., normalize="softmax") of arguments that are checked."""
+    if not _has_kernels(input):
+        return shift_sum(input, predicted.softmax(filters, geometry.taps), geometry)
+    max_bytes = BLOCK_BYTES["softmax on cpu" if input.device.type == "cpu" else "others"]
+    return predicted.predicted(input, filters, None, None, SOFTMAX, max_bytes, geometry)
 
 
 def fac_correlation(
@@ -112,6 +130,11 @@ def fac_correlation(
     input, query = _autocast(input, query)
     window = check_window(kernel_size, stride, dilation, padding, padding_mode)
     geometry = resolve_correlation(input, query, window, groups)
+    return correlate(input, query, geometry)
+
+
+def correlate(input: Tensor, query: Tensor, geometry: Geometry) -> Tensor:
+    """Compute fac_correlation() of arguments that are checked."""
     call = derivatives.fac_grad_filters if _has_kernels(input) else shift_correlation
     return call(input, query, geometry)
 
@@ -174,7 +197,7 @@ def fac_predicted(
     dilation: IntPair = 1,
     padding: Padding = "same",
     padding_mode: PaddingMode = "zeros",
-    activation: float | None = None,
+    activation: float | Literal["softmax"] | None = None,
     block_bytes: int | None = None,
 ) -> Tensor:
     """Filter adaptive convolution with filters that a 1x1 convolution predicts, and that are never stored::
@@ -194,7 +217,8 @@ def fac_predicted(
             (i, j) of group g.
         bias: (G*kh*kw,) or None.
         kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac`.
-        activation: the slope, 0 or more, of a leaky_relu that the filters go through; None for none.
+        activation: the slope, 0 or more, of a leaky_relu that the filters go through, or "softmax", over the taps of
+            each filter; None for none.
         block_bytes: the most that the filters of one block may take, in bytes, as long as they are more than one
             group's in one row. By default 8 MiB on the CPU and 128 MiB elsewhere (docs/predicted.md).
 
@@ -230,9 +254,9 @@ def _predicted_by_shifts(
 ) -> Tensor:
     """Compute fac_predicted() where there are no kernels: block by block in plain PyTorch."""
     parts = []
-    for block in blocks(hidden, weight, block_bytes, geometry, rows=False):
+    for block in plan_blocks(hidden, weight, block_bytes, geometry, bands=False):
         own = None if bias is None else bias[block.filters]
-        filters = predicted.filters(hidden, weight[block.filters], own, slope)
+        filters = predicted.filters(hidden, weight[block.filters], own, slope, geometry.taps)
         parts.append(shift_sum(input[:, block.channels], filters, geometry))
     return torch.cat(parts, 1) if parts else input.new_zeros(*input.shape[:2], *hidden.shape[2:])
 

@@ -1,7 +1,7 @@
 """The public functions as torch.nn.Modules."""
 
 import math
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from fac_ext.arguments import (
     check_activation,
     check_block_bytes,
     check_groups,
+    check_normalize,
     check_window,
     pair,
 )
@@ -62,7 +63,8 @@ class FAC(_Windowed):
     """Filter adaptive convolution as a layer without parameters: its second input is the filters.
 
     Args:
-        kernel_size, stride, dilation, padding, padding_mode: as in :func:`fac_ext.fac`, which lists shapes and errors.
+        kernel_size, stride, dilation, padding, padding_mode, normalize: as in :func:`fac_ext.fac`, which lists shapes and
+            errors.
 
     Example:
         >>> layer = FAC(5, padding_mode="replicate")
@@ -70,13 +72,32 @@ class FAC(_Windowed):
         torch.Size([1, 8, 32, 32])
     """
 
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        *,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        padding: Padding = "same",
+        padding_mode: PaddingMode = "zeros",
+        normalize: Literal["softmax"] | None = None,
+    ) -> None:
+        super().__init__(
+            kernel_size, stride=stride, dilation=dilation, padding=padding, padding_mode=padding_mode
+        )
+        check_normalize(normalize)
+        self.normalize = normalize
+
     # torch.nn.Module says Any
     if TYPE_CHECKING:
 
         def __call__(self, input: Tensor, filters: Tensor) -> Tensor: ...
 
     def forward(self, input: Tensor, filters: Tensor) -> Tensor:
-        return fac(input, filters, self.kernel_size, **self._settings)
+        return fac(input, filters, self.kernel_size, normalize=self.normalize, **self._settings)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", normalize={self.normalize!r}" if self.normalize else "")
 
 
 class FACCorrelation(_Windowed):
@@ -194,7 +215,7 @@ class PredictedFAC(_Windowed):
         dilation: IntPair = 1,
         padding: Padding = "same",
         padding_mode: PaddingMode = "zeros",
-        activation: float | None = None,
+        activation: float | Literal["softmax"] | None = None,
         bias: bool = True,
         block_bytes: int | None = None,
         device: torch.device | str | None = None,
@@ -203,7 +224,8 @@ class PredictedFAC(_Windowed):
         super().__init__(
             kernel_size, stride=stride, dilation=dilation, padding=padding, padding_mode=padding_mode
         )
-        self.activation, self.block_bytes = check_activation(activation), check_block_bytes(block_bytes)
+        check_activation(activation)
+        self.activation, self.block_bytes = activation, check_block_bytes(block_bytes)
         rows = groups * self.kernel_size[0] * self.kernel_size[1]
         weight = torch.empty(rows, hidden_channels, 1, 1, device=device, dtype=dtype)
         self.weight = torch.nn.Parameter(weight)
@@ -237,5 +259,5 @@ class PredictedFAC(_Windowed):
         taps = self.kernel_size[0] * self.kernel_size[1]
         return (
             f"{self.weight.shape[1]}, {self.weight.shape[0] // taps}, {super().extra_repr()}, "
-            f"activation={self.activation}, bias={self.bias is not None}"
+            f"activation={self.activation!r}, bias={self.bias is not None}"
         )

@@ -1,8 +1,9 @@
-"""Call and differentiate fac_predicted's operator: fac(input, leaky_relu(conv2d(hidden, weight, bias))).
+"""Call and differentiate filters that are made block by block: fac(input, activation(conv2d(hidden, weight, bias))).
 
-The value and the first derivatives are made block by block (blocks.py) and store no filters. What asks for more
-(a backward pass with create_graph, forward mode, torch.func, vmap over the weights) goes through the definition,
-whose parts torch and derivatives.py know to any order; it stores filters.
+Without a weight, hidden are the filters, and only their softmax is made in blocks. The value and the first derivatives
+store no filters that they make (blocks.py). What asks for more (a backward pass with create_graph, forward mode,
+torch.func, vmap over the weights) goes through the definition, whose parts torch and derivatives.py know to any order;
+it stores filters.
 
 As in derivatives.py, eager code goes through an autograd.Function, code being compiled sees the operator.
 """
@@ -15,16 +16,18 @@ from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from fac_ext import blocks, derivatives
-from fac_ext.arguments import Fields, Geometry
+from fac_ext.arguments import SOFTMAX, Fields, Geometry
 
 _SETTINGS = (
     "float? slope, int block_bytes, int[2] kernel_size, int[2] stride, int[2] dilation, int[4] padding, "
     "int padding_mode, int channels_per_filter"
 )
 _library = torch.library.Library("fac_ext", "FRAGMENT")
-_library.define(f"predicted(Tensor input, Tensor hidden, Tensor weight, Tensor? bias, {_SETTINGS}) -> Tensor")
 _library.define(
-    "predicted_gradients(Tensor? input, Tensor hidden, Tensor weight, Tensor? bias, Tensor grad, bool[4] wanted, "
+    f"predicted(Tensor input, Tensor hidden, Tensor? weight, Tensor? bias, {_SETTINGS}) -> Tensor"
+)
+_library.define(
+    "predicted_gradients(Tensor? input, Tensor hidden, Tensor? weight, Tensor? bias, Tensor grad, bool[4] wanted, "
     f"{_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.impl("predicted", blocks.forward, "CompositeExplicitAutograd")
@@ -35,13 +38,13 @@ _ops = torch.ops.fac_ext
 def predicted(
     input: Tensor,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     slope: float | None,
     block_bytes: int,
     geometry: Geometry,
 ) -> Tensor:
-    """Call it with weight (G*kh*kw, Ch) and bias (G*kh*kw,); slope is leaky_relu's, None for no activation."""
+    """Call it with weight (G*kh*kw, Ch) and bias (G*kh*kw,); slope is leaky_relu's, SOFTMAX, or None for no activation."""
     operands = (input, hidden, weight, bias, slope, block_bytes)
     if not torch.compiler.is_compiling():
         output: Tensor = _Predicted.apply(*operands, geometry)  # type: ignore[no-untyped-call]
@@ -51,27 +54,37 @@ def predicted(
     return output
 
 
-def filters(hidden: Tensor, weight: Tensor, bias: Tensor | None, slope: float | None) -> Tensor:
-    """Predict all filters."""
-    made = F.conv2d(hidden, weight[..., None, None], bias)
-    return made if slope is None else F.leaky_relu(made, slope)
+def filters(
+    hidden: Tensor, weight: Tensor | None, bias: Tensor | None, slope: float | None, taps: int
+) -> Tensor:
+    """Make all filters."""
+    products = hidden if weight is None else F.conv2d(hidden, weight[..., None, None], bias)
+    if slope is None:
+        return products
+    return softmax(products, taps) if slope == SOFTMAX else F.leaky_relu(products, slope)
+
+
+def softmax(filters: Tensor, taps: int) -> Tensor:
+    """Normalise each filter over its taps. Autocast does not widen it, as a type is given."""
+    weights: Tensor = filters.unflatten(1, (-1, taps)).softmax(2, dtype=filters.dtype)
+    return weights.flatten(1, 2)
 
 
 def definition(
     input: Tensor,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     slope: float | None,
     geometry: Geometry,
 ) -> Tensor:
-    return derivatives.fac(input, filters(hidden, weight, bias, slope), geometry)
+    return derivatives.fac(input, filters(hidden, weight, bias, slope, geometry.taps), geometry)
 
 
 def gradients(
     input: Tensor | None,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     grad: Tensor,
     wanted: list[bool],
@@ -82,13 +95,15 @@ def gradients(
     of_input, of_hidden, of_weight, of_bias = wanted
     results = [hidden.new_empty(0) for _ in wanted]
     if of_input:
-        results[0] = derivatives.fac_grad_input(filters(hidden, weight, bias, slope), grad, geometry)
+        made = filters(hidden, weight, bias, slope, geometry.taps)
+        results[0] = derivatives.fac_grad_input(made, grad, geometry)
     if input is not None and (of_hidden or of_weight or of_bias):
         by_filters = derivatives.fac_grad_filters(input, grad, geometry)
         if slope is not None:
-            by_filters = _leaky_relu_tangent(filters(hidden, weight, bias, None), by_filters, slope)
+            products = filters(hidden, weight, bias, None, geometry.taps)
+            by_filters = _activation_tangent(products, by_filters, slope, geometry.taps)
         if of_hidden:
-            results[1] = F.conv2d(by_filters, weight.t()[..., None, None])
+            results[1] = by_filters if weight is None else F.conv2d(by_filters, weight.t()[..., None, None])
         if of_weight:
             results[2] = (by_filters.flatten(2) @ hidden.flatten(2).mT).sum(0)
         if of_bias:
@@ -96,9 +111,20 @@ def gradients(
     return tuple(results)
 
 
-def _leaky_relu_tangent(made: Tensor, tangent: Tensor, slope: float) -> Tensor:
-    """Return leaky_relu's derivative at `made`, times tangent."""
-    return torch.where(made > 0, tangent, slope * tangent)
+def _activation_tangent(products: Tensor, tangent: Tensor, slope: float, taps: int) -> Tensor:
+    """Return the activation's derivative at `products`, times tangent. Both are symmetric: it is their adjoint too."""
+    if slope == SOFTMAX:
+        return _softmax_tangent(softmax(products, taps), tangent, taps)
+    return _leaky_relu_tangent(products, tangent, slope)
+
+
+def _leaky_relu_tangent(products: Tensor, tangent: Tensor, slope: float) -> Tensor:
+    return torch.where(products > 0, tangent, slope * tangent)
+
+
+def _softmax_tangent(weights: Tensor, tangent: Tensor, taps: int) -> Tensor:
+    weights, tangent = (tensor.unflatten(1, (-1, taps)) for tensor in (weights, tangent))
+    return (weights * (tangent - (weights * tangent).sum(2, keepdim=True))).flatten(1, 2)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -136,24 +162,25 @@ class _Predicted(torch.autograd.Function):
         by_input, by_hidden, by_weight, by_bias, *_ = tangents
         # for jvp inside jvp; of this level, the operands are the values alone
         with _set_fwd_grad_enabled(True):
-            input, hidden, weight = (unpack_dual(t, level=0).primal for t in ctx.saved_tensors[:3])
-            saved_bias = ctx.saved_tensors[3]
-            bias = None if saved_bias is None else unpack_dual(saved_bias, level=0).primal
+            values = (None if t is None else unpack_dual(t, level=0).primal for t in ctx.saved_tensors)
+            input, hidden, weight, bias = values  # type: tuple[Any, Any, Tensor | None, Tensor | None]
+            taps = ctx.geometry.taps
             settings = (ctx.slope, ctx.block_bytes, ctx.geometry)
             parts = []
             if by_input is not None:
                 parts.append(predicted(by_input, hidden, weight, bias, *settings))
             by_filters = []
             if by_hidden is not None:
-                by_filters.append(filters(by_hidden, weight, None, None))
+                by_filters.append(filters(by_hidden, weight, None, None, taps))
             if by_weight is not None:
-                by_filters.append(filters(hidden, by_weight, None, None))
+                by_filters.append(filters(hidden, by_weight, None, None, taps))
             if by_bias is not None:
                 by_filters.append(by_bias[:, None, None].expand(hidden.shape[0], -1, *hidden.shape[2:]))
             if by_filters:
                 change = sum(by_filters[1:], by_filters[0])
                 if ctx.slope is not None:
-                    change = _leaky_relu_tangent(filters(hidden, weight, bias, None), change, ctx.slope)
+                    products = filters(hidden, weight, bias, None, taps)
+                    change = _activation_tangent(products, change, ctx.slope, taps)
                 parts.append(derivatives.fac(input, change, ctx.geometry))
             return sum(parts[1:], parts[0])
 
@@ -170,7 +197,7 @@ class _Predicted(torch.autograd.Function):
             out = predicted(input, hidden, weight, bias, slope, block_bytes, geometry)
             return out.unflatten(0, (info.batch_size, -1)), 0
 
-        def each(input: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def each(input: Tensor, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
             return definition(input, hidden, weight, bias, slope, geometry)
 
         return torch.vmap(each, in_dims[:4])(input, hidden, weight, bias), 0
@@ -218,7 +245,7 @@ def _fake_predicted(input: Tensor, hidden: Tensor, *others: Any) -> Tensor:
 def _fake_gradients(
     input: Tensor | None,
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     grad: Tensor,
     wanted: list[bool],
@@ -226,7 +253,8 @@ def _fake_gradients(
     block_bytes: int,
     *geometry: *Fields,
 ) -> tuple[Tensor, ...]:
-    shapes = (blocks.input_shape(grad, Geometry(*geometry)), hidden.shape, weight.shape, weight.shape[:1])
+    of_weight = () if weight is None else weight.shape
+    shapes = (blocks.input_shape(grad, Geometry(*geometry)), hidden.shape, of_weight, of_weight[:1])
     channels_last = derivatives.is_channels_last(hidden)
     return tuple(
         derivatives.empty(hidden, shape, channels_last and i < 2) if one else hidden.new_empty(0)

@@ -197,6 +197,85 @@ def test_na2d_av(size, kernel_size, dilation, dtype, like_convolution, device):
     )
 
 
+def na2d_qk(query, key, kernel_size, dilation):
+    rows, columns = (
+        torch.tensor([neighbours(at, length, k, d) for at in range(length)])
+        for length, k, d in zip(key.shape[2:4], kernel_size, dilation, strict=True)
+    )
+    seen = key[:, :, rows[:, None, :, None], columns[:, None, :]]  # (B, heads, H, W, kh, kw, d)
+    return (seen * query[:, :, :, :, None, None]).sum(6).flatten(4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("size", "kernel_size", "dilation"), ATTENTIONS)
+def test_na2d_qk(size, kernel_size, dilation, dtype, device):
+    check(
+        lambda query, key: compat.na2d_qk(query, key, kernel_size, dilation),
+        lambda query, key: na2d_qk(query, key, kernel_size, dilation),
+        [torch.randn(size, dtype=dtype, device=device) for _ in range(2)],
+    )
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize(("size", "kernel_size", "dilation"), ATTENTIONS[:8])
+def test_na2d(size, kernel_size, dilation, scale, device):
+    b, heads, h, w, d = size
+    tensors = [torch.randn(b, h, w, heads, d, dtype=torch.float64, device=device) for _ in range(3)]
+
+    def statement(query, key, value):
+        query, key, value = (t.movedim(3, 1) for t in (query, key, value))
+        query = query * (size[4] ** -0.5 if scale is None else scale)
+        scores = na2d_qk(query, key, kernel_size, dilation).softmax(4)
+        return na2d_av(scores, value, kernel_size, dilation).movedim(1, 3)
+
+    grad = torch.randn_like(tensors[0])
+    got = run(lambda *three: compat.na2d(*three, kernel_size, dilation, scale=scale), tensors, grad)
+    terms = size[4] * kernel_size[0] * kernel_size[1]
+    for mine, right in zip(got, run(statement, tensors, grad), strict=True):
+        # each sum has fewer terms, and no exponential strays by more than the sum in its exponent
+        oracle.assert_within(mine, right, oracle.spread(torch.float64, 10 * terms**2, 10 * right.abs().max()))
+
+
+def test_na2d_stores_the_scores_alone():
+    tensors = [torch.randn(1, 24, 24, 2, 4) for _ in range(3)]
+    scores = 24 * 24 * 2 * 81 * 4
+    with torch.profiler.profile(profile_memory=True) as profile:
+        compat.na2d(*tensors, 9)
+    assert sum(event.self_cpu_memory_usage >= scores for event in profile.events()) <= 2
+
+
+def correlation_sample(first, second, patch, stride, padding, apart):
+    sizes = [(first.shape[2 + i] + 2 * padding[i] - 1) // stride[i] + 1 for i in (0, 1)]
+    y, x = (torch.arange(sizes[i]) * stride[i] - padding[i] for i in (0, 1))
+    parts = [
+        (
+            look(first, y, x)
+            * look(second, y + (i - (patch[0] - 1) // 2) * apart[0], x + (j - (patch[1] - 1) // 2) * apart[1])
+        ).sum(1)
+        for i, j in taps(*patch)
+    ]
+    return torch.stack(parts, 1).unflatten(1, patch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "patch", "stride", "padding", "apart"),
+    [
+        ((2, 5, 6, 7), (3, 3), (1, 1), (0, 0), (1, 1)),
+        ((1, 3, 7, 9), (5, 3), (2, 3), (0, 1), (2, 1)),
+        ((1, 2, 5, 4), (4, 2), (1, 2), (2, 0), (1, 3)),
+        ((1, 9, 8, 20), (7, 7), (1, 1), (0, 0), (1, 2)),
+        ((1, 4, 3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ],
+)
+def test_spatial_correlation_sample(shape, patch, stride, padding, apart, dtype, device):
+    check(
+        lambda a, b: compat.spatial_correlation_sample(a, b, 1, patch, stride, padding, 1, apart),
+        lambda a, b: correlation_sample(a, b, patch, stride, padding, apart),
+        [torch.randn(shape, dtype=dtype, device=device) for _ in range(2)],
+    )
+
+
 def test_neighbours_are_the_ones_that_one_expects():
     assert [neighbours(y, 5, 3, 1) for y in range(5)] == [
         [0, 1, 2],
@@ -353,6 +432,9 @@ INVOLUTION = {"input": Z(1, 2, 4, 5), "weight": Z(1, 1, 3, 3, 4, 5), "padding": 
 CARAFE = {"features": Z(1, 2, 4, 5), "masks": Z(1, 18, 4, 5), "kernel_size": 3, "group_size": 2}
 ADAPTIVE = {"input": Z(1, 2, 4, 5), "filters": Z(1, 2, 3, 3, 3)}
 NA2D = {"attn": Z(1, 2, 4, 5, 9), "value": Z(1, 2, 4, 5, 3), "kernel_size": 3}
+QK = {"query": Z(1, 2, 4, 5, 3), "key": Z(1, 2, 4, 5, 3), "kernel_size": 3}
+ATTENTION = {**dict.fromkeys(("query", "key", "value"), Z(1, 4, 5, 2, 3)), "kernel_size": 3}
+SAMPLE = {"input1": Z(1, 2, 4, 5), "input2": Z(1, 2, 4, 5), "patch_size": 3}
 SEPARABLE = {"input": Z(1, 2, 4, 5), "vertical": Z(1, 6, 4, 5), "horizontal": Z(1, 6, 4, 5), "kernel_size": 3}
 
 
@@ -406,6 +488,22 @@ SEPARABLE = {"input": Z(1, 2, 4, 5), "vertical": Z(1, 6, 4, 5), "horizontal": Z(
         (compat.na2d_av, NA2D, {"dilation": (1, 2)}, ValueError, r"H >= kernel_size \* dilation = 3, W >= 6 and d >= 1, got \(1, 2, 4, 5, 3\)"),
         (compat.na2d_av, NA2D, {"dilation": (2, 1)}, ValueError, r"H >= kernel_size \* dilation = 6, W >= 3 and d >= 1, got \(1, 2, 4, 5, 3\)"),
         (compat.na2d_av, NA2D, {"value": Z(1, 2, 4, 5, 0)}, ValueError, r"d >= 1, got \(1, 2, 4, 5, 0\)"),
+        (compat.na2d_qk, QK, {"key": None}, TypeError, "na2d_qk: key must be a torch.Tensor, got NoneType"),
+        (compat.na2d_qk, QK, {"query": Z(2, 4, 5, 3)}, ValueError, r"query must be \(B, heads, H, W, d\), got \(2, 4, 5, 3\)"),
+        (compat.na2d_qk, QK, {"kernel_size": 2}, ValueError, "na2d_qk: kernel_size must be odd, got 2"),
+        (compat.na2d_qk, QK, {"key": Z(1, 2, 4, 5, 4)}, ValueError, r"key must have query's shape \(1, 2, 4, 5, 3\), got \(1, 2, 4, 5, 4\)"),
+        (compat.na2d_qk, QK, {"key": Z(1, 2, 4, 5, 3).double()}, TypeError, "key must have query's dtype torch.float32, got torch.float64"),
+        (compat.na2d_qk, QK, {"key": Z(1, 2, 4, 5, 3, device="meta")}, ValueError, "key must be on query's device cpu, got meta"),
+        (compat.na2d_qk, QK, {"dilation": 2}, ValueError, r"key must have H >= kernel_size \* dilation = 6, W >= 6 and d >= 1"),
+        (compat.na2d, ATTENTION, {"value": Z(1, 4, 5, 2)}, ValueError, r"na2d: value must be \(B, H, W, heads, d\), got \(1, 4, 5, 2\)"),
+        (compat.na2d, ATTENTION, {"kernel_size": (3, 4)}, ValueError, r"na2d: kernel_size must be odd, got \(3, 4\)"),
+        (compat.na2d, ATTENTION, {"key": Z(1, 4, 5, 2, 4)}, ValueError, "na2d: key must have query's shape"),
+        (compat.na2d, ATTENTION, {"value": Z(1, 4, 5, 2, 3).half()}, TypeError, "na2d: value must have query's dtype torch.float32, got torch.float16"),
+        (compat.na2d, ATTENTION, {"dilation": (1, 2)}, ValueError, r"na2d: value must have H >= kernel_size \* dilation = 3, W >= 6"),
+        (compat.spatial_correlation_sample, SAMPLE, {"kernel_size": 3}, ValueError, "spatial_correlation_sample: kernel_size must be 1, got 3"),
+        (compat.spatial_correlation_sample, SAMPLE, {"input2": Z(1, 2, 4, 6)}, ValueError, r"input2 must have input1's shape \(1, 2, 4, 5\), .*, got \(1, 2, 4, 6\)"),
+        (compat.spatial_correlation_sample, SAMPLE, {"input1": Z(2, 4, 5)}, ValueError, r"input1 must be \(N, C, H, W\), got \(2, 4, 5\)"),
+        (compat.spatial_correlation_sample, SAMPLE, {"patch_size": 0}, ValueError, "patch_size must be 1 or more, got 0"),
         (compat.separable_fac, SEPARABLE, {"input": 1}, TypeError, "separable_fac: input must be a torch.Tensor, got int"),
         (compat.separable_fac, SEPARABLE, {"vertical": None}, TypeError, "vertical must be a torch.Tensor, got NoneType"),
         (compat.separable_fac, SEPARABLE, {"horizontal": Z(6, 4, 5)}, ValueError, r"horizontal must be \(N, G\*k, H, W\), got \(6, 4, 5\)"),

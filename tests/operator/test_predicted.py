@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from fac_ext import PredictedFAC, blocks, derivatives, fac, fac_predicted
+from fac_ext import PredictedFAC, block_plan, derivatives, fac, fac_predicted
 from fac_ext.arguments import PADDING_MODES, check_window, resolve_predicted
 from support import oracle
 from support.geometries import (  # noqa: F401
@@ -205,7 +205,7 @@ def test_bands_of_the_default_size(mode, layout, device):
     case = ((1, 41, 75, 90), 41, 5, {"padding_mode": mode})
     made, grad = operands(case, dtype=torch.float32, layout=layout, device=device)
     geometry = derivatives.Geometry((5, 5), (1, 1), (1, 1), (2, 2, 2, 2), 0, 1)
-    parts = blocks.blocks(made[1], made[2], 1 << 20, geometry)
+    parts = block_plan.plan_blocks(made[1], made[2], 1 << 20, geometry)
     assert len({str(b.rows) for b in parts}) > 2 and len({str(b.channels) for b in parts}) == 2
     got = results(fac_predicted, made, grad, 5, block_bytes=1 << 20, padding_mode=mode)
     check(got, bounds(made, grad, 5, padding_mode=mode), 5, torch.float32)
@@ -347,7 +347,7 @@ def test_blocks_cover_all_and_keep_to_their_size(most):
     for groups, height, width, shared, taps in itertools.product(
         (1, 3, 128), (1, 7, 180), (1, 64), (1, 4), (1, 25)
     ):
-        some, rows = blocks.sizes(groups, height, width, taps, 4, shared, most)
+        some, rows = block_plan.block_size(groups, height, width, taps, 4, shared, most)
         assert 1 <= some <= groups and 1 <= rows <= height
         assert some * rows * width * taps * 4 <= most or (some, rows) == (1, 1)
         if groups == height == 1:
@@ -356,7 +356,7 @@ def test_blocks_cover_all_and_keep_to_their_size(most):
         geometry = derivatives.Geometry((taps, 1), (1, 1), (1, 1), (0, 0, 0, 0), 0, shared)
         seen = torch.zeros(groups * taps, height, dtype=torch.int)
         channels = torch.zeros(groups * shared, height, dtype=torch.int)
-        for block in blocks.blocks(hidden, weight, most, geometry) if most > 1000 else ():
+        for block in block_plan.plan_blocks(hidden, weight, most, geometry) if most > 1000 else ():
             seen[block.filters, block.rows] += 1
             channels[block.channels, block.rows] += 1
         assert most <= 1000 or (seen.eq(1).all() and channels.eq(1).all())
@@ -675,8 +675,8 @@ z = torch.zeros
         (TypeError, r"kernel_size must be an int or a pair of ints \(height, width\), got 3.0", {"kernel_size": 3.0}),
         (ValueError, r"padding_mode must be one of zeros, .*, got 'edge'", {"padding_mode": "edge"}),
         (ValueError, r"padding 'same' needs stride 1, got stride \(2, 2\)", {"stride": 2}),
-        (TypeError, r"activation must be None or a number, leaky_relu's slope, got 'relu'", {"activation": "relu"}),
-        (TypeError, r"activation must be None or a number, .*, got True", {"activation": True}),
+        (TypeError, r"activation must be None, 'softmax' or a number, leaky_relu's slope, got 'relu'", {"activation": "relu"}),
+        (TypeError, r"activation must be None, 'softmax' or a number, .*, got True", {"activation": True}),
         (ValueError, r"activation must be a slope of 0 or more, got -0.1", {"activation": -0.1}),
         (ValueError, r"activation must be a slope of 0 or more, got nan", {"activation": float("nan")}),
         (TypeError, r"block_bytes must be None or a positive int, got 1.5", {"block_bytes": 1.5}),
