@@ -16,6 +16,7 @@ from harness import (
     network_table,
     operator_table,
     renewed,
+    shared_table,
     threads_of,
 )
 
@@ -31,6 +32,7 @@ OTHERS = [
     "-directions",
     "-judging",
     "-predicted",
+    "-shared",
     "-blur",
     "-videos",
 ]  # than the operator
@@ -231,7 +233,27 @@ The contenders of the operator:
 
 {contenders}
 """
-    return "\n".join([head, *(section(*both, stem) for stem, both in reports.items())])
+    shared = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-shared.json"))]
+    sections = [section(*both, stem) for stem, both in reports.items()]
+    return "\n".join([head, *sections, *map(shared_section, shared)])
+
+
+def shared_section(report: dict[str, Any]) -> str:
+    """The part of docs/benchmarks.md on filters that all channels share, on one device."""
+    environment = report["environment"]
+    return f"""
+## One filter for all channels, {ran_on(environment)}
+
+Commit {environment["commit"]}, float32, written by benchmarks/bench_shared.py. Arithmetic is the bound here: `part` is the rate
+of multiply-adds over that of a matrix product of 1024 x 1024 x 1024 in the same run. `unfold` is
+`torch.nn.functional.unfold` (or fold) and einsum, `shift` the sum or stack of k\\*k shifted images, also under torch.compile;
+`sdpa` is `scaled_dot_product_attention` over unfolded windows. attention is `fac_correlation`, then
+`fac(..., normalize="softmax")`. x is the time over ours.
+
+```
+{shared_table(report["cases"])}
+```
+"""
 
 
 def with_figures(readme, reports):

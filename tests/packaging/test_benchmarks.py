@@ -4,8 +4,10 @@ import importlib
 import json
 import multiprocessing
 import sys
+import types
 
 import pytest
+import torch
 
 from support import oracle
 from support.checkout import ROOT, run
@@ -105,6 +107,38 @@ def test_predicted_figures(tmp_path, report, bench):
     text = report.predicted_section(json.loads(out.read_text()), "name")
     assert "fac_predicted  forward+backward" in text and "name.png" in text
     assert bench("predicted", "--hidden", 0)[0] == 2
+
+
+def test_shared_figures(tmp_path, report, bench):
+    out = tmp_path / "figures.json"
+    for layout in ("row_major", "channels_last", "row_major"):
+        sizes = ("--channels", 8, "-k", 3, "--size", 6, 20, "--layout", layout, "--seconds", 0.01)
+        assert bench("shared", *sizes, "--threads", torch.get_num_threads(), "--json", out)[0] == 0
+    found = json.loads(out.read_text())
+    assert [case["settings"]["layout"] for case in found["cases"]] == ["channels_last", "row_major"]
+    for case in found["cases"]:
+        assert {name: set(one) for name, one in case["results"].items()} == {
+            **{name: {"ours", "unfold", "shift"} for name in ("fac", "correlation", "transpose")},
+            "attention": {"ours", "unfold", "sdpa"},
+        }
+    text = report.shared_section(found)
+    assert text.count("ours") >= 8 and f"Commit {found['environment']['commit']}" in text
+
+
+def test_what_is_compared_computes_the_same():
+    import bench_shared
+
+    torch.manual_seed(0)
+    options = types.SimpleNamespace(
+        channels=4, kernel_size=3, size=[6, 7], layout="row_major", compiled=False
+    )
+    for operator, (functions, _) in bench_shared.contenders(options).items():
+        ours = functions["ours"]()
+        for name, function in functions.items():
+            # float32 sums of 4 channels and 9 taps, then a softmax and as many again
+            allowed = oracle.spread(torch.float32, 2 * 36, 100)
+            assert function().shape == ours.shape, f"{operator}, {name}"
+            oracle.assert_within(function(), ours, allowed)
 
 
 def test_video_figures(tmp_path, bench):
