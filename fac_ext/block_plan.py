@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fac_ext.arguments import PADDING_MODES, Geometry
+from fac_ext.arguments import INSIDE, PADDING_MODES, Geometry
 
 # Of the filters of one block; docs/predicted.md says why. A softmax of given filters has no product to feed.
 BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20, "softmax on cpu": 1 << 20}
@@ -53,14 +53,17 @@ def _even_size(total: int, max_size: int, multiple: int) -> int:
 def plan_blocks(
     hidden: Tensor, weight: Tensor | None, max_bytes: int, geometry: Geometry, bands: bool = True
 ) -> list[Block]:
-    """List the blocks of a sample, band after band; without bands, of all rows each, whatever they take."""
+    """List the blocks of a sample, band after band; without bands, of all rows each, whatever they take.
+
+    A band of windows that are moved inside the image has no geometry of its own, so they have no bands.
+    """
     taps, shared = geometry.taps, geometry.channels_per_filter
     n, channels, height, width = hidden.shape
     groups = (channels if weight is None else weight.shape[0]) // taps
     if n * groups * height * width == 0:
         return []
     itemsize = hidden.element_size()
-    if bands:
+    if bands and geometry.padding_mode != INSIDE:
         group_count, band = block_size(groups, height, width, taps, itemsize, shared, max_bytes)
     else:
         group_count = max(min(max_bytes // (n * taps * itemsize * height * width), groups), 1)

@@ -238,7 +238,7 @@ def na2d(
         scale: of the query; by default d ** -0.5.
 
     Returns:
-        (B, H, W, heads, d). The scores are stored, their softmax is not.
+        (B, H, W, heads, d). The scores are stored; their softmax is made for some heads at a time.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`na2d_av`.
