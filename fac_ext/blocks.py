@@ -108,7 +108,8 @@ class FilterBuffer:
             out, filters = memory.view(*samples, count, pixels), memory.view(-1, count, rows, self.width)
         if self.weight is None:
             given = features[..., block.filters, :]
-            self._softmax(given.mT if self.channels_last else given, out)
+            out.copy_(given.mT if self.channels_last else given)
+            self._softmax_(out)
             return filters
         weight = self.weight[block.filters]
         bias = None if self.bias is None else self.bias[block.filters]
@@ -123,7 +124,7 @@ class FilterBuffer:
         else:
             (torch.bmm if samples else torch.mm)(*factors, out=out)
         if self.slope == SOFTMAX:
-            self._softmax(out, out)
+            self._softmax_(out)
         elif self.slope is not None:
             torch.nn.functional.leaky_relu_(filters, self.slope)
         return filters
@@ -133,10 +134,10 @@ class FilterBuffer:
         axis = -1 if self.channels_last else -2
         return matrix.unflatten(axis, (-1, self.geometry.taps)), axis
 
-    def _softmax(self, matrix: Tensor, out: Tensor) -> None:
-        """Normalise each filter; out may be the matrix."""
-        source, axis = self._taps(matrix)
-        torch.ops.aten._softmax.out(source, axis, False, out=self._taps(out)[0])
+    def _softmax_(self, matrix: Tensor) -> None:
+        """Normalise each filter, in place."""
+        filters, axis = self._taps(matrix)
+        torch.ops.aten._softmax.out(filters, axis, False, out=filters)
 
     def by_filters(
         self, input_rows: Tensor, grad_rows: Tensor, filters: Tensor | None, geometry: Geometry
