@@ -6,6 +6,7 @@ from typing import Any
 from stfan.files import OutputExistsError
 from stfan.video.errors import (
     DamagedPartialError,
+    IncompleteOutputError,
     KeptFramesError,
     OtherSettingsError,
     UnfinishedOutputError,
@@ -24,6 +25,9 @@ HINTS: dict[type[Exception], Callable[[Any], str]] = {
     UnfinishedOutputError: _unfinished,
     OtherSettingsError: lambda error: BEGIN_AGAIN,
     DamagedPartialError: lambda error: BEGIN_AGAIN,
+    IncompleteOutputError: lambda error: (
+        "take that file, or --resume --no-audio, or another container for --out"
+    ),
 }
 
 

@@ -80,24 +80,23 @@ class SampleCoding:
         return self.show(values[[2, 0, 1]] / ((1 << self.bits) - 1)).contiguous()
 
 
-def code_frame(
-    frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> CodedFrame:
-    """Take the integers out of a decoded frame, with all the bits it has; `show` turns it upright, by its tag if None."""
+def as_stored(image: torch.Tensor) -> torch.Tensor:
+    """Return an image as it is."""
+    return image
+
+
+def code_frame(frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor] = as_stored) -> CodedFrame:
+    """Take the integers out of a decoded frame, with all the bits it has; `show` crops it and turns it upright."""
     yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
     samples = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
     matrix = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
-    return CodedFrame(samples, SampleCoding(bits, matrix, show or _turn(frame.rotation // 90)))
+    return CodedFrame(samples, SampleCoding(bits, matrix, show))
 
 
 def to_tensor(frame: av.VideoFrame) -> torch.Tensor:
-    """Convert a decoded frame to (3, H, W) RGB in [0, 1], upright, with all the bits it has."""
+    """Convert a decoded frame to (3, H, W) RGB in [0, 1], as it is stored, with all the bits it has."""
     coded = code_frame(frame)
     return coded.coding.to_rgb(coded.samples)
-
-
-def _turn(quarters: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda rgb: torch.rot90(rgb, quarters, (1, 2))
 
 
 def with_chroma_location(frames: Iterable[av.VideoFrame], codec: str) -> Iterator[av.VideoFrame]:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import av
@@ -13,8 +14,20 @@ from av.container import InputContainer
 QUIET = threading.RLock()
 
 
+@dataclass(frozen=True)
+class PacketNumber:
+    """The number of a packet among those of its stream.
+
+    Each packet has an object of its own, since PyAV forgets one, as a number that others share, with its first packet.
+    """
+
+    number: int
+
+
 def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]:
     """Decode a stream packet by packet; a packet holds a frame.
+
+    A frame's `opaque` is the PacketNumber of its packet, where the decoder hands it on.
 
     Yields:
         (the frames that the decoder hands out, whether it reported an error about the packet or a frame).
@@ -28,7 +41,9 @@ def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]
     # Foreign libraries (libdav1d) report from threads of their own, and refuse what they cannot decode.
     decoder = stream.codec_context.codec.name
     own = not decoder.startswith("lib")
-    for packet in container.demux(stream):
+    stream.codec_context.copy_opaque = True
+    for number, packet in enumerate(container.demux(stream)):
+        packet.opaque = PacketNumber(number)
         frames, reported = _decode(packet, decoder) if own else (packet.decode(), False)
         pictures = cast(list[av.VideoFrame], frames)
         yield pictures, reported or any(frame.is_corrupt for frame in pictures)

@@ -109,7 +109,7 @@ class Encoding:
         `more` are further options of the codec, lists with ":" between.
         """
         assert self.codec is not None and self.pix_fmt is not None
-        rate = rate.limit_denominator(1001)
+        rate = max(rate, Fraction(1)).limit_denominator(1001)  # the frames have their own times in the end
         stream = container.add_stream(self.codec, rate)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, self.pix_fmt
@@ -159,7 +159,7 @@ class SegmentWriter:
         if aspect in (None, 1):
             self.aspect = None
         else:
-            self.aspect = 1 / aspect if like.rotation % 180 else aspect
+            self.aspect = 1 / aspect if reader.source.orientation.turns % 2 else aspect
             self._tags["sample_aspect_ratio"] = self.aspect
         self._container: OutputContainer | None = None
 

@@ -68,3 +68,17 @@ class KeptFramesInterrupt(KeyboardInterrupt):
 
 class ClosedPipeError(BrokenPipeError):
     """Whoever read standard output reads no more."""
+
+
+class IncompleteOutputError(RuntimeError):
+    """A file has all frames, but not the other streams that it should have, which its container refused.
+
+    Attributes:
+        path: the file, which plays.
+        streams: what it lacks.
+        reason: what the container said.
+    """
+
+    def __init__(self, path: Path, streams: Sequence[str], reason: str):
+        super().__init__(f"{path}: has all frames, but not {', '.join(streams)}: {reason}")
+        self.path, self.streams, self.reason = path, list(streams), reason

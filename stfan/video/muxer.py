@@ -1,183 +1,118 @@
 """Writing video files, second half: segments, frame times, sound and subtitles become one file."""
 
 import heapq
-import io
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import av
+from av.audio.resampler import AudioResampler
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from stfan.video.encoder import SegmentWriter
-from stfan.video.pyav import rational, tags
+from stfan.video.plan import TEE, Copy, Plan, add_copy, tee_name
 from stfan.video.reader import ROUNDING, VideoReader
+from stfan.video.times import NO_TIME
 
 log = logging.getLogger("stfan")
-FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-TEXT_CODECS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}  # by format
 OWN_TAGS = ("encoder", "major_brand", "minor_version", "compatible_brands")  # what each file says of itself
-WITH_ASPECT = ("h264", "hevc", "mpeg2video", "mpeg4")  # write the shape of the pixels into their streams
+VIDEO_TAGS = ("language", "title")
+EDIT_LISTS = ("mp4", "mov")  # formats that hide what comes before 0
+APPLE = "com.apple.quicktime."  # begins the names of place, date with zone, maker and model
 MAX_TIMESCALE = 1_000_000  # ticks per second of an MP4 file as a whole
-KINDS = {"audio": "sound", "subtitle": "subtitles", "video": "a further video"}
-
-
-def plan(path: Path, reader: VideoReader, segments: SegmentWriter, sound: bool = True) -> list[Stream]:
-    """Try on an empty file, before any work is done, what the file at `path` can hold.
-
-    Args:
-        path: the file to make.
-        reader: the video that the frames are from.
-        segments: the writer of its segments.
-        sound: whether to copy the sound.
-
-    Returns:
-        the streams of the input that are copied.
-
-    Raises:
-        ValueError: the file cannot hold the video so encoded.
-    """
-    suffix = path.suffix.lower()
-    error = _trial(suffix, segments.add_stream)
-    if error:
-        preset = segments.encoding.preset
-        if preset is not None and not _trial(suffix, partial(segments.add_stream, preset=None)):
-            error = f"--preset {preset} is none of the codec's ({error})"
-        raise ValueError(f"{path}: cannot be written by {segments}: {error}")
-    copied = []
-    for stream in reader.copied:
-        if stream.type == "audio" and not sound:
-            continue
-        if _trial(suffix, partial(_add_copy, stream)):
-            log.warning("%s is left out: %s does not take it, .mkv would", _describe(stream), suffix)
-        else:
-            copied.append(stream)
-    for stream in reader.dropped:
-        log.warning("%s is left out", _describe(stream))
-    assert segments.encoding.codec is not None
-    codec = av.Codec(segments.encoding.codec, "w").canonical_name
-    if segments.aspect and FORMATS[suffix] in ("matroska", "webm") and codec not in WITH_ASPECT:
-        log.warning("the shape of its pixels, %s, is left out: %s does not write it", segments.aspect, codec)
-    return copied
-
-
-def _trial(suffix: str, add: Callable[[OutputContainer], Any]) -> str | None:
-    """Return what is wrong with a file that has a stream as `add` adds it, or None."""
-    try:
-        with av.open(io.BytesIO(), "w", format=FORMATS[suffix]) as container:
-            add(container)
-            container.start_encoding()
-    except (ValueError, av.FFmpegError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return None
-
-
-def _describe(stream: Stream) -> str:
-    kind = KINDS.get(stream.type, stream.type)
-    name = getattr(stream.codec_context, "name", None)
-    return f"stream {stream.index} ({', '.join(filter(None, (kind, name, tags(stream.metadata).get('language'))))})"
-
-
-def _add_copy(stream: Stream, container: OutputContainer) -> Stream:
-    """Add a stream to a container: copied or, for text that the format does not take, of another codec."""
-    new: Any
-    try:
-        new = container.add_stream_from_template(stream, opaque=True)
-    except ValueError:
-        if stream.type != "subtitle" or not stream.codec_context.codec.text_sub:
-            raise
-        decoder: Any = stream.codec_context
-        decoder.open(strict=False)
-        new = container.add_stream(TEXT_CODECS[container.format.name])
-        new.codec_context.subtitle_header = decoder.subtitle_header
-    new.metadata.clear()
-    new.metadata.update(tags(stream.metadata))
-    new.disposition = stream.disposition
-    return new
 
 
 def assemble(
     path: Path,
     reader: VideoReader,
-    streams: Sequence[Stream],
+    plan: Plan,
     segments: SegmentWriter,
-    times: Sequence[int | None],
+    stamps: Sequence[int],
     incomplete: bool,
 ) -> None:
-    """Write a video file of segments and of other streams of the input; nothing is encoded again.
+    """Write a video file of segments and of other streams of the input; no frame is encoded again.
 
     Args:
         path: the file to write.
         reader: the video that the frames are from.
-        streams: the streams to copy, as :func:`plan` returned them.
+        plan: what the file holds.
         segments: the writer of the segments.
-        times: of each frame, in the input's time base; None where it had none.
+        stamps: time of each frame, in the time base of the source's frames.
         incomplete: whether these are less than all frames to the input's end.
 
     Raises:
         RuntimeError: the segments hold fewer or more frames than there are times.
     """
-    stamps, base = repair_times(times, reader)
-    steps = [after - before for before, after in pairwise(stamps)] or [round(1 / reader.rate / base)]
-    begin, end = float(stamps[0] * base), float((stamps[-1] + steps[-1]) * base)
+    source = reader.source
+    base = source.times.base
+    last = source.times.duration(stamps[-1])
+    steps = [*(after - before for before, after in pairwise(stamps)), last]
+    begin, end = float(stamps[0] * base), float((stamps[-1] + last) * base)
     # A part begins with its first frame, else a stream that begins later would wait at its start.
-    shift = stamps[0] * base if reader.start else _first_time(reader)
-    stamps = [time - round(shift / base) for time in stamps]
+    shift = stamps[0] * base if reader.start else source.begin
+    times = [time - round(shift / base) for time in stamps]
     span = begin if reader.start else -math.inf, end if incomplete else math.inf
-    name = FORMATS[path.suffix.lower()]
-    options = {}
-    if name in ("mp4", "mov"):
-        options["movie_timescale"] = str(min(base.denominator, MAX_TIMESCALE))
-        # Without it FFmpeg writes the colours only if matrix, primaries and transfer are all named.
-        if segments.tagged:
-            options["movflags"] = "write_colr"
+    whole = not (incomplete or reader.start)
     with (
         reader.open() as original,
         av.open(f"file:{segments.path(0)}") as first,
-        av.open(f"file:{path}", "w", format=name, container_options=options) as out,
+        _create(path, plan, segments, base, source.metadata) as out,
     ):
-        video = _add_video(out, first, segments, base)
-        video.metadata.update(
-            {k: v for k, v in tags(reader.video.metadata).items() if k in ("language", "title")}
-        )
-        out.metadata.update({k: v for k, v in tags(original.metadata).items() if k.lower() not in OWN_TAGS})
-        if not (incomplete or reader.start):
-            out.set_chapters(_earlier(original.chapters(), shift))
-        new = {stream.index: _add_copy(original.streams[stream.index], out) for stream in streams}
+        video = _add_video(out, first, segments, base, plan.format)
+        kept = (*VIDEO_TAGS, *(["timecode"] if not reader.start else []))
+        video.metadata.update({k: v for k, v in source.stream_metadata.items() if k in kept})
+        out.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in OWN_TAGS})
+        if whole and plan.chapters:
+            out.set_chapters(_earlier(source.chapters, shift))
+        new: dict[int, tuple[Copy, Stream]] = {}
+        for copy in plan.copies:
+            stream = add_copy(copy, original.streams[copy.track.index], plan.format, out)
+            if stream is not None:
+                new[copy.track.index] = copy, stream
         packets = heapq.merge(
-            _video_packets(segments, stamps, steps, base, video),
-            _copied_packets(original, new, *span, float(shift)),
+            _video_packets(segments, times, steps, base, video, plan.format in EDIT_LISTS),
+            _copied_packets(original, new, *span, shift, plan.format in EDIT_LISTS),
             key=_decoding_time,
         )
         out.start_encoding()
         muxed = 0
-        for packet in packets:
+        for packet in _forward(packets):
             muxed += packet.stream is video
             out.mux(packet)
-    if muxed != len(stamps):
-        raise RuntimeError(f"{path}: {len(stamps)} frames in, {muxed} out")
+    if muxed != len(times):
+        raise RuntimeError(f"{path}: {len(times)} frames in, {muxed} out")
 
 
-def _first_time(reader: VideoReader) -> Fraction:
-    """Return when the first of picture and sound begins, in seconds; 0 if that is before 0 or not known."""
-    streams = [reader.video, *(stream for stream in reader.copied if stream.type == "audio")]
-    times = [s.start_time * s.time_base for s in streams if s.start_time is not None and s.time_base]
-    return max(min(times, default=Fraction(0)), Fraction(0))
+def _create(
+    path: Path, plan: Plan, segments: SegmentWriter, base: Fraction, metadata: Any
+) -> OutputContainer:
+    if plan.tee:
+        return av.open(tee_name(path), "w", format=TEE)
+    options = {}
+    if plan.format in EDIT_LISTS:
+        options["movie_timescale"] = str(min(base.denominator, MAX_TIMESCALE))
+        flags = []
+        # Without it FFmpeg writes the colours only if matrix, primaries and transfer are all named.
+        if segments.tagged:
+            flags.append("write_colr")
+        if any(name.startswith(APPLE) for name in metadata):
+            flags.append("use_metadata_tags")  # else only iTunes' names are written
+        if flags:
+            options["movflags"] = "+".join(flags)
+    return av.open(f"file:{path}", "w", format=plan.format, container_options=options)
 
 
-def _earlier(chapters: list[Any], shift: Fraction) -> list[Any]:
+def _earlier(chapters: Sequence[Any], shift: Fraction) -> list[Any]:
     """Return chapters that begin and end so many seconds earlier, none before 0."""
     return [
         chapter
         | {edge: max(chapter[edge] - round(shift / chapter["time_base"]), 0) for edge in ("start", "end")}
-        | {"metadata": tags(chapter["metadata"])}
         for chapter in chapters
     ]
 
@@ -187,41 +122,51 @@ def _decoding_time(packet: av.Packet) -> Fraction:
     return packet.dts * packet.time_base
 
 
+def _forward(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """Yield packets in the ticks of their new streams, where rounding must not make two times one."""
+    last: dict[int, int] = {}
+    for packet in packets:
+        stream: Any = packet.stream
+        unit = stream.time_base
+        assert packet.dts is not None and packet.pts is not None and packet.time_base is not None
+        dts = round(packet.dts * packet.time_base / unit)
+        # texts may begin together
+        least = last.get(stream.index, dts - 1) + (stream.type != "subtitle")
+        if dts < least:
+            packet.pts = max(round(packet.pts * packet.time_base / unit), least)
+            packet.duration = round((packet.duration or 0) * packet.time_base / unit)
+            packet.dts, packet.time_base = least, unit
+            dts = least
+        last[stream.index] = dts
+        yield packet
+
+
 def _add_video(
-    out: OutputContainer, first: InputContainer, segments: SegmentWriter, base: Fraction
+    out: OutputContainer, first: InputContainer, segments: SegmentWriter, base: Fraction, name: str
 ) -> av.VideoStream:
     """Add the video stream, like that of the first segment."""
     video = out.add_stream_from_template(first.streams.video[0], opaque=True)
     video.time_base = base
     if segments.aspect:
         video.codec_context.sample_aspect_ratio = segments.aspect
-    if out.format.name in ("mp4", "mov") and video.codec_context.name == "hevc":
+    if name in EDIT_LISTS and video.codec_context.name == "hevc":
         video.codec_context.codec_tag = "hvc1"  # which Apple's players ask for
     return video
 
 
-def repair_times(times: Sequence[int | None], reader: VideoReader) -> tuple[list[int], Fraction]:
-    """Return times that only go forward, and their time base.
-
-    They are the input's; if the reader met one that is missing or goes back, all are made anew by the frame rate, from
-    the time by which the reader selected the first.
-    """
-    stamps = [time for time in times if time is not None]
-    base = rational(reader.video.time_base)
-    assert base is not None
-    if reader.regular:
-        return stamps, base
-    rate = reader.rate
-    log.warning("its times go back or are missing: all frames are shown %.6g a second", rate)
-    first = round(reader.begin * rate)
-    return [first + index for index in range(len(times))], 1 / rate
-
-
 def _video_packets(
-    segments: SegmentWriter, times: list[int], steps: list[int], base: Fraction, stream: av.VideoStream
+    segments: SegmentWriter,
+    times: list[int],
+    steps: list[int],
+    base: Fraction,
+    stream: av.VideoStream,
+    by_decoding: bool,
 ) -> Iterator[av.Packet]:
-    """Yield the packets of all segments at their frames' times, each decoded no later than it is shown."""
-    count = 0
+    """Yield the packets of all segments at their frames' times, each decoded no later than it is shown.
+
+    `by_decoding` says that a file states how long a packet is decoded, not shown: then the last one lasts to the end.
+    """
+    count, least = 0, min(steps)
     for number in itertools.count():
         first = count  # of this segment
         if first >= len(times):
@@ -232,46 +177,77 @@ def _video_packets(
                     continue
                 shown, written = first + packet.pts, count - segments.reorder
                 packet.pts = times[shown]
-                packet.dts = times[written] if written >= 0 else times[0] + written * steps[0]
-                packet.duration = steps[min(shown, len(steps) - 1)]
+                packet.dts = times[written] if written >= 0 else times[0] + written * least
+                packet.duration = steps[shown]
+                count += 1
+                if by_decoding and count == len(times):
+                    packet.dts, packet.duration = packet.pts, times[-1] + steps[-1] - packet.pts
                 packet.time_base, packet.stream = base, stream
                 yield packet
-                count += 1
 
 
 def _copied_packets(
-    container: InputContainer, new: dict[int, Stream], begin: float, end: float, shift: float
+    container: InputContainer,
+    new: dict[int, tuple[Copy, Stream]],
+    begin: float,
+    end: float,
+    shift: Fraction,
+    hides: bool,
 ) -> Iterator[av.Packet]:
     """Yield the packets of the copied streams that are heard or read from `begin` to `end`, earlier by `shift`.
 
     Args:
         container: the input.
-        new: {index of a stream of the input: its stream in the output}.
+        new: {index of a stream of the input: how it is copied, its stream in the output}.
         begin, end, shift: seconds.
+        hides: whether the output's format has edit lists, which hide what comes before 0.
     """
+    numbers = dict.fromkeys(new, -1)
+    hidden = {index: _hidden(copy, hides) for index, (copy, _) in new.items()}
+    resamplers: dict[int, AudioResampler] = {}
     try:
         packet: Any
         for packet in container.demux([container.streams[index] for index in new]) if new else ():
-            if packet.pts is None:
+            index = packet.stream.index
+            copy, stream = new[index]
+            if packet.pts is None and packet.dts is None and packet.size == 0:
                 continue
-            text, stream, unit = packet.stream.type == "subtitle", new[packet.stream.index], packet.time_base
-            start = float(packet.pts * unit)
+            numbers[index] += 1
+            offsets = copy.track.times.offsets
+            offset = offsets[numbers[index]] if offsets and numbers[index] < len(offsets) else 0
+            if packet.pts is None or offset == NO_TIME or numbers[index] in hidden[index]:
+                continue
+            text, unit = packet.stream.type == "subtitle", packet.time_base
+            start = float((packet.pts + offset) * unit)
             stop = start + float((packet.duration or 0) * unit) if text else start
             if stop < begin - ROUNDING or start > end - ROUNDING:
                 continue
-            if text and stream.codec_context.name != packet.stream.codec_context.name:
-                converted = _convert_subtitle(packet, stream)
-                if converted is None:
-                    continue
-                packet = converted
             late = max(start, begin if text else start) - start  # a text is read from the first frame on
-            packet.pts += round((late - shift) / unit)
-            packet.dts = packet.pts if packet.dts is None else packet.dts + round((late - shift) / unit)
-            packet.duration = (packet.duration or 0) - round(late / unit)
-            packet.stream = stream
+            moved = round((late - float(shift)) / unit) + offset
+            times = packet.pts + moved, packet.pts + moved if packet.dts is None else packet.dts + moved
+            duration = (packet.duration or copy.track.times.duration) - round(late / unit)
+            if copy.codec and text:
+                packet = _convert_subtitle(packet, stream)
+            elif copy.codec:
+                packet = _convert_sound(packet, stream, resamplers)
+            if packet is None:
+                continue
+            packet.pts, packet.dts = times
+            packet.duration, packet.time_base, packet.stream = duration, unit, stream
             yield packet
     except av.FFmpegError as error:
         log.warning("%s: sound and subtitles end early: %s", container.name, error.strerror)
+
+
+def _hidden(copy: Copy, hides: bool) -> frozenset[int]:
+    """Return the numbers of the packets of a stream that are not to be heard, by the input's edit list.
+
+    The last one before the first that is heard stays: a decoder needs it. An edit list of the output hides those before
+    0 itself.
+    """
+    packets = set(copy.track.discarded)
+    first = next((number for number in range(copy.track.packets) if number not in packets), 0)
+    return frozenset(n for n in packets if n > first or (not hides and n < first - 1))
 
 
 def _convert_subtitle(packet: av.Packet, stream: Stream) -> av.Packet | None:
@@ -282,5 +258,18 @@ def _convert_subtitle(packet: av.Packet, stream: Stream) -> av.Packet | None:
     if not subtitle:
         return None
     new: av.Packet = encoder.encode_subtitle(subtitle)
-    new.pts, new.dts, new.duration, new.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
     return new
+
+
+def _convert_sound(packet: Any, stream: Any, resamplers: dict[int, AudioResampler]) -> av.Packet | None:
+    """Encode a packet of uncompressed sound as another stream has it."""
+    encoder = stream.codec_context
+    resampler = resamplers.setdefault(
+        stream.index, AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
+    )
+    data = b""
+    for decoded in packet.decode():
+        for frame in resampler.resample(decoded):
+            frame.pts = None
+            data += b"".join(bytes(new) for new in stream.encode(frame))
+    return av.Packet(data) if data else None

@@ -117,7 +117,7 @@ class PipeWriter:
 
     def __init__(self, file: BinaryIO, reader: VideoReader, pix_fmt: str | None = None, columns: int = 1):
         first = reader.first_frame()
-        height, width = code_frame(first).shown_size
+        width, height = reader.source.shown_size
         width *= columns
         pix_fmt = pix_fmt or ("yuv444p" if width % 2 or height % 2 else "yuv420p")
         if pix_fmt not in FORMATS:

@@ -57,8 +57,11 @@ def _replace_bytes(text: str) -> str:
 
 
 def side_data(frame: av.VideoFrame) -> dict[Type, bytes]:
-    """Return a frame's side data, {kind: bytes}."""
-    data: Any = frame.side_data
+    """Return a frame's side data, {kind: bytes}; nothing if one is of a kind that PyAV does not know."""
+    try:
+        data: Any = frame.side_data
+    except ValueError:  # it lists all or none
+        return {}
     # PyAV 18 iterates over the values, PyAV 19 over the keys.
     values = [data[item] if isinstance(item, Type) else item for item in data]
     return {value.type: bytes(value) for value in values}

@@ -1,6 +1,9 @@
 """Writing video files: frames become segments first, and all segments become one file at the end."""
 
+import errno
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,15 @@ import torch
 
 from stfan.files import check_parent
 from stfan.video.encoder import Encoding, SegmentWriter
-from stfan.video.errors import DamagedPartialError
-from stfan.video.muxer import FORMATS, assemble, plan
+from stfan.video.errors import DamagedPartialError, IncompleteOutputError
+from stfan.video.muxer import assemble
 from stfan.video.partial_output import SEGMENT_FRAMES
+from stfan.video.plan import FORMATS, make_plan
 from stfan.video.reader import VideoReader
 
-NO_TIME = torch.iinfo(torch.int64).min
+log = logging.getLogger("stfan")
+# Of the disk, not of what is written.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.ENOENT}
 
 
 def check_name(path: Path) -> None:
@@ -46,14 +52,14 @@ class VideoWriter:
     ):
         check_name(path)
         self.name, self.reader = path.name, reader
-        self.times: list[int | None] = []
+        self.times: list[int] = []
         first = reader.first_frame()
-        width, height = first.width, first.height
-        if first.rotation % 180:
-            width, height = height, width
+        width, height = reader.source.shown_size
         self.encoding = encoding.resolve(path.suffix.lower(), columns * width, height, first)
         self.segments = SegmentWriter(self.encoding, reader, columns * width, height, first)
-        self.streams = plan(path, reader, self.segments, sound)
+        self.plan = make_plan(path, reader.source, reader.container, self.segments, sound)
+        for line in self.plan.warnings:
+            log.warning("%s", line)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,7 +74,7 @@ class VideoWriter:
             if missing:
                 raise DamagedPartialError(f"{folder}: its state lacks {', '.join(sorted(missing))}")
             self.segments.reorder = int(saved["reorder"])
-            self.times = [None if time == NO_TIME else time for time in saved["times"].tolist()]
+            self.times = saved["times"].tolist()
             self.segments.reopen(len(self.times) // SEGMENT_FRAMES, int(saved["open"]))
 
     def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -77,6 +83,7 @@ class VideoWriter:
 
     def write(self, like: av.VideoFrame, samples: torch.Tensor) -> None:
         """Add a frame that :meth:`quantise` returned at the time of a decoded one."""
+        assert like.pts is not None  # the reader sees to it
         self.segments.write(samples.numpy(), len(self.times) // SEGMENT_FRAMES)
         self.times.append(like.pts)
 
@@ -85,20 +92,31 @@ class VideoWriter:
         if segment_ends:
             self.segments.close()
         self.segments.log.save()
-        times = [NO_TIME if time is None else time for time in self.times]
         numbers = {"reorder": self.segments.reorder, "open": self.segments.log.saved}
-        return {"times": torch.tensor(times), **{name: torch.tensor(n) for name, n in numbers.items()}}
+        return {"times": torch.tensor(self.times), **{name: torch.tensor(n) for name, n in numbers.items()}}
 
     def finish(self, incomplete: bool) -> Path:
         """Make one file of all that was written, and return its path.
 
         Args:
             incomplete: whether that is less than all that the reader gives.
+
+        Raises:
+            IncompleteOutputError: the container takes the frames, but not the streams that are copied.
         """
         self.segments.close()
         path = self.segments.folder / self.name
         incomplete = incomplete or self.reader.end is not None or self.reader.max_frames is not None
-        assemble(path, self.reader, self.streams, self.segments, self.times, incomplete)
+        try:
+            assemble(path, self.reader, self.plan, self.segments, self.times, incomplete)
+        except (av.FFmpegError, ValueError) as error:
+            if not self.plan.copies or getattr(error, "errno", None) in DISK:
+                raise
+            alone = replace(self.plan, copies=(), tee=False)
+            assemble(path, self.reader, alone, self.segments, self.times, incomplete)
+            names = [str(copy.track) for copy in self.plan.copies]
+            reason = getattr(error, "strerror", None) or str(error)
+            raise IncompleteOutputError(path, names, reason) from error
         return path
 
     def abandon(self) -> None:

@@ -148,14 +148,17 @@ def on_frame(before, after):
     sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
 
 result = deblur(Path(sys.argv[1]), Path(sys.argv[2]), Encoding(preset="ultrafast"), on_frame=on_frame)
-print(result.frames, sizes[100], max(sizes[100:]))
+print(result.frames, min(sizes[100:200]), min(sizes[-100:]))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("frames", [405, pytest.param(795, marks=pytest.mark.long)])
 def test_memory_is_flat(tmp_path, frames):
-    """A frame in float32 is 0.9 MB, a decoded one 0.1 MB: to keep each of either kind would take 35 MB or more."""
+    """A frame in float32 is 0.9 MB, a decoded one 0.1 MB: to keep each of either kind would take 23 MB or more.
+
+    The least of 100 frames counts, since what is free is given back now and then.
+    """
     short = make_video(tmp_path / "short.mkv", frames=15, width=320, height=240)
     source = tmp_path / "in.mkv"
     with av.open(str(short)) as once, av.open(str(source), "w") as container:
@@ -168,8 +171,8 @@ def test_memory_is_flat(tmp_path, frames):
                 again.is_keyframe = packet.is_keyframe
                 container.mux(again)
     said = run(sys.executable, "-c", MEMORY, source, tmp_path / "out.mp4", cwd=ROOT / "tests")
-    count, before, most = map(int, said.split())
-    assert count == frames and most - before < 25e6
+    count, before, after = map(int, said.split())
+    assert count == frames and after - before < 12e6
 
 
 @pytest.mark.parametrize(
