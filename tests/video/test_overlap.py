@@ -144,7 +144,7 @@ def test_an_error_of_any_step_ends_the_run(tmp_path, source, monkeypatch, where,
             return super().__call__(frame)
 
     if where == "decode":
-        monkeypatch.setattr("stfan.video.reader.code_frame", lambda frame: fail() or code_frame(frame))
+        monkeypatch.setattr("stfan.video.reader.code_frame", lambda *given: fail() or code_frame(*given))
     out = tmp_path / "out.mp4"
     error = KeptFramesError if count == 17 else OSError
     with pytest.raises(error, match="No space left on device"):
