@@ -56,6 +56,8 @@ def pytest_configure(config):
     options = {"max_examples": examples, "derandomize": SHIFT == 0, "database": None, "deadline": None}
     hypothesis.settings.register_profile("fac_ext", **options)
     hypothesis.settings.load_profile("fac_ext")
+    # Patched and no fixture: helpers in tests/support, hypothesis' cases and module fixtures draw too, and none could
+    # forget it. The caller's file tells the tests' seeds from the package's own, which are part of what is tested.
     if SHIFT:
         torch.manual_seed, np.random.default_rng = shifted(torch.manual_seed), shifted(np.random.default_rng)
 
