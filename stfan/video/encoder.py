@@ -28,12 +28,17 @@ from stfan.video.reader import VideoReader
 FRAME_NUMBER = Fraction(1, 1000)  # the time base of Matroska, so that frame i is at time i
 CODECS = {".webm": "libvpx-vp9"}  # by a file's suffix; libx264 for the others
 CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}  # hardly visible losses
+CRF |= {"h264_nvenc": 19, "hevc_nvenc": 21, "av1_nvenc": 26}  # not measured yet
+# NVIDIA's encoders have their constant quality in "cq", which is a target of their variable bit rate.
+NVENC = {"rc": "vbr", "b": 0}
 CRF_MOST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx": 63, "libvpx-vp9": 63, "libsvtav1": 63}
+CRF_MOST |= {"h264_nvenc": 51, "hevc_nvenc": 51, "av1_nvenc": 63}
 # Options that encoders get beside the user's. They are not to write to the terminal. And x264 is to leave out its
 # macroblock tree, which reads memory before it is written (seen with libx264 165: MALLOC_PERTURB_ changes the result).
 ENCODER_DEFAULTS: dict[str, dict[str, Any]] = {
     "libx264": {"mbtree": 0},
     "libx265": {"x265-params": "log-level=error"},
+    **dict.fromkeys(("h264_nvenc", "hevc_nvenc", "av1_nvenc"), NVENC),
 }
 # The presets of x264 and x265, which would write to the terminal if they got another.
 PRESETS = "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower, veryslow, placebo"
@@ -85,7 +90,7 @@ class Encoding:
         private = av.CodecContext.create(codec, "w").supported_options.private
         names = {option.name for option in private}
         for name in ("crf", "preset"):
-            if getattr(self, name) is not None and name not in names:
+            if getattr(self, name) is not None and _option(name, codec) not in names:
                 raise ValueError(f"--{name}: {codec} has no such option")
         most = CRF_MOST.get(codec)
         if self.crf is not None and most is not None and self.crf > most:
@@ -94,6 +99,8 @@ class Encoding:
             raise ValueError(f"--preset must be one of {codec}'s, {PRESETS}; got {self.preset!r}")
         if self.pix_fmt and self.pix_fmt not in formats:
             raise ValueError(f"--pix-fmt {self.pix_fmt}: {codec} takes {', '.join(formats)}")
+        if codec.endswith("_nvenc"):
+            _try_nvenc(codec)
 
     def add_stream(
         self,
@@ -113,7 +120,9 @@ class Encoding:
         stream = container.add_stream(self.codec, rate)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, self.pix_fmt
-        options = {"crf": self.crf, "preset": self.preset} | ENCODER_DEFAULTS.get(self.codec, {})
+        options = {_option("crf", self.codec): self.crf, "preset": self.preset} | ENCODER_DEFAULTS.get(
+            self.codec, {}
+        )
         for key, value in more.items():
             options[key] = f"{options[key]}:{value}" if key in options else value
         stream.options = {key: str(value) for key, value in options.items() if value is not None}
@@ -122,6 +131,23 @@ class Encoding:
         for key, value in tags.items():
             setattr(stream.codec_context, key, value)
         return stream
+
+
+def _option(name: str, codec: str) -> str:
+    """Return a codec's own name of an option."""
+    return "cq" if name == "crf" and codec.endswith("_nvenc") else name
+
+
+def _try_nvenc(codec: str) -> None:
+    """Raise ValueError if this machine has no such encoder: no NVIDIA GPU, one without it (A100, H100), or no driver."""
+    context = av.CodecContext.create(codec, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt, context.time_base = 256, 256, "yuv420p", Fraction(1, 25)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        words = f"codec {codec}: this machine's GPU and driver offer no such encoder; try libx264"
+        raise ValueError(f"{words} ({error.strerror})") from error
 
 
 class SegmentWriter:
