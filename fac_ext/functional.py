@@ -70,8 +70,8 @@ def fac(
         any number of times, in reverse and forward mode. Autocast casts the tensors as it does a convolution's.
 
     Raises:
-        TypeError: an argument is no tensor or no int; the dtype is another one, or there are two; a tensor is sparse.
-        ValueError: the shapes do not fit each other or the other arguments; there are two devices.
+        TypeError: an argument is not a tensor or not an int; a dtype is unsupported or the dtypes differ; a tensor is sparse.
+        ValueError: the shapes do not fit each other or the other arguments; the tensors are on different devices.
         RuntimeError: the tensors are on CUDA, but the package was built without it.
     """
     check_tensors(input=input, filters=filters)
