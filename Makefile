@@ -9,10 +9,11 @@
 # make wheels  one wheel with other versions of torch (gigabytes of downloads); writes docs/wheels.md
 # make bench   time and memory of fac, of fac_predicted and of the network beside their peers (an hour)
 # make bench-report  README's figures, docs/benchmarks.md and its plots, from the committed JSON
-# make gpu     on a machine with a GPU and no network: build, test, sanitize, benchmark. There must be torch >= 2.10 and
-#              nvcc of its CUDA, ninja, pybind11, setuptools, pytest, hypothesis; pillow, rich, safetensors, typer
-# make gpu-train  there too, with accelerate, tensorboard and DATA/photos, DATA/cutouts, DATA/judging: the recipe of the
-#              bundled weights (PRESET=compact or article) with more of everything, for MINUTES; the next call goes on
+# make gpu     on a machine with a GPU and no network: build, test, sanitize, measure, 250 training steps, in 300 s; the
+#              results are in OUT (build/gpu), the rest outside the tree. DEVICE=cpu rehearses it. There must be
+#              torch >= 2.10 and nvcc of its CUDA, and the packages that benchmarks/gpu/machine.py names
+# make gpu-train  there too: the bundled weights' recipe on as many steps as fit into MINUTES
+# make gpu-pack  before: crops of DATA's pictures, and an extension built for GPU_PYTHON, into .gpu/, which is to travel
 
 # A torch without CUDA gets no CUDA kernels in .venv: compiling them takes minutes. FAC_EXT_CUDA=1 asks for them.
 PYTHON ?= python3
@@ -28,7 +29,7 @@ ours := $(filter demo/bikes.mp4,$(VIDEO))
 csrc := $(wildcard csrc/*.h csrc/*/*)
 cxx := $(csrc) $(wildcard tests/kernels/*.h tests/kernels/*.cpp)
 
-.PHONY: demo test test-all test-processors check docs format wheels bench bench-report gpu gpu-train clean
+.PHONY: demo test test-all test-processors check docs format wheels bench bench-report gpu gpu-train gpu-pack clean
 
 .venv/ready: pyproject.toml setup.py build_backend.py $(csrc)
 	$(PYTHON) -m venv .venv
@@ -88,37 +89,21 @@ bench-report: .venv/ready
 	$(PY) benchmarks/report.py
 	$(PY) benchmarks/training_report.py
 
-gpu:
-	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
-	$(PYTHON) -m pytest -m "not network and not wheels"
-	command -v compute-sanitizer || { echo "make gpu needs compute-sanitizer, of the CUDA toolkit, on PATH"; exit 1; }
-	mkdir -p build
-	$(PYTHON) -m pytest tests/operator/test_gpu.py -rP
-	for tool in memcheck racecheck initcheck synccheck; do \
-		rm -f build/$$tool.log; \
-		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 --log-file build/$$tool.log \
-			$(PYTHON) -m pytest tests/operator/test_fac.py -k "cuda and value and not float64" || exit 1; \
-		grep -E "SUMMARY: 0 (errors|hazards)" build/$$tool.log || { echo "$$tool reported nothing"; exit 1; }; \
-	done
-	$(PYTHON) benchmarks/bench_fac.py --device cuda --suite --json benchmarks/results --commit "$(COMMIT)"
-	$(PYTHON) benchmarks/bench_predicted.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
-	$(PYTHON) benchmarks/bench_stfan.py --device cuda --json benchmarks/results --commit "$(COMMIT)"
-	$(PYTHON) benchmarks/bench_training.py --device cuda --bf16 --json benchmarks/results --commit "$(COMMIT)"
-
+DEVICE ?= cuda
+OUT ?= build/gpu
 DATA ?= data
-PRESET ?= compact
-RUN ?= runs/$(PRESET)
-MINUTES ?= 9
-gpu_compact := store=$(DATA)/clips batch=32 crop=[128,128] length=5 window=5 iterations=60000
-gpu_article := weights= initialisation=identity batch=8 crop=[160,160] length=20 iterations=60000
+MINUTES ?= 6
+GPU_PYTHON ?=
+gpu_options := --device $(DEVICE) --out $(OUT) --commit $(COMMIT)
+
+gpu:
+	$(PYTHON) benchmarks/gpu/check.py $(gpu_options)
 
 gpu-train:
-	FAC_EXT_CUDA=1 $(PYTHON) -m pip install --no-index --no-build-isolation --no-deps --editable .
-	test -f $(DATA)/judging-clips/clips.json || \
-		$(PYTHON) -m stfan data judging $(DATA)/judging $(DATA)/judging-clips --cutouts $(DATA)/cutouts
-	$(PYTHON) -m stfan train $(RUN) -c stfan/model/pretrained/$(PRESET).toml data=$(DATA)/photos cutouts=$(DATA)/cutouts \
-		validation=$(DATA)/judging-clips sources=$(wildcard $(DATA)/sources.json) $(gpu_$(PRESET)) \
-		workers=12 --resume auto --minutes $(MINUTES)
+	$(PYTHON) benchmarks/gpu/train.py $(gpu_options) --minutes $(MINUTES)
+
+gpu-pack: .venv/ready
+	$(PY) benchmarks/gpu/pack.py --data $(DATA) $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
 
 clean:
 	rm -rf .venv build demo *.egg-info fac_ext/*.so

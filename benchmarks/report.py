@@ -35,6 +35,7 @@ OTHERS = [
     "-shared",
     "-blur",
     "-videos",
+    "make-gpu",
 ]  # than the operator
 DOCS = ROOT / "docs"
 CARD = ROOT / "stfan" / "model" / "pretrained" / "compact.json"
@@ -264,8 +265,52 @@ def with_figures(readme, reports):
         f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}.",
         "network": network_sentence(network["cases"]),
         "weights": weights_sentence(json.loads(CARD.read_text())),
+        "gpu": f"- {gpu_sentence(gpu_report())}",
     }
     return renewed(readme, texts)
+
+
+def gpu_report():
+    """Return what the last committed `make gpu` left: of a GPU, or of a rehearsal on a CPU."""
+    return json.loads((RESULTS / "make-gpu.json").read_text())
+
+
+def gpu_sentence(report):
+    """Say whether the CUDA kernels have run on a GPU: which, when, and how many of the steps were good."""
+    steps, where = report["steps"], report["environment"]
+    bad = [step["name"] for step in steps if step["code"] != 0]
+    counted = f"{len(steps) - len(bad)} of {len(steps)} steps good" + bool(bad) * f" (not: {', '.join(bad)})"
+    what = f"torch {where['torch']} and Python {where['python']} on {report['date']}, commit {where['commit']}: {counted}."
+    if report["kind"] == "cpu":
+        what = (
+            "**GPU: not yet run.** The CUDA kernels compile; on a CPU stand-in of the CUDA runtime their source is "
+            f"tested. `make gpu` was rehearsed on a CPU with {what}"
+        )
+    else:
+        what = f"**GPU: run** by `make gpu` on one {where['device']} with {what}"
+    return textwrap.fill(what, WIDTH, subsequent_indent="  ")
+
+
+def kernels_page(page, report):
+    """Return docs/kernels.md with the text between its marks renewed."""
+    return renewed(page, {"gpu": gpu_sentence(report), "bandwidth": bandwidth_table(report)})
+
+
+def bandwidth_table(report):
+    """Make a Markdown table: each operator's GB/s, and its part of those of copying the filters; "" for a rehearsal."""
+    if report["kind"] == "cpu":
+        return "No bandwidth was measured."
+    lines = [
+        "| shape | k | type | layout | copy, GB/s | fac | grad_input | grad_filters |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in report["bandwidth"]["operators"]:
+        rates = {name: figures["gb_per_s"] for name, figures in case["results"].items()}
+        cells = ["x".join(map(str, case["shape"])), case["kernel_size"], case["dtype"], case["layout"]]
+        cells += [f"{rates['copy']:.0f}"]
+        cells += [f"{rates[name] / rates['copy']:.2f}" for name in ("fac", "grad_input", "grad_filters")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def readme_table(results):
@@ -425,6 +470,8 @@ def main():
         predicted_plot(report, stem)
     page = DOCS / "predicted.md"
     page.write_text(predicted_page(page.read_text()))
+    page = DOCS / "kernels.md"
+    page.write_text(kernels_page(page.read_text(), gpu_report()))
     page = DOCS / "training.md"
     page.write_text(training_page(page.read_text()))
 

@@ -2,8 +2,9 @@
 // the CPU kernels on one thread. Copies operands into arrays of exactly their size, so that a sanitizer sees every
 // access beyond an end; with `cuda` = 2 the last of them starts one value after a multiple of 16 bytes. Reads
 // numbers from standard input and writes results to standard output:
-//   run     {cuda, type, operator, fac::Shape in its order}, two operands    -> {fast}, the result, for each call,
-//           where fast is 0 if a general kernel of fac_cuda.cu ran, 2 if it was one with indices of 64 bits, else 1
+//   run     {cuda, type, operator, fac::Shape in its order}, two operands    -> {fast, kernel}, the result, for each
+//           call, where fast is 0 if a general kernel of fac_cuda.cu ran, 2 if it was one with indices of 64 bits, else
+//           1; kernel is the place of that kernel in the program
 //   axis    {fac::Axis in its order, padding}                                -> what taps read, and back
 //   refused                                                                  -> what each refused launch says, by line
 //   widen | narrow   {type, count}, values                                   -> values of the other type
@@ -76,7 +77,9 @@ void run(int64_t cuda, int64_t which, const Shape& s) {
     std::fprintf(stderr, "%s\n", error);
     std::exit(3);
   }
+  const auto kernel = cuda ? static_cast<int64_t>(reinterpret_cast<uintptr_t>(standin::launched)) : 0;
   std::fwrite(&fast, sizeof(fast), 1, stdout);
+  std::fwrite(&kernel, sizeof(kernel), 1, stdout);
   if (size) std::fwrite(result, sizeof(T), size, stdout);
 }
 

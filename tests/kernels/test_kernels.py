@@ -9,6 +9,7 @@ One file, though long: its tests share one program, which takes half a minute to
 
 import concurrent.futures
 import hashlib
+import importlib
 import itertools
 import math
 import os
@@ -16,6 +17,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import sysconfig
 
 import numpy as np
@@ -27,6 +29,8 @@ from fac_ext import build_info
 from fac_ext.arguments import INSIDE, PADDING_MODES, check_window, resolve
 from support import oracle
 from support.checkout import ROOT, run
+
+sys.path.insert(0, str(ROOT / "benchmarks/gpu"))
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
 VERSIONS = ("baseline", "avx2", "avx512")  # of the CPU kernels, a source each
@@ -188,6 +192,11 @@ def program(tmp_path_factory):
         assert done.returncode == 0, done.stderr.decode()[-3000:]
         return done.stdout
 
+    demangled = run("c++filt", *(f"_Z{name}" for name in kernels)).splitlines()
+    call.kernels = {
+        int(place, 16): re.sub(r".*::(\w+<.*>)\(.*", r"\1", name).replace("fac::", "").lower()
+        for place, name in zip(kernels.values(), demangled, strict=True)
+    }
     return call
 
 
@@ -345,10 +354,45 @@ def run_all(program, cuda, cases):
         for like in (grad, input, filters):
             size = like.numel() * like.element_size()
             fast[-1].append(results[at] == 1)
-            made[-1].append(from_memory(results[at + 8 : at + 8 + size], like, channels_last))
-            at += 8 + size
+            made[-1].append(from_memory(results[at + 16 : at + 16 + size], like, channels_last))
+            at += 16 + size
     assert at == len(results)
     return made, fast
+
+
+def test_every_kernel_is_called_once(program):
+    """Compare the calls of benchmarks/gpu/every_kernel.py with the kernels that the compiler made, and with those launched."""
+    every_kernel = importlib.import_module("every_kernel")
+    calls, data, sizes = every_kernel.calls(), [], []
+    for call in calls.values():
+        (kernel, stride, dilation, padding, mode, _), shapes = call.geometry, call.shapes
+        axes = [
+            (
+                shapes[0][2 + i],
+                shapes[2][2 + i],
+                kernel[i],
+                stride[i],
+                dilation[i],
+                *padding[2 * i : 2 * i + 2],
+            )
+            for i in range(2)
+        ]
+        which = list(every_kernel.OPERATORS).index(call.operator)
+        shape = [2, call.channels, call.groups, *axes[0], *axes[1], mode, call.channels_last]
+        header = [1, TYPES.index(getattr(torch, every_kernel.TYPES[call.type])), which, *shape]
+        operands = [math.prod(one) * every_kernel.BYTES[call.type] for one in shapes]
+        result = operands.pop((2, 0, 1)[which])
+        data += [np.array(header, np.int64).tobytes(), *map(bytes, operands)]
+        sizes.append(16 + result)
+    results, at, launched = program("run", b"".join(data)), 0, []
+    for size in sizes:
+        launched.append(int.from_bytes(results[at + 8 : at + 16], "little"))
+        at += size
+    assert at == len(results)
+    assert [program.kernels[place] for place in launched] == list(calls)
+    # for its own questions program.cpp makes three of double's that the object does not have
+    made = {name for name in program.kernels.values() if not re.search(r"<[357], double", name)}
+    assert made == set(calls) and len(calls) == KERNELS
 
 
 @pytest.mark.parametrize(("seed", "count"), [(1, 60), pytest.param(2, 300, marks=pytest.mark.long)])
