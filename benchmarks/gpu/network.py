@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from stfan.model import weights
 from stfan.model.deblurrer import Deblurrer
+from stfan.model.network import STFAN, initialise
 
 SIZES = {"tiny": (32, 48), "360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -24,6 +25,13 @@ LEAST = {
     "bfloat16": 45,
 }  # dB between a device's frames and the CPU's
 PRESETS = ("compact", "article")
+
+
+def load(preset: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> STFAN:
+    """Return a preset's network: with the bundled weights, or with random ones where there are none."""
+    if preset in weights.BUNDLED:
+        return weights.load(preset, device, dtype)
+    return initialise(STFAN(preset), "kaiming", 0).to(device, dtype).eval()
 
 
 def video(height: int, width: int, frames: int) -> list[torch.Tensor]:
@@ -45,11 +53,11 @@ def compare(device: str, size: tuple[int, int]) -> list[dict]:
     """Return a case for each preset, type and tile: the PSNR in dB between its frames and the CPU's."""
     frames, found = video(*size, 5), []
     for preset in PRESETS:
-        right = [*map(Deblurrer(weights.load(preset)), frames)]
+        right = [*map(Deblurrer(load(preset)), frames)]
         for name in LEAST:
             fast = name != "float32"
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = fast
-            model = weights.load(preset, device, DTYPES["float32" if name == "tf32" else name])
+            model = load(preset, device, DTYPES["float32" if name == "tf32" else name])
             for tile in (0, 96):
                 deblurrer = Deblurrer(model, tile=tile)
                 got = [deblurrer(frame.to(device)) for frame in frames]
@@ -66,7 +74,7 @@ def time_frames(device: str, sizes: list[str]) -> list[dict]:
     for preset in PRESETS:
         for name in sizes:
             for dtype in DTYPES:
-                deblurrer = Deblurrer(weights.load(preset, device, DTYPES[dtype]))
+                deblurrer = Deblurrer(load(preset, device, DTYPES[dtype]))
                 frame = torch.rand(3, *SIZES[name], device=device)
                 deblurrer(frame)
                 if cuda:
