@@ -59,6 +59,19 @@ def test_the_command_deblurs(tmp_path, stfan):
     assert names(tmp_path) == ["in.mp4", "in.png", "in_deblurred.mp4"]
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_the_command_on_a_device(tmp_path, stfan_here, device, dtype):
+    """Compare the frames with the CPU's in float32, both after an encoder that loses little."""
+    source = make_video(tmp_path / "in.mp4")
+    common = ("--crf", 1, "--overwrite")
+    right, out = tmp_path / "right.mp4", tmp_path / "out.mp4"
+    assert stfan_here("deblur", source, "-o", right, "--device", "cpu", *common).returncode == 0
+    done = stfan_here("deblur", source, "-o", out, "--device", device, "--dtype", dtype, *common)
+    assert done.returncode == 0, done.stderr
+    for (_, a), (_, b) in zip(frames_of(out), frames_of(right), strict=True):
+        assert np.abs(a - b).mean() < 1.5
+
+
 @pytest.mark.parametrize(
     ("levels", "words"),
     [

@@ -625,6 +625,29 @@ def test_muon_is_its_statement_and_adam():
     assert torch.equal(bias, twin)
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "muon"])
+def test_two_steps_on_a_device_and_on(clips, tmp_path, optimiser, device):
+    """In bfloat16: what is saved is what there is, it goes on from there, and nothing of it leaves the device."""
+    recipe = small(clips, iterations=4, window=2, precision="bfloat16", optimiser=optimiser, ema_decay=0.9)
+    first = Trainer(recipe, tmp_path, cpu=device == "cpu")
+    assert first.device.type == device and first.finite_check.steps == (1 if device == "cpu" else 50)
+    assert not first.train(stop=lambda: first.iteration >= 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    second = Trainer(recipe, tmp_path, cpu=device == "cpu")
+    second.load(latest(tmp_path))
+    assert second.iteration == 2
+    for name, tensors in first._state_dicts().items():
+        for key, tensor in second._state_dicts()[name].items():
+            assert torch.equal(tensor, tensors[key]) and tensor.device.type in (device, "cpu")
+    state = first.optimiser.state_dict()["state"]
+    for index, held in second.optimiser.state_dict()["state"].items():
+        for name, tensor in held.items():
+            assert torch.equal(tensor.cpu(), state[index][name].cpu())
+    before = second.model.fusion.weight.detach().clone()
+    assert second.train() and not torch.equal(second.model.fusion.weight, before)
+    assert all(p.isfinite().all() and p.device.type == device for p in second.model.parameters())
+
+
 class Launches(TorchDispatchMode):
     """Counts what would be a kernel's launch on a GPU: operators that compute or copy."""
 
