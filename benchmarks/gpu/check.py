@@ -57,7 +57,8 @@ def begin(options: argparse.Namespace, trains: bool) -> Steps:
     options.out, options.work, options.data = (
         path.resolve() for path in (options.out, options.work, options.data)
     )
-    steps = Steps(options.out, options.work, options.work / "tree")
+    patience = 1 if options.device == "cuda" else 10  # a CPU is slow, and busy
+    steps = Steps(options.out, options.work, options.work / "tree", patience)
     steps.guard("copy of the tree", lambda: machine.copy_tree(steps.tree))
     return steps
 
@@ -95,7 +96,7 @@ def main() -> None:
     cuda = options.device == "cuda"
     steps = begin(options, trains=False)
     python, here = [sys.executable], "benchmarks/gpu"
-    if not machine.build(steps, options.device, options.ready, 200 if cuda else 600):
+    if not machine.build(steps, options.device, options.ready, 200):
         sys.exit("make gpu: there is no extension, so nothing else runs; the log says why")
     record_environment(steps, options)
     chosen = recipes.settings(options.data, steps.work, options.clips, tiny=not cuda)
@@ -123,7 +124,7 @@ def main() -> None:
         rendering.wait()
     # from here on nothing runs beside what is measured
     exact = [*python, *PYTEST, *marked, "tests/operator/test_gpu.py", "-rP", "-n", "0"]
-    steps.run("units of the last place", exact, 40 if cuda else 120)
+    steps.run("units of the last place", exact, 40)
     measure = ["--device", options.device, "--json"]
     tiny = ["--shapes", "1,8,16,32", "--kernels", "3", "--repeats", "2"] if not cuda else []
     steps.run(
@@ -134,7 +135,7 @@ def main() -> None:
     steps.run(
         "network",
         [*python, f"{here}/network.py", *measure, steps.work / "network.json", *tiny],
-        60 if cuda else 200,
+        60,
     )
     read_json(steps, "network")
     if rendering:
@@ -143,7 +144,7 @@ def main() -> None:
         steps.run(
             "training",
             recipes.train(steps.work / "short", options.device, chosen + length),
-            60 if cuda else 300,
+            60,
         )
         recipes.measured_rate(steps, "training")
     bad = [step["name"] for step in steps.report["steps"] if step["code"] != 0]

@@ -43,8 +43,8 @@ def refusals(device: str, training: bool = False) -> list[str]:
     return lines
 
 
-def copy_tree(tree: Path) -> None:
-    """Copy the checkout's sources, without what was built in it."""
+def copy_tree(tree: Path) -> Path:
+    """Copy the checkout's sources, without what was built in it; return where they are."""
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         built = {name for name in names if name == "__pycache__" or name.endswith((".so", ".egg-info"))}
@@ -52,6 +52,7 @@ def copy_tree(tree: Path) -> None:
 
     if not tree.exists():
         shutil.copytree(ROOT, tree, ignore=left_out)
+    return tree
 
 
 def build(steps: Steps, device: str, ready: Path | None, limit: float) -> bool:

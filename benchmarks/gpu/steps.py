@@ -33,10 +33,12 @@ class Steps:
         out: the folder of the two files.
         work: where the output of running steps is, and everything else that is made.
         tree: the checkout in which steps run.
+        patience: times the limits.
     """
 
-    def __init__(self, out: Path, work: Path, tree: Path):
-        self.out, self.work, self.tree, self.began = out, work, tree, time.monotonic()
+    def __init__(self, out: Path, work: Path, tree: Path, patience: float = 1):
+        self.out, self.work, self.tree, self.patience = out, work, tree, patience
+        self.began = time.monotonic()
         self.report: dict[str, Any] = {"steps": []}
         self.environment = {
             **os.environ,
@@ -50,6 +52,7 @@ class Steps:
 
     def start(self, name: str, command: list[Any], limit: float, **environment: str) -> "Running":
         """Begin a step beside others."""
+        limit *= self.patience
         step = Step(name, [str(part) for part in command], limit, started=time.monotonic())
         return Running(self, step, self.environment | environment)
 
