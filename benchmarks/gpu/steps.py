@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -105,6 +106,7 @@ class Running:
         self.file = steps.work / f"{step.name.replace(' ', '-')}.log"
         self.output = self.file.open("wb")
         self.process: subprocess.Popen[bytes] | None = None
+        self.ended: float | None = None
         try:
             self.process = subprocess.Popen(
                 step.command,
@@ -115,8 +117,15 @@ class Running:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            threading.Thread(target=self._note_end, daemon=True).start()
         except OSError as error:
             self.output.write(f"{error}\n".encode())
+
+    def _note_end(self) -> None:
+        """Keep when the step ended, which others may wait for much later."""
+        assert self.process is not None
+        self.process.wait()
+        self.ended = time.monotonic()
 
     def _end_at_limit(self) -> None:
         """Interrupt the step's processes, then kill them."""
@@ -140,7 +149,7 @@ class Running:
                 step.code = self.process.wait(max(left, 0.1))
             except subprocess.TimeoutExpired:
                 self._end_at_limit()
-        step.seconds = round(time.monotonic() - step.started, 1)
+        step.seconds = round((self.ended or time.monotonic()) - step.started, 1)
         self.output.close()
         output = self.file.read_text(errors="replace")
         lines = output.strip().splitlines()
