@@ -17,6 +17,13 @@ from fac_ext.block_plan import Block, InputBand, length, plan_blocks
 from fac_ext.derivatives import is_channels_last
 
 _ops = torch.ops.fac_ext
+<<<<<<< HEAD
+=======
+BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20}  # of the filters of one block; docs/predicted.md says why
+BIAS_IN_PRODUCT = {"cpu"}  # types of devices whose product is that of [weight, bias] and [hidden; 1]
+EIGHT = 8  # channels that the channels_last kernels take at once
+SOME = 128  # bytes of a pixel's channels, at least, of a block
+>>>>>>> dd9aa4a (The bias of a GPU's products is tested on the CPU)
 
 
 class FilterBuffer:
@@ -41,7 +48,11 @@ class FilterBuffer:
         self.slope, self.geometry = slope, geometry
         self.height, self.width = hidden.shape[2:]
         self.weight, self.bias, self.ones = weight, bias, 0
+<<<<<<< HEAD
         if bias is not None and weight is not None and hidden.device.type == "cpu":
+=======
+        if bias is not None and hidden.device.type in BIAS_IN_PRODUCT:
+>>>>>>> dd9aa4a (The bias of a GPU's products is tested on the CPU)
             unit = 32 if hidden.dtype == torch.bfloat16 else 1  # what matrix units take at once
             self.ones = unit - weight.shape[1] % unit  # one row of ones, and zeros
             self.weight = weight.new_zeros(weight.shape[0], weight.shape[1] + self.ones)
@@ -237,7 +248,7 @@ def gradients(
             if by_weight is not None:
                 _add_product(by_weight[block.filters], by_filters, across.mT)
             if by_bias is not None:
-                by_bias[block.filters] += by_filters.transpose(0, -2).flatten(1).sum(1, dtype=sums)
+                by_bias[block.filters] += by_filters.sum((0, 2) if by_filters.dim() == 3 else 1, dtype=sums)
             del by_filters  # its memory is the next one's
         if hidden_grad is not None and hidden_sums is not None and hidden_sums is not hidden_grad:
             hidden_grad.copy_(hidden_sums)
