@@ -261,11 +261,10 @@ def with_figures(readme, reports):
     """Return the README with the text between its marks renewed."""
     report, network = reports[README_DEVICE]
     texts = {
-        "operator": f"{readme_table(report['cases'][0]['results'])}\n\n"
+        "operator": f"- {gpu_line(gpu_report())}\n\n{readme_table(report['cases'][0]['results'])}\n\n"
         f"`{described(report['cases'][0]['settings'])}` on {ran_on(report['environment'])}.",
         "network": network_sentence(network["cases"]),
         "weights": weights_sentence(json.loads(CARD.read_text())),
-        "gpu": f"- {gpu_sentence(gpu_report())}",
     }
     return renewed(readme, texts)
 
@@ -275,20 +274,27 @@ def gpu_report():
     return json.loads((RESULTS / "make-gpu.json").read_text())
 
 
+def gpu_line(report):
+    """Say in a line whether the CUDA kernels have run on a GPU, when, and how many of the steps were good."""
+    counted = f"{sum(step['code'] == 0 for step in report['steps'])} of {len(report['steps'])} steps good"
+    where = "**GPU: not yet run**; `make gpu` was rehearsed on a CPU"
+    if report["kind"] != "cpu":
+        where = f"**GPU: run** on one {report['environment']['device']}"
+    return f"{where} on {report['date']}: {counted} ([how](docs/kernels.md))."
+
+
 def gpu_sentence(report):
-    """Say whether the CUDA kernels have run on a GPU: which, when, and how many of the steps were good."""
-    steps, where = report["steps"], report["environment"]
-    bad = [step["name"] for step in steps if step["code"] != 0]
-    counted = f"{len(steps) - len(bad)} of {len(steps)} steps good" + bool(bad) * f" (not: {', '.join(bad)})"
-    what = f"torch {where['torch']} and Python {where['python']} on {report['date']}, commit {where['commit']}: {counted}."
+    """Say of the last `make gpu` where and when it ran, and which of its steps were not good."""
+    where = report["environment"]
+    bad = [step["name"] for step in report["steps"] if step["code"] != 0]
+    kind = "was rehearsed on a CPU" if report["kind"] == "cpu" else "ran on a GPU"
+    what = (
+        f"`make gpu` {kind}, {where['device']}, with torch {where['torch']} and Python {where['python']} on "
+        f"{report['date']}, commit {where['commit']}: {len(report['steps'])} steps, not good: {', '.join(bad) or 'none'}."
+    )
     if report["kind"] == "cpu":
-        what = (
-            "**GPU: not yet run.** The CUDA kernels compile; on a CPU stand-in of the CUDA runtime their source is "
-            f"tested. `make gpu` was rehearsed on a CPU with {what}"
-        )
-    else:
-        what = f"**GPU: run** by `make gpu` on one {where['device']} with {what}"
-    return textwrap.fill(what, WIDTH, subsequent_indent="  ")
+        what += " Nothing of this section has run on a GPU."
+    return textwrap.fill(what, WIDTH)
 
 
 def kernels_page(page, report):

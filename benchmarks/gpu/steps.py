@@ -63,7 +63,9 @@ class Steps:
 
     def done(self, step: Step, output: str) -> None:
         """Record a step."""
-        facts = {key: value for key, value in asdict(step).items() if key != "started"}
+        # the log has the commands; the report, which may be committed, has no folder of this machine
+        step.said = step.said.replace(str(self.tree), "TREE").replace(str(self.work), "WORK")
+        facts = {key: value for key, value in asdict(step).items() if key not in ("command", "started")}
         self.report["steps"].append(facts)
         with (self.out / "log.txt").open("a") as log:
             log.write(f"\n== {step.name}: {step.code}, {step.seconds} s: {' '.join(step.command)}\n")

@@ -276,6 +276,27 @@ def test_gpu_table_is_parts_of_the_copys_bandwidth(report):
     assert row.split("|")[3:6] == [f" {part:.2f} ", f" {part / 2:.2f} ", f" {part * 2:.2f} "]
 
 
+def test_gpu_sentence_says_what_ran_where(report):
+    steps = [{"name": "build", "code": 0}, {"name": "tests", "code": None}, {"name": "network", "code": 1}]
+    where = {"device": "NVIDIA H200", "torch": "2.11.0", "python": "3.12.3", "commit": "abc"}
+    run = {"kind": "cuda", "date": "2026-12-01", "environment": where, "steps": steps}
+    said = report.gpu_sentence(run).replace("\n", " ")
+    assert said == (
+        "`make gpu` ran on a GPU, NVIDIA H200, with torch 2.11.0 and Python 3.12.3 on 2026-12-01, commit abc: 3 steps, "
+        "not good: tests, network."
+    )
+    line = "on 2026-12-01: 1 of 3 steps good ([how](docs/kernels.md))."
+    assert report.gpu_line(run) == f"**GPU: run** on one NVIDIA H200 {line}"
+    rehearsal = run | {"kind": "cpu"}
+    assert report.gpu_line(rehearsal) == f"**GPU: not yet run**; `make gpu` was rehearsed on a CPU {line}"
+    assert report.gpu_sentence(rehearsal).endswith("Nothing of this section has run on a GPU.")
+    rates = {"copy": 4000.0, "fac": 3600.0, "grad_input": 3200.0, "grad_filters": 3000.0}
+    case = {"shape": [1, 2, 3, 4], "dtype": "float16", "layout": "row_major", "kernel_size": 3}
+    case["results"] = {name: {"gb_per_s": rate} for name, rate in rates.items()}
+    row = report.bandwidth_table(run | {"bandwidth": {"operators": [case]}}).splitlines()[-1]
+    assert row == "| 1x2x3x4 | 3 | float16 | row_major | 4000 | 0.90 | 0.80 | 0.75 |"
+
+
 def test_readme_table_and_network_sentence(report):
     times = {
         "floor": (8.0, 16.0),
