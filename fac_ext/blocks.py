@@ -17,13 +17,7 @@ from fac_ext.block_plan import Block, InputBand, length, plan_blocks
 from fac_ext.derivatives import is_channels_last
 
 _ops = torch.ops.fac_ext
-<<<<<<< HEAD
-=======
-BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20}  # of the filters of one block; docs/predicted.md says why
 BIAS_IN_PRODUCT = {"cpu"}  # types of devices whose product is that of [weight, bias] and [hidden; 1]
-EIGHT = 8  # channels that the channels_last kernels take at once
-SOME = 128  # bytes of a pixel's channels, at least, of a block
->>>>>>> dd9aa4a (The bias of a GPU's products is tested on the CPU)
 
 
 class FilterBuffer:
@@ -48,11 +42,7 @@ class FilterBuffer:
         self.slope, self.geometry = slope, geometry
         self.height, self.width = hidden.shape[2:]
         self.weight, self.bias, self.ones = weight, bias, 0
-<<<<<<< HEAD
-        if bias is not None and weight is not None and hidden.device.type == "cpu":
-=======
-        if bias is not None and hidden.device.type in BIAS_IN_PRODUCT:
->>>>>>> dd9aa4a (The bias of a GPU's products is tested on the CPU)
+        if bias is not None and weight is not None and hidden.device.type in BIAS_IN_PRODUCT:
             unit = 32 if hidden.dtype == torch.bfloat16 else 1  # what matrix units take at once
             self.ones = unit - weight.shape[1] % unit  # one row of ones, and zeros
             self.weight = weight.new_zeros(weight.shape[0], weight.shape[1] + self.ones)
