@@ -270,7 +270,7 @@ def test_no_more_is_made_than_gradients_need():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
 def test_products_as_on_a_gpu(layout, dtype, monkeypatch):
     """There the bias is added by the product, or to it; for one sample, and for several in a block."""
-    monkeypatch.setattr(blocks, "BIAS_IN_PRODUCT", set())
+    monkeypatch.setattr("fac_ext.blocks.BIAS_IN_PRODUCT", set())
     made, grad = operands(((3, 8, 4, 6), 8, 3, {}), dtype=dtype, layout=layout)
     one = 8 * 9 * 4 * 6 * dtype.itemsize
     for block_bytes in (one // 3, one, 2 * one, None):
