@@ -1,7 +1,6 @@
 """Where `make gpu` and `make gpu-train` work: a copy of the tree with a built extension, and what the machine lacks."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -64,8 +63,6 @@ def build(steps: Steps, device: str, ready: Path | None, limit: float) -> bool:
         if steps.run("ready extension", [sys.executable, "-c", LOAD, device], 60).code == 0:
             return True
         Path(name).unlink()
-    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
-    steps.environment["PATH"] = os.environ["PATH"]
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     return steps.run("build", command, limit, FAC_EXT_CUDA="0" if device == "cpu" else "1").code == 0
 

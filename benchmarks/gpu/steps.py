@@ -43,6 +43,7 @@ class Steps:
         self.report: dict[str, Any] = {"steps": []}
         self.environment = {
             **os.environ,
+            "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]),
             "PYTHONPATH": str(tree),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "",

@@ -50,7 +50,7 @@ def test_a_state_goes_to_another_device_and_on(device, small):
 
 
 @cuda_only
-def test_out_of_memory_goes_on_in_smaller_tiles():
+def test_cuda_out_of_memory_goes_on_in_smaller_tiles():
     """Leave less than half of what the whole frame takes."""
     frame = torch.rand(3, 1024, 1024, device="cuda")
     model = weights.load(device="cuda")
