@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fac_ext import derivatives
 from fac_ext.arguments import DTYPES, INSIDE, Geometry, IntPair, PaddingMode, check_kind, pair
-from fac_ext.functional import HAS_CUDA, correlate, fac, fac_of_softmax
+from fac_ext.functional import correlate, fac, fac_of_softmax
 from fac_ext.modules import FAC
 
 

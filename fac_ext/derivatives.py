@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from fac_ext.arguments import Fields, Geometry
+from fac_ext.devices import why_no_kernels
 
 
 class _Operator(Protocol):
     def __call__(self, a: Tensor, b: Tensor, geometry: Geometry, /) -> Tensor: ...
 
 
-DEVICES = ("cpu", "cuda", "meta")  # where the operators are
+DEVICES = tuple(device for device in ("cpu", "cuda", "meta") if why_no_kernels(device) is None)
 _ops = torch.ops.fac_ext
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fac_ext import _C, derivatives, predicted
+from fac_ext import derivatives, predicted
 from fac_ext.arguments import (
     SOFTMAX,
     Geometry,
@@ -23,10 +23,10 @@ from fac_ext.arguments import (
     resolve_transpose,
 )
 from fac_ext.block_plan import BLOCK_BYTES, plan_blocks
+from fac_ext.devices import warn_of_expression
 from fac_ext.reference import shift_correlation, shift_sum, shift_transpose
 
-# Ask once: torch.compile cannot trace these questions.
-HAS_CUDA = _C.build_info()["cuda"] is not None
+# Ask once: torch.compile cannot trace the question.
 AUTOCAST_DEVICES = tuple(
     d for d in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia") if torch.amp.is_autocast_available(d)
 )
@@ -72,7 +72,10 @@ def fac(
     Raises:
         TypeError: an argument is not a tensor or not an int; a dtype is unsupported or the dtypes differ; a tensor is sparse.
         ValueError: the shapes do not fit each other or the other arguments; the tensors are on different devices.
-        RuntimeError: the tensors are on CUDA, but the package was built without it.
+
+    Warns:
+        UserWarning: once, where the device has no kernels (build_info()["kernels"]) and PyTorch's own operators do
+            the work, slower and with more memory.
     """
     check_tensors(input=input, filters=filters)
     input, filters = _autocast(input, filters)
@@ -124,7 +127,7 @@ def fac_correlation(
         (N, G*kh*kw, Ho, Wo) with Ho, Wo as in :func:`fac`. Differentiable as :func:`fac` is.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`fac`, of input and query; groups does not divide C.
+        TypeError, ValueError: as :func:`fac`, of input and query; groups does not divide C.
     """
     check_tensors(input=input, query=query)
     input, query = _autocast(input, query)
@@ -176,7 +179,7 @@ def fac_transpose(
         :func:`fac` is.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`fac`; output_padding or output_size does not fit the stride.
+        TypeError, ValueError: as :func:`fac`; output_padding or output_size does not fit the stride.
     """
     check_tensors(filters=filters, input=input)
     filters, input = _autocast(filters, input)
@@ -227,7 +230,7 @@ def fac_predicted(
         gradients of weight and bias are summed in float32.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`fac`, of input, hidden, weight and bias; block_bytes or
+        TypeError, ValueError: as :func:`fac`, of input, hidden, weight and bias; block_bytes or
             activation is not as above.
     """
     given = {"input": input, "hidden": hidden, "weight": weight, **({} if bias is None else {"bias": bias})}
@@ -273,9 +276,9 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _has_kernels(input: Tensor) -> bool:
     """Tell whether the operators take the tensor; if not, the PyTorch expression does."""
+    if torch.onnx.is_in_onnx_export():
+        return False
     device = input.device.type
-    if device == "cuda" and not HAS_CUDA:
-        raise RuntimeError(
-            "fac: input is on CUDA, but fac_ext was built without it; reinstall it with nvcc on the PATH"
-        )
-    return device in derivatives.DEVICES and not torch.onnx.is_in_onnx_export()
+    if device not in derivatives.DEVICES:
+        warn_of_expression(device)
+    return device in derivatives.DEVICES

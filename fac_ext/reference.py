@@ -149,15 +149,15 @@ def unpad(padded: Tensor, geometry: Geometry) -> Tensor:
 
 
 def shift_sum(input: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
-    """Compute fac without its kernels: for ONNX, and for devices that have none."""
+    """Compute fac without its kernels: for ONNX, and for devices that have none. Sums half types in float32."""
     (kh, kw), (h, w) = geometry.kernel_size, filters.shape[2:]
     groups = input.shape[1] // geometry.channels_per_filter
     padded = pad(input, geometry).unflatten(1, (groups, geometry.channels_per_filter))
     filters = filters.reshape(input.shape[0], groups, 1, kh, kw, h, w)
     total: Tensor = 0  # type: ignore[assignment]  # until the first product
     for i, j, rows, columns in _taps(geometry, h, w):
-        total = total + padded[..., rows, columns] * filters[:, :, :, i, j]
-    return total.flatten(1, 2)
+        total = total + _widen(padded[..., rows, columns] * filters[:, :, :, i, j])
+    return total.flatten(1, 2).to(input.dtype)
 
 
 def shift_correlation(input: Tensor, query: Tensor, geometry: Geometry) -> Tensor:
@@ -179,8 +179,13 @@ def shift_transpose(filters: Tensor, input: Tensor, geometry: Geometry) -> Tenso
     for i, j, _, _ in _taps(geometry, h, w):
         product = _spread((images * filters[:, :, :, i, j]).flatten(1, 2), geometry.stride)
         around = (j * dw, (kw - 1 - j) * dw, i * dh, (kh - 1 - i) * dh)
-        total = total + F.pad(product, around)
-    return unpad(total, geometry)
+        total = total + _widen(F.pad(product, around))
+    return unpad(total, geometry).to(input.dtype)
+
+
+def _widen(product: Tensor) -> Tensor:
+    """Convert half types to the float32 that they are summed in."""
+    return product.float() if product.dtype in (torch.float16, torch.bfloat16) else product
 
 
 def _spread(image: Tensor, stride: tuple[int, int]) -> Tensor:

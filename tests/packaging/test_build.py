@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 
@@ -12,12 +11,12 @@ import torch
 from torch.utils import cpp_extension
 
 from fac_ext import build_info
-from support.checkout import ROOT, run
+from support.checkout import ROOT, copy_sources, run
 
 
 def test_build_info_says_what_was_built():
     info = build_info()
-    assert set(info) == {"version", "cuda", "cuda_architectures", "cpu_simd"}
+    assert set(info) == {"version", "cuda", "cuda_architectures", "cpu_simd", "kernels"}
     assert re.search(rf'^version = "{info["version"]}"$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert (info["cuda"] is None) == (info["cuda_architectures"] == "")
 
@@ -26,9 +25,7 @@ def test_build_info_says_what_was_built():
 @pytest.mark.network
 def test_pip_install_needs_no_second_torch_and_works_from_any_folder(tmp_path):
     """Install as a user does, in pip's isolated environment, without nvcc."""
-    source = tmp_path / "source"
-    ignore = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "*.egg-info", "demo", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignore)
+    source = copy_sources(tmp_path / "source")
     target = tmp_path / "site"
     environment = os.environ | {"FAC_EXT_CUDA": "0"}
     pip = (sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--target", target, source)
