@@ -3,6 +3,8 @@
 import os
 import sys
 
+from stfan.internal_errors import describe_internal, traceback_wanted
+
 
 def main() -> None:
     """Run the command line."""
@@ -20,6 +22,10 @@ def main() -> None:
         sys.exit(f"stfan: the command line {reason}; run: pip install 'fac-ext[video]'")
     except ImportError as error:
         sys.exit(f"stfan: {error}")
+    except Exception as error:
+        if traceback_wanted():
+            raise
+        sys.exit(f"stfan: {describe_internal(error)}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from stfan.cli.hints import describe_error
 from stfan.cli.info import info
 from stfan.cli.train import train
 from stfan.cli.trial import trial
+from stfan.internal_errors import traceback_wanted
+
+PYTHONS_FORMAT = warnings.formatwarning
 
 
 class Commands(TyperGroup):
@@ -65,12 +68,33 @@ def root(
     """Video deblurring with STFAN."""
 
 
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Put a warning of the operator into a line like the others; all else as Python does."""
+    words = str(message)
+    return (
+        f"stfan: {words}\n"
+        if words.startswith("fac: ")
+        else PYTHONS_FORMAT(message, category, filename, lineno, line)
+    )
+
+
 def main() -> None:
-    """Run the command line; an error is printed in one line and gives exit code 1."""
+    """Run the command line; an error is printed in one line and gives exit code 1.
+
+    With STFAN_TRACEBACK=1 it is raised instead.
+    """
+    warnings.formatwarning = format_warning
     # Pillow's word on pictures that are large, and not too large: nobody can act on it.
     warnings.filterwarnings("ignore", "Image size")
     try:
         app(prog_name="stfan")
-    except (OSError, ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
+    # A package that is missing or does not fit; stfan/__main__.py says which.
+    except ImportError:
+        raise
+    except Exception as error:
+        if traceback_wanted():
+            raise
         print(f"stfan: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)

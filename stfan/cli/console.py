@@ -29,14 +29,12 @@ class LogHandler(logging.Handler):
 
     Attributes:
         warnings: the messages of all warnings.
-        subject: what the records are about; it stands before those that do not name it.
+        subject: what the records are about, such as the name of a file; it stands before those that do not begin with it.
     """
 
-    subject = ""
-
-    def __init__(self, console: Console, quiet: bool = False, verbose: bool = False):
+    def __init__(self, console: Console, quiet: bool = False, verbose: bool = False, subject: str = ""):
         super().__init__(logging.INFO if verbose else logging.WARNING)
-        self.console, self.quiet = console, quiet
+        self.console, self.quiet, self.subject = console, quiet, subject
         self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -45,7 +43,7 @@ class LogHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             self.warnings.append(words)
         if not self.quiet:
-            print_line(self.console, words if self.subject in words else f"{self.subject}: {words}")
+            print_line(self.console, words if words.startswith(self.subject) else f"{self.subject}: {words}")
 
     @contextmanager
     def attached(self) -> Iterator[Self]:

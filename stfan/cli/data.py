@@ -111,7 +111,7 @@ def synth(
         typer.Option(min=0.0, help="Of a video: leave out what moves more pixels a frame than this."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random draws.")] = 0,
-    device: Annotated[str, typer.Option(help="Device that renders: auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device that renders: auto, cpu, cuda, xpu, mps.")] = "cpu",
 ) -> None:
     """Make blurred and sharp clips: of images, every sixth one for the test clips alone; or of a video."""
     from stfan.synthesis.export import synthesize_set, video_set

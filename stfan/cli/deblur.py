@@ -99,7 +99,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
     from stfan.video.partial_output import PIPE
 
     check_job(job)
-    with LogHandler(stderr_console, quiet, verbose).attached() as handler:
+    with LogHandler(stderr_console, quiet, verbose, str(job.input)).attached() as handler:
         opened = job.open()
         with opened.reader as reader:
             network = job.network.load()

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from stfan.files import OutputExistsError
+from stfan.internal_errors import FORESEEN, describe_internal
 from stfan.video.errors import (
     DamagedPartialError,
     IncompleteOutputError,
     KeptFramesError,
     OtherSettingsError,
     UnfinishedOutputError,
+    count_frames,
+    kept_frames,
 )
 
 BEGIN_AGAIN = "--overwrite without --resume begins again"
@@ -34,10 +37,12 @@ HINTS: dict[type[Exception], Callable[[Any], str]] = {
 def describe_error(error: BaseException) -> str:
     """Put an error into one line, with the option that mends it."""
     if isinstance(error, KeptFramesError):
-        kept = f"the {error.frames} frames before it: {error.path}"
+        kept = f"the {count_frames(error.frames)} before it: {error.path}"
         if not error.playable:
-            kept = f"{error.frames} frames are kept in {error.path}; --resume goes on from them"
+            kept = f"{kept_frames(error.frames, error.path)}; --resume goes on from them"
         return f"{describe_error(error.cause)} ({kept})"
+    if not isinstance(error, FORESEEN):
+        return " ".join(describe_internal(error).split())
     words = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     # Else it begins with "[Errno 2]".
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -68,7 +68,7 @@ class NetworkChoice:
 
     Attributes:
         weights: a weight file, or the name of bundled weights; the default ones if None.
-        device: "auto", "cpu", "cuda", "cuda:N".
+        device: a name that :func:`stfan.devices.resolve_device` takes.
         dtype: "auto", "fp32", "fp16", "bf16".
         tile, reset_on_cut, strength: see :class:`stfan.Deblurrer`.
     """

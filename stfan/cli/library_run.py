@@ -13,6 +13,7 @@ from stfan.cli.library import Work, measure
 from stfan.cli.outcome import interrupted_at_once, interrupted_line, json_record, last_line, print_error
 from stfan.cli.run_monitor import RunMonitor
 from stfan.files import to_json
+from stfan.internal_errors import traceback_wanted
 from stfan.video.partial_output import remove_published
 
 
@@ -77,6 +78,8 @@ class LibraryRun:
                     raise
                 # Whatever is wrong with a file, the others go on.
                 except Exception as error:
+                    if traceback_wanted():
+                        raise
                     line = describe_error(error)
                     self._failed.append(line)
                     self._record(job, "failed", error=line)

@@ -79,7 +79,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Weight file, or compact, the bundled weights (default)."),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA if there is a GPU), cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto (the first there is of cuda, xpu, mps, cpu), one of these, or cuda:N, xpu:N."),
+]
 Dtype = Annotated[
     Literal["auto", "fp32", "fp16", "bf16"],
     typer.Option(

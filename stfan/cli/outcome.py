@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stfan.video.errors import count_frames
+
 if TYPE_CHECKING:
     from stfan.cli.job import LoadedNetwork
     from stfan.cli.run_monitor import RunMonitor
@@ -20,8 +22,7 @@ def speed(result: "DeblurResult") -> float:
 def last_line(result: "DeblurResult", monitor: "RunMonitor") -> str:
     """Say what was made, how fast, and what a user should know of it."""
     notes = result.damage + (monitor.words and f"; {monitor.words}")
-    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
-    return f"{result.path}: {frames}, {speed(result):.2f} frames/s{notes}"
+    return f"{result.path}: {count_frames(result.frames)}, {speed(result):.2f} frames/s{notes}"
 
 
 def json_record(
@@ -42,7 +43,7 @@ def json_record(
 
 def interrupted_line(result: "DeblurResult") -> str:
     """Say what there is of an interrupted run, and how to resume it."""
-    lines = [f"interrupted after {result.frames} frames{result.damage}"]
+    lines = [f"interrupted after {count_frames(result.frames)}{result.damage}"]
     # Of a pipe nothing is kept.
     if result.saved:
         lines += [

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
-from stfan.devices import fast_bfloat16
+from stfan.devices import fast_bfloat16, resolve_device
 from stfan.model import weights
 from stfan.model.network import STFAN, initialise, last_conv
 from stfan.training.muon import Muon, is_matrix
@@ -18,7 +18,7 @@ TIMEOUT = timedelta(hours=12)  # for which the other processes wait while one of
 
 def build_accelerator(recipe: Recipe, cpu: bool) -> Any:
     """Build the Accelerator of a recipe's precision and window."""
-    device = "cpu" if cpu or not torch.cuda.is_available() else "cuda"
+    device = "cpu" if cpu else resolve_device("auto")
     is_half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and fast_bfloat16(device))
     # In a window of one frame the layer that makes the next state has no part in the loss.
     unused = 1 in (recipe.window, recipe.length % recipe.window)

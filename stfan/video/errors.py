@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+def count_frames(number: int) -> str:
+    """Put a number of frames into words: 1 frame, 2 frames."""
+    return f"{number} frame{'s' * (number != 1)}"
+
+
 class UnfinishedOutputError(FileExistsError):
     """An interrupted run left its folder, and the caller did not say what to do with it.
 
@@ -14,7 +19,9 @@ class UnfinishedOutputError(FileExistsError):
 
     def __init__(self, folder: Path, frames: int):
         what = (
-            f"has {frames} frames of an interrupted run" if frames else "holds what an interrupted run left"
+            f"has {count_frames(frames)} of an interrupted run"
+            if frames
+            else "holds what an interrupted run left"
         )
         super().__init__(f"{folder}: {what}")
         self.folder, self.frames = folder, frames
@@ -37,6 +44,11 @@ class DamagedPartialError(ValueError):
     """The partial output cannot be resumed."""
 
 
+def kept_frames(frames: int, path: Path) -> str:
+    """Say where frames are kept."""
+    return f"{count_frames(frames)} {'is' if frames == 1 else 'are'} kept in {path}"
+
+
 class KeptFramesError(RuntimeError):
     """A run failed, and frames of it are kept.
 
@@ -48,7 +60,7 @@ class KeptFramesError(RuntimeError):
     """
 
     def __init__(self, cause: Exception, frames: int, path: Path, playable: bool = False):
-        kept = f"the {frames} frames before it: {path}" if playable else f"{frames} frames are kept in {path}"
+        kept = f"the {count_frames(frames)} before it: {path}" if playable else kept_frames(frames, path)
         super().__init__(f"{cause} ({kept})")
         self.cause, self.frames, self.path, self.playable = cause, frames, path, playable
 
@@ -62,7 +74,7 @@ class KeptFramesInterrupt(KeyboardInterrupt):
     """
 
     def __init__(self, frames: int, path: Path):
-        super().__init__(f"{frames} frames are kept in {path}")
+        super().__init__(kept_frames(frames, path))
         self.frames, self.path = frames, path
 
 

@@ -13,7 +13,13 @@ import av
 import torch
 
 from stfan.video.colour import CodedFrame
-from stfan.video.errors import ClosedPipeError, DamagedPartialError, KeptFramesError, KeptFramesInterrupt
+from stfan.video.errors import (
+    ClosedPipeError,
+    DamagedPartialError,
+    KeptFramesError,
+    KeptFramesInterrupt,
+    count_frames,
+)
 from stfan.video.partial_output import (
     CHECKPOINT_SECONDS,
     PIPE,
@@ -26,8 +32,6 @@ from stfan.video.stages import Ahead, Behind
 from stfan.video.transfer import transfer_to
 
 NETWORK = "network."  # begins the names of the deblurrer's tensors
-# What input, disk and machine raise; anything else is an error of this program, and keeps its type.
-EXPECTED = (OSError, ValueError, RuntimeError, ArithmeticError, MemoryError)
 
 Tag = TypeVar("Tag")  # what a reader hands to a writer with each frame: its time, or its name and format
 TagOut = TypeVar("TagOut", covariant=True)
@@ -165,7 +169,8 @@ class DeblurResult:
     @property
     def damage(self) -> str:
         """Words on the damaged frames, for the end of a line; none if there are none."""
-        return f"; {self.damaged} frames were decoded with errors" if self.damaged else ""
+        verb = "was" if self.damaged == 1 else "were"
+        return f"; {count_frames(self.damaged)} {verb} decoded with errors" if self.damaged else ""
 
 
 def show_after(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -228,8 +233,7 @@ def deblur_video(
         overlap: how far the steps run apart; OVERLAPPED on a GPU and SERIAL on a CPU if None.
 
     Raises:
-        ValueError, OSError, RuntimeError, ArithmeticError, MemoryError: of the input, the disk, the machine, before any
-            frame was safe; nothing is left.
+        Exception: of the input, the disk, the machine, before any frame was safe; nothing is left.
         KeptFramesError: the same when frames are safe. Where the input cannot be read on, what was made of the frames
             before is completed as after `stop`.
         KeptFramesInterrupt: Ctrl+C when frames are safe.
@@ -259,7 +263,7 @@ def deblur_video(
                     partial.remove()
             elif isinstance(error, KeyboardInterrupt):
                 raise KeptFramesInterrupt(partial.frames, partial.folder) from error
-            elif isinstance(error, EXPECTED):
+            elif isinstance(error, Exception):
                 raise KeptFramesError(error, partial.frames, partial.folder) from error
             raise
 

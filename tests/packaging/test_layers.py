@@ -8,7 +8,7 @@ from support.checkout import ROOT
 
 # From the lowest to the highest. Units of one layer do not import each other, and a unit imports only from layers below.
 LAYERS = (
-    ("files", "devices", "rng", "scene_cuts"),
+    ("files", "devices", "internal_errors", "rng", "scene_cuts"),
     ("images",),
     ("data", "evaluation", "model", "video"),
     ("synthesis",),
