@@ -235,7 +235,8 @@ def test_quiet_and_verbose(tmp_path, here):
     assert here(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
     code, out, err = here(source, "-o", tmp_path / "2.webm", "-v")
     assert code == 0 and out.startswith(f"{tmp_path}/2.webm: 3 frames, ")
-    assert "stfan: stream 1 (sound, pcm_s16le) is left out" in err and "stfan: codec: libvpx-vp9\n" in err
+    assert f"stfan: {source}: stream 1 (sound, pcm_s16le) is left out" in err
+    assert f"stfan: {source}: codec: libvpx-vp9\n" in err
     warned = json.loads(here(source, "-o", tmp_path / "3.webm", "--json", "-q")[1])["warnings"]
     assert len(warned) == 1 and "is left out" in warned[0]
 

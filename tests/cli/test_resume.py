@@ -169,7 +169,8 @@ def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
     code, out, err = here(source, "--resume", *options)
     assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT_FRAMES} frames, ")
     assert len(out.splitlines()) == 1 and not any(path.exists() for path in shown)
-    assert err == "stfan: nothing for --picture or --report to show: an earlier run made all frames\n"
+    words = "nothing for --picture or --report to show: an earlier run made all frames"
+    assert err == f"stfan: {source}: {words}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
