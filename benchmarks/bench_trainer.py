@@ -13,7 +13,9 @@ from pathlib import Path
 from harness import environment, json_path
 
 ROOT = Path(__file__).resolve().parent.parent
+WARM_UP = 5  # steps
 FEW = {
+    "clips": 40,
     "validation": None,
     "sources": None,
     "iterations": 10**6,
@@ -30,20 +32,20 @@ def train(recipe, folder, seconds, pipe):
     import torch
 
     torch.set_num_threads(1)
-    from stfan.training.trainer import Run
+    from stfan.training.trainer import Trainer
 
-    run = Run(recipe, folder, cpu=True)
+    trainer = Trainer(recipe, folder, cpu=True)
     steps, started = [], []
 
-    def on_step(run, loss):
+    def on_step(trainer, loss):
         steps.append(time.process_time())
-        if len(steps) == 5:
+        if len(steps) == WARM_UP:
             started.append(time.process_time())
 
     def late():
         return bool(started) and time.process_time() - started[0] > seconds
 
-    run.train(on_step=on_step, stop=late)
+    trainer.train(on_step=on_step, stop=late)
     done = [at for at in steps if at > started[0]]
     pixels = len(done) * recipe.batch * recipe.window * recipe.crop[0] * recipe.crop[1]
     pipe.send(pixels / (done[-1] - started[0]))
@@ -69,7 +71,7 @@ def main():
 
     compact = recipes.read(ROOT / "stfan" / "model" / "pretrained" / "compact.toml")
     places = {"data": str(options.pictures), "cutouts": str(options.cutouts)}
-    compact = compact.changed(FEW | places | {"clips": 40, "store": str(options.scratch / "clips")})
+    compact = compact.changed(FEW | places | {"store": str(options.scratch / "clips")})
     render_seconds = render(compact)
     figures = {}
     for precision in ("float32", "bfloat16"):
@@ -101,9 +103,9 @@ def render(recipe):
     import torch
 
     torch.set_num_threads(1)
-    from stfan.training.loader import synthetic
+    from stfan.training.loader import build_synthetic
 
-    stored = synthetic(recipe)
+    stored = build_synthetic(recipe)
     stored.stored(0)
     started = time.process_time()
     for number in range(1, recipe.clips):

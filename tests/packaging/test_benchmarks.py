@@ -3,11 +3,14 @@
 import importlib
 import json
 import multiprocessing
+import re
 import sys
 import types
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from support import oracle
 from support.checkout import ROOT, run
@@ -159,7 +162,6 @@ def test_video_figures(tmp_path, bench):
 
 
 def test_contenders_agree():
-    import torch
     from harness import article_fac
 
     from fac_ext import fac_reference
@@ -230,7 +232,6 @@ def test_network(tmp_path, bench, monkeypatch):
 def test_the_articles_path_computes_the_same(monkeypatch):
     import argparse
 
-    import torch
     from bench_stfan import FRAMES, Network
 
     from stfan import STFAN
@@ -361,3 +362,76 @@ def test_judging_table_adds_the_hours_of_all_runs():
     lines = judging_table(card).splitlines()
     assert "for 4 hours on X, today" in lines[0]
     assert lines[-1].endswith("| +0.12 (50% worse) | -1.00 (50% worse) |")
+
+
+def test_training_step_figures(tmp_path, bench, monkeypatch):
+    monkeypatch.setattr("bench_training.CROP", (16, 16))
+    out = tmp_path / "figures.json"
+    code, said, err = bench("training", "--windows", 1, "--json", out)
+    assert code == 0, err
+    cases = json.loads(out.read_text())["cases"]
+    assert [(case["frames"], case["recompute"]) for case in cases] == [(1, False), (1, True)]
+    assert all(case["result"]["seconds"] > 0 for case in cases) and "16 x 16" in said
+
+
+def test_trainer_figures(tmp_path, bench, monkeypatch):
+    """With a network and clips as small as they can be, and its processes in this one."""
+    import bench_trainer
+
+    for name in ("pictures", "cutouts"):
+        (tmp_path / name).mkdir()
+        noise = torch.randint(0, 255, (80, 80, 4 if name == "cutouts" else 3), dtype=torch.uint8).numpy()
+        Image.fromarray(noise).save(tmp_path / name / "0.png")
+    small = {"length": 2, "window": 2, "crop": [16, 16], "batch": 1}
+    monkeypatch.setattr(bench_trainer, "WARM_UP", 1)
+    few = bench_trainer.FEW | small | {"clips": 2, "clip_length": 2, "clip_size": [16, 16]}
+    monkeypatch.setattr(bench_trainer, "FEW", few)
+    monkeypatch.setattr(bench_trainer, "RENDERED", bench_trainer.RENDERED | small)
+    monkeypatch.setattr(bench_trainer.multiprocessing, "get_context", lambda method: Here())
+    out = tmp_path / "figures.json"
+    places = (tmp_path / "pictures", tmp_path / "cutouts", tmp_path / "scratch")
+    code, said, err = bench("trainer", *places, "--seconds", 0, "--turns", 1, "--json", out)
+    assert code == 0, err
+    figures = json.loads(out.read_text())["pixels_per_second"]
+    assert set(figures) == {
+        f"{way} {kind}" for way in ("rendered", "stored") for kind in ("float32", "bfloat16")
+    }
+    assert all(speed > 0 for (speed,) in figures.values()) and said.count("thousand pixels a second") == 4
+
+
+class Here:
+    """A context of multiprocessing whose processes run in this one."""
+
+    def Pipe(self):
+        answers = []
+        ours = SimpleNamespace(recv=lambda: answers.pop(0))
+        return ours, SimpleNamespace(send=answers.append, close=lambda: None)
+
+    def Process(self, target, args):
+        return SimpleNamespace(start=lambda: target(*args), join=lambda: None)
+
+
+def test_threshold_of_blur(tmp_path, capsys):
+    """Of clips with edges of one pixel, and blurred ones with ramps over eight."""
+    import blur_threshold
+
+    ramp = torch.arange(64).sub(28).div(8).clamp(0, 1)
+    for side, line in (("GT", torch.arange(64).ge(32).float()), ("input", ramp)):
+        picture = (line.mul(255).byte()[None, :, None].expand(32, 64, 3)).numpy()
+        for drift in "048":
+            folder = tmp_path / "clips" / "test" / f"clean-{drift}-00" / side
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(picture).save(folder / f"{i}.png")
+    out = tmp_path / "threshold.json"
+    blur_threshold.main(tmp_path / "clips", out)
+    found = json.loads(out.read_text())
+    assert 1 < found["threshold"] <= 8 and found["below"]["clean-4"] == {"clips": 1, "GT": 1, "input": 0}
+    assert f"threshold {found['threshold']}" in capsys.readouterr().out
+
+
+def test_every_script_is_run_here():
+    tests = (ROOT / "tests/packaging/test_benchmarks.py").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        name = path.stem
+        assert re.search(rf'\b{name}\b|bench\("{name.removeprefix("bench_")}"', tests), path.name
