@@ -110,7 +110,7 @@ gpu:
 gpu-train:
 	$(PYTHON) benchmarks/gpu/train.py $(gpu_options) --minutes $(MINUTES)
 
-gpu-pack: .venv/ready
+gpu-pack: $(VENV)/ready
 	$(PY) benchmarks/gpu/pack.py --data $(DATA) $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
 
 clean:

@@ -85,6 +85,7 @@ def sets(options):
 class Contender:
     """Hold one contender's tensors and run it. options are the settings of bench_fac.py."""
 
+    operands: Any
     other = None  # what is read between two runs on a GPU
 
     def __init__(self, name, options):
