@@ -106,10 +106,10 @@ def render(recipe):
     from stfan.training.loader import build_synthetic
 
     stored = build_synthetic(recipe)
-    stored.stored(0)
+    stored.load_clip(0)
     started = time.process_time()
     for number in range(1, recipe.clips):
-        stored.stored(number)
+        stored.load_clip(number)
     return round((time.process_time() - started) / (recipe.clips - 1), 4)
 
 

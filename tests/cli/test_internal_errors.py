@@ -10,6 +10,7 @@ pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from stfan.cli.hints import describe_error
 from stfan.video import pipeline
+from stfan.video.errors import KeptFramesError
 from support.checkout import ROOT
 from support.samples import Trail, make_video, names
 
@@ -69,3 +70,12 @@ def test_a_process_with_a_bug(tmp_path, wanted):
         assert done.stderr.endswith("IndexError: list index out of range\n")
     else:
         assert done.stderr == f"stfan: internal error: IndexError: list index out of range {REPORT}\n"
+
+
+@pytest.mark.parametrize(("damaged", "words"), [(0, ""), (1, "; 1 frame was "), (2, "; 2 frames were ")])
+def test_one_frame_is_no_frames(tmp_path, damaged, words):
+    result = pipeline.DeblurResult(tmp_path, True, 3, 0, 0, 1.0, damaged)
+    assert result.damage == (f"{words}decoded with errors" if words else "")
+    assert describe_error(KeptFramesError(ValueError("bad"), 1, tmp_path)).startswith(
+        "bad (1 frame is kept in"
+    )
