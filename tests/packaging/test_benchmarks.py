@@ -410,6 +410,10 @@ class Here:
         return ours, SimpleNamespace(send=answers.append, close=lambda: None)
 
     def Process(self, target, args):
+        from accelerate.state import AcceleratorState
+
+        # It keeps a process's precision for good.
+        AcceleratorState._reset_state(reset_partial_state=True)
         return SimpleNamespace(start=lambda: target(*args), join=lambda: None)
 
 
