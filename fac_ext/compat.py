@@ -287,7 +287,7 @@ def _inside(
     if h < kh * dh or w < kw * dw or channels < 1:
         rule = f"H >= kernel_size * dilation = {kh * dh}, W >= {kw * dw} and d >= 1"
         raise ValueError(f"{op}: {name} must have {rule}, got {tuple(tensors[name].shape)}")
-    if device.type not in derivatives.DEVICES or (device.type == "cuda" and not HAS_CUDA):
+    if device.type not in derivatives.DEVICES:
         raise RuntimeError(
             f"{op}: {first} is on {device.type}, for which this build of fac_ext has no kernels"
         )

@@ -141,7 +141,10 @@ End = Annotated[
     typer.Option(parser=parse_time, metavar="TIME", help="Where to end; a frame at this time is left out."),
 ]
 MaxFrames = Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")]
-Codec = Annotated[str | None, typer.Option(help="FFmpeg encoder. Default: libx264; libvpx-vp9 for .webm; ffv1 with --lossless.")]
+Codec = Annotated[
+    str | None,
+    typer.Option(help="FFmpeg encoder. Default: libx264; libvpx-vp9 for .webm; ffv1 with --lossless."),
+]
 Crf = Annotated[
     int | None, typer.Option(min=0, help="Constant rate factor: lower gives better quality, larger files.")
 ]

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import re
 import sys
-import types
 from types import SimpleNamespace
 
 import pytest
@@ -133,7 +132,7 @@ def test_what_is_compared_computes_the_same():
     import bench_shared
 
     torch.manual_seed(0)
-    options = types.SimpleNamespace(
+    options = SimpleNamespace(
         channels=4, kernel_size=3, size=[6, 7], layout="row_major", compiled=False
     )
     for operator, (functions, _) in bench_shared.contenders(options).items():
