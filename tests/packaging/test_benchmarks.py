@@ -132,9 +132,7 @@ def test_what_is_compared_computes_the_same():
     import bench_shared
 
     torch.manual_seed(0)
-    options = SimpleNamespace(
-        channels=4, kernel_size=3, size=[6, 7], layout="row_major", compiled=False
-    )
+    options = SimpleNamespace(channels=4, kernel_size=3, size=[6, 7], layout="row_major", compiled=False)
     for operator, (functions, _) in bench_shared.contenders(options).items():
         ours = functions["ours"]()
         for name, function in functions.items():
