@@ -4,11 +4,14 @@ import os
 import sys
 import time
 from multiprocessing import get_context
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from stfan.training import recipe
 from stfan.training.loader import build_synthetic
+
+STORED: Any = None  # a worker's clips
 
 
 def clips(path: str, settings: list[str]):
