@@ -2,7 +2,8 @@
 
 Each filter value then serves many channels, so arithmetic is the bound and not memory: every time is also given as the
 part of this run's matrix product rate (float32, 1024 x 1024 x 1024) that its multiply-adds reach. All take turns, so
-that a busy moment of the machine hits all alike. A case of the same settings in the JSON is replaced.
+that a busy moment of the machine hits all alike. A case of the same settings in the JSON is replaced. Times are those of
+the thread, not of the clock on the wall.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import environment, json_path, shared_table
+from harness import environment, json_path, shared_table, softmax_table
 
 from fac_ext import fac, fac_correlation, fac_transpose
 from fac_ext.arguments import check_window, resolve
@@ -113,10 +114,47 @@ def contenders(options):
     return {name: (functions, work * (1 + (name == "attention"))) for name, functions in found.items()}
 
 
+def softmax_figures(options):
+    """Measure softmax(filters), then fac, against fac(normalize="softmax"), each channel with filters of its own."""
+    shape, k = (1, options.channels, *options.size), options.kernel_size
+    layout = LAYOUTS[options.layout]
+    x, filters = (
+        torch.randn(1, n, *options.size).contiguous(memory_format=layout).requires_grad_()
+        for n in (shape[1], shape[1] * k * k)
+    )
+    grad = torch.randn(shape).contiguous(memory_format=layout)
+
+    def apart(x, f):
+        return fac(x, f.unflatten(1, (-1, k * k)).softmax(2).flatten(1, 2), k)
+
+    def backward(function):
+        return torch.autograd.grad(function(x, filters), (x, filters), grad)
+
+    figures = {
+        "settings": {name: getattr(options, name) for name in ("channels", "kernel_size", "size", "layout")}
+    }
+    functions = {"softmax, fac": apart, "fused": lambda x, f: fac(x, f, k, normalize="softmax")}
+    times = {(name, mode): [] for name in functions for mode in ("forward", "forward+backward")}
+    for _ in range(1 + options.repeats):
+        for name, function in functions.items():
+            with torch.no_grad():
+                times[name, "forward"].append(seconds(lambda f=function: f(x, filters)) * 1e3)
+            times[name, "forward+backward"].append(seconds(lambda f=function: backward(f)) * 1e3)
+    for (name, mode), values in times.items():
+        figures.setdefault(name, {})[mode] = round(statistics.median(values[1:]), 3)
+    for name, function in functions.items():
+        with torch.profiler.profile(profile_memory=True) as profile:
+            backward(function)
+        taken = sum(max(one.self_cpu_memory_usage, 0) for one in profile.events())
+        figures[name]["allocated_mb"] = round(taken / 1e6, 3)
+    figures["filters_mb"] = round(filters.nbytes / 1e6, 3)
+    return figures
+
+
 def seconds(function):
-    started = time.perf_counter()
+    started = time.process_time()
     function()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def measure(options):
@@ -174,6 +212,12 @@ def main():
     )
     add("--prepare", action="store_true", help="only fill torch.compile's cache")
     add(
+        "--softmax",
+        action="store_true",
+        help="what normalize='softmax' saves, each channel with its own filters",
+    )
+    add("--repeats", type=int, default=5, help="of --softmax [%(default)s]")
+    add(
         "--json",
         type=Path,
         help="also write the figures to this file, or to DEVICE-shared.json in this folder",
@@ -182,16 +226,18 @@ def main():
     options = parser.parse_args()
     options.size, options.device = list(options.size), "cpu"
     torch.set_num_threads(options.threads)
-    case = measure(options)
+    case = softmax_figures(options) if options.softmax else measure(options)
     if case is None:
         return
-    print(shared_table([case]))
+    kind = "softmax" if options.softmax else "cases"
+    print(softmax_table([case]) if options.softmax else shared_table([case]))
     if options.json:
         facts = environment(options)
         path = json_path(options.json, facts, "-shared")
-        cases = json.loads(path.read_text())["cases"] if path.exists() else []
-        cases = [one for one in cases if one["settings"] != case["settings"]] + [case]
-        path.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n")
+        found = json.loads(path.read_text()) if path.exists() else {"cases": [], "softmax": []}
+        others = [one for one in found[kind] if one["settings"] != case["settings"]]
+        found |= {"environment": facts, kind: [*others, case]}
+        path.write_text(json.dumps(found, indent=1) + "\n")
         print(path)
 
 

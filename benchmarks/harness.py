@@ -411,3 +411,19 @@ def shared_table(cases: list[dict[str, Any]]) -> str:
                     f"{figures['gflops']:9.1f}{figures['gflops'] / case['product_gflops']:7.2f}"
                 )
     return "\n".join(lines)
+
+
+def softmax_table(cases: list[dict[str, Any]]) -> str:
+    """Write what normalize="softmax" saves as lines of text; allocated is the sum of all that was, in a training step."""
+    head = f"{'channels':>8}{'k':>4}  {'layout':15}{'':14}{'forward ms':>11}{'and backward ms':>17}{'allocated MB':>14}{'filters MB':>12}"
+    lines = [head, "-" * len(head)]
+    for case in cases:
+        settings = case["settings"]
+        for name in ("softmax, fac", "fused"):
+            figures = case[name]
+            lines.append(
+                f"{settings['channels']:8}{settings['kernel_size']:4}  {settings['layout']:15}{name:14}"
+                f"{figures['forward']:11.1f}{figures['forward+backward']:17.1f}{figures['allocated_mb']:14.1f}"
+                f"{case['filters_mb']:12.1f}"
+            )
+    return "\n".join(lines)

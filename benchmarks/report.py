@@ -17,6 +17,7 @@ from harness import (
     operator_table,
     renewed,
     shared_table,
+    softmax_table,
     threads_of,
 )
 
@@ -253,6 +254,12 @@ of multiply-adds over that of a matrix product of 1024 x 1024 x 1024 in the same
 
 ```
 {shared_table(report["cases"])}
+```
+
+What `normalize="softmax"` saves against softmax and `fac`, where each channel has filters of its own:
+
+```
+{softmax_table(report["softmax"])}
 ```
 """
 

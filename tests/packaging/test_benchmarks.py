@@ -117,8 +117,11 @@ def test_shared_figures(tmp_path, report, bench):
     for layout in ("row_major", "channels_last", "row_major"):
         sizes = ("--channels", 8, "-k", 3, "--size", 6, 20, "--layout", layout, "--seconds", 0.01)
         assert bench("shared", *sizes, "--threads", torch.get_num_threads(), "--json", out)[0] == 0
+    threads = ("--threads", torch.get_num_threads())
+    assert bench("shared", "--softmax", *sizes, *threads, "--repeats", 1, "--json", out)[0] == 0
     found = json.loads(out.read_text())
     assert [case["settings"]["layout"] for case in found["cases"]] == ["channels_last", "row_major"]
+    assert all(found["softmax"][0][name]["allocated_mb"] > 0 for name in ("fused", "softmax, fac"))
     for case in found["cases"]:
         assert {name: set(one) for name, one in case["results"].items()} == {
             **{name: {"ours", "unfold", "shift"} for name in ("fac", "correlation", "transpose")},
