@@ -41,7 +41,7 @@ void on_torch_threads(int64_t items, int64_t grain, const Run& run) {
 }
 
 #if defined(FAC_KEEPS_MEMORY)
-constexpr Wide kLarge = 4 << 20;  // bytes
+constexpr int128 kLarge = 4 << 20;  // bytes
 
 Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layout) {
   const Ints strides = layout == MemoryFormat::ChannelsLast ? Ints{n[1] * n[2] * n[3], 1, n[3] * n[1], n[1]}
@@ -63,8 +63,8 @@ Tensor tensor_in(Block block, ScalarType dtype, const Ints& n, MemoryFormat layo
 struct Cpu {
   static Tensor allocate(const Tensor& like, const Ints& sizes, MemoryFormat layout) {
 #if defined(FAC_KEEPS_MEMORY)
-    const Wide bytes = bytes_of(sizes, like.element_size());
-    if (bytes >= kLarge && bytes < kMostBytes && torch_from_blob)
+    const int128 bytes = bytes_of(sizes, like.element_size());
+    if (bytes >= kLarge && bytes < kMaxBytes && torch_from_blob)
       if (const Block block = Memory::of_process().take(static_cast<size_t>(bytes)); block.data)
         return tensor_in(block, like.scalar_type(), sizes, layout);
 #endif

@@ -41,20 +41,20 @@ inline bool has_layout(const Tensor& t, MemoryFormat layout) {
 inline bool is_row_major(const Tensor& t) { return has_layout(t, MemoryFormat::Contiguous); }
 inline bool is_channels_last(const Tensor& t) { return !is_row_major(t) && has_layout(t, MemoryFormat::ChannelsLast); }
 
-using Wide = __int128;
-constexpr Wide kMostBytes = Wide(1) << 62;
+using int128 = __int128;
+constexpr int128 kMaxBytes = int128(1) << 62;
 
-// Returns the bytes of a tensor of these sizes, kMostBytes for any more.
-inline Wide bytes_of(const Ints& sizes, int64_t element) {
-  Wide bytes = element;
-  for (const int64_t size : sizes) bytes = std::min(bytes * size, kMostBytes);
+// Returns the bytes of a tensor of these sizes, kMaxBytes for any more.
+inline int128 bytes_of(const Ints& sizes, int64_t element) {
+  int128 bytes = element;
+  for (const int64_t size : sizes) bytes = std::min(bytes * size, kMaxBytes);
   return bytes;
 }
 
 // Calls make(), which needs so many bytes of torch. The stable ABI has one error for all that fails, so this makes one
 // that names memory, in words that fac_ext/derivatives.py and stfan know. Only an older error of a GPU shows here too.
 template <typename Make>
-Tensor with_memory(Wide bytes, Make make) {
+Tensor with_memory(int128 bytes, Make make) {
   try {
     return make();
   } catch (const std::exception&) {
@@ -63,7 +63,7 @@ Tensor with_memory(Wide bytes, Make make) {
     if (why.find("CUDA error") != why.npos && why.find("out of memory") == why.npos)
       throw std::runtime_error("fac: " + why);
     throw std::runtime_error("fac: out of memory: " + std::to_string(static_cast<int64_t>(bytes)) + " bytes" +
-                             (bytes == kMostBytes ? " or more" : ""));
+                             (bytes == kMaxBytes ? " or more" : ""));
   }
 }
 
@@ -81,9 +81,9 @@ inline Tensor make_contiguous(const Tensor& tensor, MemoryFormat layout) {
 }
 
 // Solves Axis's equation for the input, in numbers that do not overflow.
-inline Wide input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
-                       int64_t after) {
-  return (Wide(output) - 1) * stride + (Wide(kernel) - 1) * dilation + 1 - before - after;
+inline int128 input_size(int64_t output, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
+                         int64_t after) {
+  return (int128(output) - 1) * stride + (int128(kernel) - 1) * dilation + 1 - before - after;
 }
 
 inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t index, const Ints& kernel_size,
@@ -93,13 +93,13 @@ inline Axis make_axis(const char* op, int64_t input, int64_t output, size_t inde
   STD_TORCH_CHECK(a.kernel > 0 && a.stride > 0 && a.dilation > 0, op,
                   ": kernel_size, stride and dilation must be positive");
   STD_TORCH_CHECK(a.before >= 0 && a.after > -a.stride, op, ": padding must not be negative");
-  STD_TORCH_CHECK(Wide(input) == input_size(output, a.kernel, a.stride, a.dilation, a.before, a.after), op,
+  STD_TORCH_CHECK(int128(input) == input_size(output, a.kernel, a.stride, a.dilation, a.before, a.after), op,
                   ": the sizes do not fit kernel_size, stride, dilation and padding");
   if (output == 0) return a;
   const int64_t beyond = std::max(a.before, a.after);
   const bool fits = mode == Padding::kInside
                         ? a.stride == 1 && input == output && a.before == a.kernel / 2 * a.dilation &&
-                              Wide(a.kernel) * a.dilation <= input
+                              int128(a.kernel) * a.dilation <= input
                         : beyond <= 0 || mode == Padding::kZeros || (mode == Padding::kReplicate && input > 0) ||
                               (mode == Padding::kReflect && beyond < input) ||
                               (mode == Padding::kCircular && beyond <= input);
@@ -141,7 +141,7 @@ inline void check_ranks(const char* op, const Tensor& a, const Tensor& b, const 
 }
 
 inline void check_filters(const char* op, const Shape& s, const Tensor& filters) {
-  STD_TORCH_CHECK(filters.size(1) == Wide(s.groups) * s.taps() && filters.size(2) == s.rows.output &&
+  STD_TORCH_CHECK(filters.size(1) == int128(s.groups) * s.taps() && filters.size(2) == s.rows.output &&
                       filters.size(3) == s.columns.output,
                   op, ": filters must have shape (N, groups * taps, height, width) of the output");
 }
@@ -196,8 +196,8 @@ Tensor fac_grad_input(const Tensor& filters, const Tensor& grad, Ints kernel_siz
   const auto size = [&](size_t i) {
     return input_size(grad.size(2 + i), kernel_size[i], stride[i], dilation[i], padding[2 * i], padding[2 * i + 1]);
   };
-  for (const Wide wide : {size(0), size(1)})
-    STD_TORCH_CHECK(wide >= 0 && wide < Wide(1) << 62, "fac_grad_input: the padding leaves no input");
+  for (const int128 wide : {size(0), size(1)})
+    STD_TORCH_CHECK(wide >= 0 && wide < int128(1) << 62, "fac_grad_input: the padding leaves no input");
   const int64_t height = static_cast<int64_t>(size(0)), width = static_cast<int64_t>(size(1));
   const Shape s = make_shape("fac_grad_input", grad, filters, height, width, grad.size(2), grad.size(3),
                              layout == MemoryFormat::ChannelsLast, kernel_size, stride, dilation, padding, padding_mode,
@@ -223,7 +223,7 @@ Tensor fac_grad_filters(const Tensor& input, const Tensor& grad, Ints kernel_siz
   const Shape s = make_shape("fac_grad_filters", input, grad, input.size(2), input.size(3), grad.size(2), grad.size(3),
                              channels_last, kernel_size, stride, dilation, padding, padding_mode, channels_per_filter);
   const Tensor x = make_contiguous(input, layout), g = make_contiguous(grad, layout);
-  STD_TORCH_CHECK(Wide(s.groups) * s.taps() < Wide(1) << 62, "fac_grad_filters: too many taps");
+  STD_TORCH_CHECK(int128(s.groups) * s.taps() < int128(1) << 62, "fac_grad_filters: too many taps");
   Tensor grad_filters = Device::allocate(x, {s.batch, s.groups * s.taps(), s.rows.output, s.columns.output}, layout);
   switch_dtype("fac_grad_filters", x, [&](auto zero) {
     using T = decltype(zero);

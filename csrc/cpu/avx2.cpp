@@ -6,6 +6,7 @@
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
 #define FAC_VERSION avx2
+#define FAC_VECTOR_BYTES 32
 #include "kernels.h"
 #pragma GCC pop_options
 #endif

@@ -6,6 +6,7 @@
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4")
 #define FAC_VERSION avx512
+#define FAC_VECTOR_BYTES 64
 #include "kernels.h"
 #pragma GCC pop_options
 #endif

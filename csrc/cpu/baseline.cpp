@@ -3,4 +3,5 @@
 #include "simd.h"
 
 #define FAC_VERSION baseline
+#define FAC_VECTOR_BYTES 16
 #include "kernels.h"

@@ -5,6 +5,7 @@
 // One file, though long: the three passes read or write the same layout by the same few helpers.
 #pragma once
 #include "common.h"
+#include "shared_filters.h"
 
 namespace fac::FAC_VERSION {
 namespace {
@@ -76,8 +77,8 @@ FAC_INLINE int64_t with_taps(int64_t taps, const Visit& visit) {
 
 // Filters all channels but the last few, where each has its own filter; returns how many.
 template <int kTaps, typename T>
-FAC_APART int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
-                                    T* __restrict output) {
+FAC_NOINLINE int64_t filter_8_channels(int64_t some, int64_t channels, const T* const* under, const T* filters,
+                                       T* __restrict output) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -105,8 +106,8 @@ FAC_APART int64_t filter_8_channels(int64_t some, int64_t channels, const T* con
 }
 
 template <typename T>
-FAC_APART void filter_pixel(const Shape& s, const T* const* under, const T* filters, Sum<T>* __restrict sums,
-                            T* __restrict output) {
+FAC_NOINLINE void filter_pixel(const Shape& s, const T* const* under, const T* filters, Sum<T>* __restrict sums,
+                               T* __restrict output) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = 0;
   if (shared == 1)
@@ -120,6 +121,11 @@ FAC_APART void filter_pixel(const Shape& s, const T* const* under, const T* filt
     }
     return;
   }
+  if (shared >= kWidth<Sum<T>>) {
+    for (int64_t first = 0; first < s.channels; first += shared, filters += taps)
+      filter_group(taps, under, first, shared, filters, output);
+    return;
+  }
   std::fill_n(sums, s.channels, Sum<T>(0));
   for (int64_t first = 0; first < s.channels; first += shared, filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -131,8 +137,8 @@ FAC_APART void filter_pixel(const Shape& s, const T* const* under, const T* filt
 }
 
 template <int kTaps, typename T>
-FAC_APART int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
-                                       T* grad_filters) {
+FAC_NOINLINE int64_t correlate_8_channels(int64_t some, int64_t channels, const T* const* under, const T* grad,
+                                          T* grad_filters) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t channel = 0;
   for (; channel + kLanes <= channels; channel += kLanes, grad_filters += kLanes * taps) {
@@ -159,7 +165,7 @@ FAC_APART int64_t correlate_8_channels(int64_t some, int64_t channels, const T* 
 }
 
 template <typename T>
-FAC_APART void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
+FAC_NOINLINE void correlate_pixel(const Shape& s, const T* const* under, const T* grad, T* grad_filters) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t channel = 0;
   if (shared == 1)
@@ -167,6 +173,16 @@ FAC_APART void correlate_pixel(const Shape& s, const T* const* under, const T* g
       return correlate_8_channels<constant>(taps, s.channels, under, grad, grad_filters);
     });
   grad_filters += channel * taps;
+  constexpr int64_t kTaps = kWidth<Sum<T>>;
+  if (shared >= 2 * kTaps && taps >= kTaps) {
+    // the last taps of a group overlap with those before
+    for (; channel < s.channels; channel += shared, grad_filters += taps)
+      for (int64_t tap = 0; tap < taps; tap += kTaps) {
+        const int64_t first = std::min(tap, taps - kTaps);
+        correlate_taps(under + first, channel, shared, grad, grad_filters + first);
+      }
+    return;
+  }
   for (; channel < s.channels; channel += shared, grad_filters += taps)
     for (int64_t tap = 0; tap < taps; ++tap) {
       Vec8<Sum<T>> partial = {}, pixel, g;
@@ -186,8 +202,8 @@ FAC_APART void correlate_pixel(const Shape& s, const T* const* under, const T* g
 // Adds grad * filters of one output pixel to the sums of the input pixels under its taps (nullptr: not in this band, or
 // a zero; kAll: there is none of these).
 template <int kTaps, bool kAll, typename T>
-FAC_APART int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
-                                     Sum<T>* const* under) {
+FAC_NOINLINE int64_t scatter_8_channels(int64_t some, int64_t channels, const T* filters, const T* grad,
+                                        Sum<T>* const* under) {
   const int64_t taps = kTaps ? kTaps : some;
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes, filters += kLanes * taps) {
@@ -222,8 +238,8 @@ FAC_APART int64_t scatter_8_channels(int64_t some, int64_t channels, const T* fi
 
 // Does the same for channels [begin, end); under[tap] points at channel `begin`.
 template <typename T>
-FAC_APART void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under, int64_t begin,
-                             int64_t end) {
+FAC_NOINLINE void scatter_pixel(const Shape& s, const T* filters, const T* grad, Sum<T>* const* under, int64_t begin,
+                                int64_t end) {
   const int64_t taps = s.taps(), shared = s.shared();
   int64_t c = begin;
   if (shared == 1) {
@@ -289,11 +305,53 @@ void grad_filters_channels_last(const Shape& s, const T* input, const T* grad, T
   });
 }
 
+// Lists, for each input row or column, what its gradient adds up: the output pixels that read it, each by a tap.
+class Readers {
+ public:
+  Readers(const Axis& a, Padding padding, const Place& output, int64_t tap) : firsts_(1) {
+    for (int64_t i = 0; i < a.input; ++i) {
+      for (int64_t m = 0; m < preimage_count(a, i, padding); ++m)
+        for (int64_t t = 0; t < a.kernel; ++t) {
+          const Progression outputs = outputs_reading(a, preimage_at(a, i, m, padding), t, padding);
+          for (int64_t o = outputs.first; o < outputs.last; o += outputs.step)
+            places_.push_back({o * output.pixel, o * output.weight + t * tap});
+        }
+      firsts_.push_back(static_cast<int64_t>(places_.size()));
+    }
+  }
+  const Place* of(int64_t i) const { return places_.data() + firsts_[i]; }
+  int64_t count(int64_t i) const { return firsts_[i + 1] - firsts_[i]; }
+
+ private:
+  std::vector<int64_t> firsts_;
+  std::vector<Place> places_;
+};
+
+// Sums each input pixel's gradient in registers, where channels share their filters.
+template <typename T>
+void grad_input_of_shared_filters(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
+  const int64_t taps = s.groups * s.taps(), height = s.rows.input, width = s.columns.input, shared = s.shared();
+  const Readers rows(s.rows, s.padding, {s.columns.output * s.channels, s.columns.output * taps}, s.columns.kernel);
+  const Readers columns(s.columns, s.padding, {s.channels, taps}, 1);
+  const int64_t lines = s.batch * height;
+  parallel(lines, grain(s, lines), [&](int64_t begin, int64_t end) {
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t y = line % height, sample = line / height * s.outputs();
+      for (int64_t x = 0; x < width; ++x)
+        for (int64_t group = 0; group < s.groups; ++group)
+          weigh_pixels(rows.of(y), rows.count(y), columns.of(x), columns.count(x),
+                       grad + sample * s.channels + group * shared, filters + sample * taps + group * s.taps(),
+                       grad_input + (line * width + x) * s.channels + group * shared, shared);
+    }
+  });
+}
+
 // An item is a band of input rows and a block of channels. Goes in order through the output pixels that read them, so
 // that the sums of a few rows are in the cache at a time: in place, or in float where T is a half.
 template <typename T>
 void grad_input_channels_last(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
   constexpr bool in_place = std::is_same_v<T, Sum<T>>;
+  if (s.shared() >= kWidth<Sum<T>>) return grad_input_of_shared_filters(s, filters, grad, grad_input, parallel);
   const Sources rows(s.rows, s.padding), columns(s.columns, s.padding);
   const int64_t height = s.rows.input, width = s.columns.input;
   const int64_t bands = (height + kBandRows - 1) / kBandRows;

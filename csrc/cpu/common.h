@@ -19,7 +19,7 @@
 #endif
 
 // Compiles an inner loop by itself: inlined elsewhere, it could lose what __restrict says.
-#define FAC_APART __attribute__((noinline))
+#define FAC_NOINLINE __attribute__((noinline))
 
 namespace fac {
 

@@ -6,6 +6,7 @@
 // One file, though long: the three passes share the layout of the band and its inner loops.
 #pragma once
 #include "common.h"
+#include "shared_filters.h"
 
 namespace fac::FAC_VERSION {
 namespace {
@@ -18,9 +19,10 @@ struct Columns {
   std::vector<int64_t> source;  // the input column at each element, -1 for zero
   std::vector<int64_t> at;
   int64_t begin = 0, end = 0;  // elements that are the whole input row in its order
+  bool one_row;                // it is the row with its border
 
-  Columns(const Axis& a, Padding padding) {
-    const bool one_row = a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output;
+  Columns(const Axis& a, Padding padding)
+      : one_row(a.stride == 1 && padding != Padding::kInside && a.dilation <= a.output) {
     const int64_t pitch = one_row ? a.dilation : a.output;
     for (int64_t j = 0; j < a.kernel; ++j) at.push_back(j * pitch);
     source.resize(at.back() + a.output);
@@ -36,6 +38,20 @@ struct Columns {
   }
 
   int64_t size() const { return static_cast<int64_t>(source.size()); }
+
+  // Adds what lies at each element to the input column that it shows: the transpose of the layout.
+  template <typename S>
+  void fold(const S* row, std::vector<S>& line) const {
+    const auto add = [&](int64_t m) {
+      if (source[m] >= 0) line[source[m]] += row[m];
+    };
+    if (end > begin)
+      std::copy(row + begin, row + end, line.begin());
+    else
+      std::fill(line.begin(), line.end(), S(0));
+    for (int64_t m = 0; m < begin; ++m) add(m);
+    for (int64_t m = end; m < size(); ++m) add(m);
+  }
 };
 
 struct Band {
@@ -51,12 +67,12 @@ Band band_of(int64_t index, int64_t height, int64_t rows) {
 }
 
 template <typename T>
-FAC_APART void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
+FAC_NOINLINE void widen_row(const T* __restrict row, Sum<T>* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = widen(row[x]);
 }
 
 template <typename T>
-FAC_APART void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
+FAC_NOINLINE void narrow_row(const Sum<T>* __restrict row, T* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(row[x]);
 }
 
@@ -83,19 +99,21 @@ std::vector<Rows> all_rows(const Shape& s, int64_t band) {
   return rows;
 }
 
-// Holds those rows of one plane, each in the layout of Columns.
+// Holds those rows of one plane or of several channels' planes, each in the layout of Columns.
 template <typename T>
 class PaddedBand {
  public:
   PaddedBand(const Shape& s, const Columns& columns) : s_(s), columns_(columns) {}
 
-  void fill(const T* plane, const Rows& rows) {
+  void fill(const T* planes, const Rows& rows, int64_t channels = 1) {
     rows_ = &rows;
-    const int64_t size = static_cast<int64_t>(rows.positions.size()) * columns_.size();
-    if (static_cast<int64_t>(values_.size()) < size) values_.resize(size);
-    for (size_t number = 0; number < rows.positions.size(); ++number)
-      lay_out(plane, rows.positions[number], &values_[number * columns_.size()]);
+    plane_ = static_cast<int64_t>(rows.positions.size()) * columns_.size();
+    if (static_cast<int64_t>(values_.size()) < channels * plane_) values_.resize(channels * plane_);
+    for (int64_t c = 0; c < channels; ++c)
+      for (size_t number = 0; number < rows.positions.size(); ++number)
+        lay_out(planes + c * s_.inputs(), rows.positions[number], &values_[c * plane_ + number * columns_.size()]);
   }
+  int64_t plane() const { return plane_; }  // from channel to channel
 
   const Sum<T>* row(int64_t y, int64_t i) const {  // the row that tap row i of output row y reads
     return &values_[rows_->of(y, i) * columns_.size()];
@@ -119,13 +137,14 @@ class PaddedBand {
   const Columns& columns_;
   const Rows* rows_ = nullptr;
   std::vector<Sum<T>> values_;
+  int64_t plane_ = 0;
 };
 
 // Adds to sums[x] the products of R filter rows of K taps; row i reads under[i]. Memory serves about ten sequential
 // streams best: 25 of them defeat the prefetcher, five add up the sums too often.
 template <int R, int K, typename T>
-FAC_APART void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
-                                 int64_t tap, Sum<T>* __restrict sums, int64_t width) {
+FAC_NOINLINE void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, const T* __restrict filters,
+                                    int64_t tap, Sum<T>* __restrict sums, int64_t width) {
   const Sum<T>* pixels[R * K];
   for (int t = 0; t < R * K; ++t) pixels[t] = under[t / K] + at[t % K];
   const auto add = [&](int64_t x) __attribute__((always_inline)) {
@@ -144,8 +163,8 @@ FAC_APART void add_filtered_rows(const int64_t* at, const Sum<T>* const* under, 
 
 // The same for one row of any number of taps.
 template <typename T>
-FAC_APART void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters, int64_t tap,
-                                Sum<T>* __restrict sums, int64_t width) {
+FAC_NOINLINE void add_filtered_row(int64_t k, const int64_t* at, const Sum<T>* padded, const T* filters, int64_t tap,
+                                   Sum<T>* __restrict sums, int64_t width) {
   for (int64_t j = 0; j < k; ++j) {
     const Sum<T>* __restrict under = padded + at[j];
     const T* __restrict taps = filters + j * tap;
@@ -175,8 +194,8 @@ void add_rows(int64_t rows, int64_t k, const int64_t* at, const Sum<T>* const* u
 
 // The transpose of the above: sums[at[j] + x] += filters[j * tap + x] * grad[x]
 template <typename T>
-FAC_APART void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
-                                 const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
+FAC_NOINLINE void add_scattered_row(int64_t k, const int64_t* at, const T* __restrict filters, int64_t tap,
+                                    const T* __restrict grad, Sum<T>* __restrict sums, int64_t width) {
   for (int64_t j = 0; j < k; ++j) {
     Sum<T>* __restrict under = sums + at[j];
     const T* __restrict taps = filters + j * tap;
@@ -186,7 +205,7 @@ FAC_APART void add_scattered_row(int64_t k, const int64_t* at, const T* __restri
 }
 
 template <typename T>
-FAC_APART void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out, int64_t width) {
+FAC_NOINLINE void multiply_row(const Sum<T>* __restrict a, const T* __restrict b, T* __restrict out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) out[x] = narrow<T>(a[x] * widen(b[x]));
 }
 
@@ -214,13 +233,205 @@ void stream_products(const Sum<T>* a, const T* b, T* out, int64_t width) {
 }
 
 template <typename T>
-FAC_APART void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
-                               int64_t width) {
+FAC_NOINLINE void add_product_row(const Sum<T>* __restrict a, const T* __restrict b, Sum<T>* __restrict sums,
+                                  int64_t width) {
   for (int64_t x = 0; x < width; ++x) sums[x] += a[x] * widen(b[x]);
+}
+
+constexpr int64_t kSharedChannels = 8;          // from which on filters are applied to several channels at once
+constexpr int64_t kSharedBandValues = 1 << 18;  // of all channels of a group, in the second-level cache
+
+constexpr int64_t kSharedTaps = 32;  // on an axis, at most, as a row's filters are held at once
+
+template <typename T>
+bool rows_of_shared_filters(const Shape& s) {
+  return s.shared() >= kSharedChannels && s.columns.output >= kWidth<Sum<T>> && s.rows.kernel <= kSharedTaps &&
+         s.columns.kernel <= kSharedTaps;
+}
+
+int64_t shared_band_rows(const Shape& s, const Columns& columns, int64_t height) {
+  const int64_t fit = kSharedBandValues / (s.shared() * columns.size()) - s.rows.kernel + 1;
+  return std::min(std::clamp<int64_t>(fit, 4, 16), height);
+}
+
+// Calls visit(x) for the first of kWidth columns until all are covered; the last may overlap with those before.
+template <typename S, typename Visit>
+FAC_INLINE void for_columns(int64_t width, const Visit& visit) {
+  for (int64_t x = 0; x < width; x += kWidth<S>) visit(std::min(x, width - kWidth<S>));
+}
+
+template <typename T>
+void forward_of_shared_filters(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, height = s.rows.kernel, shared = s.shared();
+  const int64_t rows = shared_band_rows(s, columns, s.rows.output), count = bands(s.rows.output, rows);
+  const std::vector<Rows> rows_read = all_rows(s, rows);
+  std::vector<int64_t> weight_at(k);
+  for (int64_t j = 0; j < k; ++j) weight_at[j] = j * s.outputs();
+  const int64_t items = s.batch * s.groups * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<const Sum<T>*> under(height);
+    std::vector<const T*> weights(height);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / count;
+      const Band band = band_of(item % count, s.rows.output, rows);
+      padded.fill(input + group * shared * s.inputs(), rows_read[item % count], shared);
+      for (int64_t y = band.first; y < band.last; ++y) {
+        for (int64_t i = 0; i < height; ++i) {
+          under[i] = padded.row(y, i);
+          weights[i] = filters + (group * s.taps() + i * k) * s.outputs() + y * width;
+        }
+        for_columns<Sum<T>>(width, [&](int64_t x) {
+          T* const out = output + group * shared * s.outputs() + y * width + x;
+          for_runs(shared, [&](int64_t first, auto channels) {
+            filter_planes<channels>(height, under.data(), weights.data(), x, k, columns.at.data(), weight_at.data(),
+                                    first, padded.plane(), out, s.outputs());
+          });
+        });
+      }
+    }
+  });
+}
+
+// Calls visit(count) with `count`, one to eight, as a constant.
+template <typename Visit>
+void with_taps_up_to_8(int64_t count, const Visit& visit) {
+  switch (count) {
+    case 1: return visit(std::integral_constant<int, 1>());
+    case 2: return visit(std::integral_constant<int, 2>());
+    case 3: return visit(std::integral_constant<int, 3>());
+    case 4: return visit(std::integral_constant<int, 4>());
+    case 5: return visit(std::integral_constant<int, 5>());
+    case 6: return visit(std::integral_constant<int, 6>());
+    case 7: return visit(std::integral_constant<int, 7>());
+    default: return visit(std::integral_constant<int, 8>());
+  }
+}
+
+template <typename T>
+void grad_of_shared_filters(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel) {
+  const Columns columns(s.columns, s.padding);
+  const int64_t width = s.columns.output, k = s.columns.kernel, shared = s.shared();
+  const int64_t rows = shared_band_rows(s, columns, s.rows.output), count = bands(s.rows.output, rows);
+  const std::vector<Rows> rows_read = all_rows(s, rows);
+  const int64_t parts = (k + 7) / 8, items = s.batch * s.groups * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    PaddedBand<T> padded(s, columns);
+    std::vector<Sum<T>> query(shared * kWidth<Sum<T>>);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / count;
+      const Band band = band_of(item % count, s.rows.output, rows);
+      padded.fill(input + group * shared * s.inputs(), rows_read[item % count], shared);
+      for (int64_t y = band.first; y < band.last; ++y)
+        for_columns<Sum<T>>(width, [&](int64_t x) {
+          const T* const g = grad + group * shared * s.outputs() + y * width + x;
+          for (int64_t c = 0; c < shared; ++c)
+            widen_row(g + c * s.outputs(), &query[c * kWidth<Sum<T>>], kWidth<Sum<T>>);
+          for (int64_t i = 0; i < s.rows.kernel; ++i)
+            for (int64_t part = 0; part < parts; ++part) {
+              // even parts of at most eight taps
+              const int64_t first = part * k / parts, taps = (part + 1) * k / parts - first;
+              T* const out = grad_filters + (group * s.taps() + i * k + first) * s.outputs() + y * width + x;
+              with_taps_up_to_8(taps, [&](auto n) {
+                correlate_planes<n>(&columns.at[first], padded.row(y, i) + x, padded.plane(), query.data(), shared, out,
+                                    s.outputs());
+              });
+            }
+        });
+    }
+  });
+}
+
+// What the gradient of an input row adds up: by row `tap` of the filters, output row `output`, which is number `number`
+// among those that the rows of a band have.
+struct Reader {
+  int64_t output, tap, number;
+};
+
+// Lists the readers of each row of a band, and numbers their outputs.
+struct BandReaders {
+  std::vector<std::vector<Reader>> rows;
+  std::vector<int64_t> outputs;
+
+  BandReaders(const Shape& s, const Band& band) : rows(band.last - band.first) {
+    for (int64_t row = band.first; row < band.last; ++row)
+      for (int64_t m = 0; m < preimage_count(s.rows, row, s.padding); ++m)
+        for (int64_t i = 0; i < s.rows.kernel; ++i) {
+          const Progression found = outputs_reading(s.rows, preimage_at(s.rows, row, m, s.padding), i, s.padding);
+          for (int64_t y = found.first; y < found.last; y += found.step) {
+            rows[row - band.first].push_back({y, i, 0});
+            outputs.push_back(y);
+          }
+        }
+    std::sort(outputs.begin(), outputs.end());
+    outputs.erase(std::unique(outputs.begin(), outputs.end()), outputs.end());
+    for (std::vector<Reader>& readers : rows)
+      for (Reader& reader : readers)
+        reader.number = std::lower_bound(outputs.begin(), outputs.end(), reader.output) - outputs.begin();
+  }
+};
+
+// Copies filters and gradients to rows with zeros at both ends, so that one loop over the taps makes each sum of a
+// padded row; then folds its border.
+template <typename T>
+void grad_input_of_shared_filters(const Shape& s, const Columns& columns, const T* filters, const T* grad,
+                                  T* grad_input, Parallel parallel) {
+  using S = Sum<T>;
+  const int64_t width = s.columns.output, k = s.columns.kernel, shared = s.shared(), margin = columns.at.back();
+  const int64_t padded_width = (columns.size() + kWidth<S> - 1) / kWidth<S> * kWidth<S>, pitch = margin + padded_width;
+  const int64_t rows = shared_band_rows(s, columns, s.rows.input), count = bands(s.rows.input, rows);
+  std::vector<int64_t> pixel_at(k), weight_at(k);
+  for (int64_t j = 0; j < k; ++j) {
+    pixel_at[j] = margin - columns.at[j];
+    weight_at[j] = j * pitch + pixel_at[j];
+  }
+  const int64_t items = s.batch * s.groups * count;
+  parallel(items, grain(s, items), [&](int64_t begin, int64_t end) {
+    std::vector<S> taps, grads, sums(shared * padded_width), line(s.columns.input);
+    std::vector<const S*> under, weights;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / count;
+      const Band band = band_of(item % count, s.rows.input, rows);
+      const BandReaders readers(s, band);
+      const int64_t held = static_cast<int64_t>(readers.outputs.size()), plane = held * pitch;
+      grads.assign(shared * plane, S(0));
+      for (int64_t c = 0; c < shared; ++c)
+        for (int64_t number = 0; number < held; ++number)
+          widen_row(grad + (group * shared + c) * s.outputs() + readers.outputs[number] * width,
+                    &grads[c * plane + number * pitch + margin], width);
+      for (int64_t row = band.first; row < band.last; ++row) {
+        const std::vector<Reader>& adds = readers.rows[row - band.first];
+        const int64_t n = static_cast<int64_t>(adds.size());
+        if (static_cast<int64_t>(taps.size()) < n * k * pitch) taps.resize(n * k * pitch);
+        under.resize(n);
+        weights.resize(n);
+        for (int64_t r = 0; r < n; ++r) {
+          for (int64_t j = 0; j < k; ++j)
+            widen_row(filters + (group * s.taps() + adds[r].tap * k + j) * s.outputs() + adds[r].output * width,
+                      &taps[(r * k + j) * pitch + margin], width);
+          under[r] = &grads[adds[r].number * pitch];
+          weights[r] = &taps[r * k * pitch];
+        }
+        for_columns<S>(padded_width, [&](int64_t x) {
+          for_runs(shared, [&](int64_t first, auto channels) {
+            filter_planes<channels, S, S>(n, under.data(), weights.data(), x, k, pixel_at.data(), weight_at.data(),
+                                          first, plane, &sums[x], padded_width);
+          });
+        });
+        for (int64_t c = 0; c < shared; ++c) {
+          columns.fold(&sums[c * padded_width], line);
+          narrow_row(line.data(), grad_input + (group * shared + c) * s.inputs() + row * s.columns.input,
+                     s.columns.input);
+        }
+      }
+    }
+  });
 }
 
 template <typename T>
 void forward_row_major(const Shape& s, const T* input, const T* filters, T* output, Parallel parallel) {
+  if (rows_of_shared_filters<T>(s)) return forward_of_shared_filters(s, input, filters, output, parallel);
   const Columns columns(s.columns, s.padding);
   const int64_t width = s.columns.output, k = s.columns.kernel;
   const int64_t rows = band_rows(s.rows.output, width, s.shared() == 1 ? kBandElements : kBandElements / 8);
@@ -263,6 +474,8 @@ void forward_row_major(const Shape& s, const T* input, const T* filters, T* outp
 template <typename T>
 void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* grad_input, Parallel parallel) {
   const Columns columns(s.columns, s.padding);
+  if (rows_of_shared_filters<T>(s) && columns.one_row)
+    return grad_input_of_shared_filters(s, columns, filters, grad, grad_input, parallel);
   const int64_t width = s.columns.output, k = s.columns.kernel, pitch = columns.size();
   const int64_t rows = band_rows(s.rows.input, s.columns.input, s.shared() == 1 ? kBandElements : kBandElements / 8);
   const int64_t count = bands(s.rows.input, rows), items = s.batch * s.channels * count;
@@ -286,15 +499,7 @@ void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* gr
       }
       for (int64_t row = band.first; row < band.last; ++row) {
         const Sum<T>* sum = &sums[(row - band.first) * pitch];
-        const auto fold = [&](int64_t m) {
-          if (columns.source[m] >= 0) line[columns.source[m]] += sum[m];
-        };
-        if (columns.end > columns.begin)
-          std::copy(sum + columns.begin, sum + columns.end, line.begin());
-        else
-          std::fill(line.begin(), line.end(), Sum<T>(0));
-        for (int64_t m = 0; m < columns.begin; ++m) fold(m);
-        for (int64_t m = columns.end; m < pitch; ++m) fold(m);
+        columns.fold(sum, line);
         narrow_row(line.data(), grad_input + plane * s.inputs() + row * s.columns.input, s.columns.input);
       }
     }
@@ -303,6 +508,7 @@ void grad_input_row_major(const Shape& s, const T* filters, const T* grad, T* gr
 
 template <typename T>
 void grad_filters_row_major(const Shape& s, const T* input, const T* grad, T* grad_filters, Parallel parallel) {
+  if (rows_of_shared_filters<T>(s)) return grad_of_shared_filters(s, input, grad, grad_filters, parallel);
   const Columns columns(s.columns, s.padding);
   const int64_t width = s.columns.output, k = s.columns.kernel, taps = s.taps(), shared = s.shared();
   // where channels share a filter, a band's sums of all taps are in the cache at once

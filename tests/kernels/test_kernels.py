@@ -281,7 +281,7 @@ def calls(seed, count):
 
     while count:
         large = count % 10 == 0
-        n, groups, shared = any_of(1, 2, 3), any_of(1, 2, 3), any_of(1, 1, 2, 5)
+        n, groups, shared = any_of(1, 2, 3), any_of(1, 2, 3), any_of(1, 1, 2, 5, 9, 37)
         size = (int(random.integers(1, 14)), int(random.integers(1, 24)))
         kernel = (any_of(1, 2, 3, 5), any_of(1, 2, 3, 5, 7, 9))
         stride, dilation = (any_of(1, 2, 3), any_of(1, 1, 3)), (any_of(1, 2), any_of(1, 1, 3))

@@ -59,6 +59,8 @@ CASES = {
     "two blocks of channels": ((1, 136, 48, 3), 136, 3, {"padding_mode": "replicate"}),
     "rows of 16 bytes": ((1, 16, 9, 32), 16, 5, {"padding_mode": "reflect"}),
     "results around the caches": ((1, 64, 52, 52), 64, 5, {}),
+    "one group of 72": ((1, 72, 6, 37), 1, (3, 7), {"padding_mode": "replicate"}),
+    "two groups of 24, inside": ((1, 48, 9, 20), 2, (5, 3), {"padding": (2, 1), "padding_mode": "inside"}),
 }  # fmt: skip
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 OPERATORS = ("fac", "fac_grad_input", "fac_grad_filters")

@@ -74,6 +74,26 @@ def test_value_and_both_gradients(name, dtype, layout, device):
         check(*call(name, case, dtype=dtype, layout=layout, device=device))
 
 
+# Channels that share a filter, as many as the CPU kernels take at once and some more; rows as long and longer.
+SHARED = [
+    ((1, 40, 9, 37), 1, 7, {}),
+    ((1, 128, 7, 33), 2, (3, 5), {"padding_mode": "reflect"}),
+    ((1, 80, 20, 19), 2, 3, {"padding_mode": "circular", "dilation": 2}),
+    ((2, 16, 12, 41), 1, 5, {"stride": (1, 2), "padding": 2, "padding_mode": "replicate"}),
+    ((1, 33, 5, 18), 1, (2, 9), {}),
+    ((1, 48, 6, 70), 1, 1, {}),
+]
+
+
+@every_layout
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("case", SHARED, ids=lambda case: "x".join(map(str, case[0])))
+def test_filters_that_many_channels_share(case, dtype, layout, device):
+    """Of both operators and, as their gradients, of fac."""
+    for name in OPERATORS:
+        check(*call(name, case, dtype=dtype, layout=layout, device=device))
+
+
 @pytest.mark.parametrize(
     ("name", "functions"),
     [
