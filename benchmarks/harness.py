@@ -414,8 +414,8 @@ def shared_table(cases: list[dict[str, Any]]) -> str:
 
 
 def softmax_table(cases: list[dict[str, Any]]) -> str:
-    """Write what normalize="softmax" saves as lines of text; allocated is the sum of all that was, in a training step."""
-    head = f"{'channels':>8}{'k':>4}  {'layout':15}{'':14}{'forward ms':>11}{'and backward ms':>17}{'allocated MB':>14}{'filters MB':>12}"
+    """Write what normalize="softmax" saves as lines of text; kept is what autograd keeps between the passes, operands aside."""
+    head = f"{'channels':>8}{'k':>4}  {'layout':15}{'':14}{'forward ms':>11}{'and backward ms':>17}{'kept MB':>9}{'filters MB':>12}"
     lines = [head, "-" * len(head)]
     for case in cases:
         settings = case["settings"]
@@ -423,7 +423,7 @@ def softmax_table(cases: list[dict[str, Any]]) -> str:
             figures = case[name]
             lines.append(
                 f"{settings['channels']:8}{settings['kernel_size']:4}  {settings['layout']:15}{name:14}"
-                f"{figures['forward']:11.1f}{figures['forward+backward']:17.1f}{figures['allocated_mb']:14.1f}"
+                f"{figures['forward']:11.1f}{figures['forward+backward']:17.1f}{figures['kept_mb']:9.1f}"
                 f"{case['filters_mb']:12.1f}"
             )
     return "\n".join(lines)

@@ -248,7 +248,7 @@ def shared_section(report: dict[str, Any]) -> str:
 
 Commit {environment["commit"]}, float32, written by benchmarks/bench_shared.py. Arithmetic is the bound here: `part` is the rate
 of multiply-adds over that of a matrix product of 1024 x 1024 x 1024 in the same run. `unfold` is
-`torch.nn.functional.unfold` (or fold) and einsum, `shift` the sum or stack of k\\*k shifted images, also under torch.compile;
+`torch.nn.functional.unfold` (or fold) and einsum, `shift` the sum or stack of k\\*k shifted images (`--compiled` adds it under torch.compile);
 `sdpa` is `scaled_dot_product_attention` over unfolded windows. attention is `fac_correlation`, then
 `fac(..., normalize="softmax")`. x is the time over ours.
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fac_ext.arguments import INSIDE, PADDING_MODES, Geometry
 
-# Of the filters of one block; docs/predicted.md says why. A softmax of given filters has no product to feed.
-BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20, "softmax on cpu": 1 << 20}
+# of the filters of one block; docs/predicted.md says why
+BLOCK_BYTES = {"cpu": 8 << 20, "others": 128 << 20}
 VECTOR_CHANNELS = 8  # channels that the channels_last kernels take at once
 MIN_BLOCK_BYTES = 128  # of a pixel's channels
 

@@ -91,7 +91,7 @@ def fac_of_softmax(input: Tensor, filters: Tensor, geometry: Geometry) -> Tensor
     """Compute fac(..., normalize="softmax") of arguments that are checked."""
     if not _has_kernels(input):
         return shift_sum(input, predicted.softmax(filters, geometry.taps), geometry)
-    max_bytes = BLOCK_BYTES["softmax on cpu" if input.device.type == "cpu" else "others"]
+    max_bytes = BLOCK_BYTES["cpu" if input.device.type == "cpu" else "others"]
     return predicted.predicted(input, filters, None, None, SOFTMAX, max_bytes, geometry)
 
 
