@@ -17,7 +17,7 @@ from av.stream import Discard, Disposition, Stream
 
 from stfan.video.orientation import Orientation, find_orientation
 from stfan.video.pyav import open_input, rational, side_data, tags
-from stfan.video.side_data import ALPHA_MODE
+from stfan.video.side_data import ALPHA_MODE, lost_side_data
 from stfan.video.times import CopyTimes, FrameTimes, Packets, repair_copy_times, repair_frame_times
 from stfan.video.truncation import missing_bytes
 
@@ -116,8 +116,7 @@ class Source:
         metadata: of the container, {name: value}.
         stream_metadata: of the video.
         chapters: as PyAV has them.
-        side_data: names of the kinds that come with the first frame.
-        has_alpha: whether the container says that the video is transparent in places.
+        lost: what comes with the first frame and no output holds, each with what that means.
     """
 
     path: Path
@@ -139,8 +138,7 @@ class Source:
     metadata: Mapping[str, str]
     stream_metadata: Mapping[str, str]
     chapters: Sequence[Any]
-    side_data: frozenset[str]
-    has_alpha: bool
+    lost: Sequence[tuple[str, str]]
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -327,6 +325,9 @@ def _read(
     known = printed.get(video.index)
     kinds = side_data(first) if first else {}
     orientation = find_orientation(kinds.get(Type.DISPLAYMATRIX))
+    lost = lost_side_data(first, kinds) if first else []
+    if video.metadata.get(ALPHA_MODE) == "1":
+        lost.append(("its transparency", ""))
     count = len(packets[video.index].shown)
     return Source(
         path=path,
@@ -348,8 +349,7 @@ def _read(
         metadata=tags(container.metadata),
         stream_metadata=tags(video.metadata),
         chapters=[chapter | {"metadata": tags(chapter["metadata"])} for chapter in container.chapters()],
-        side_data=frozenset(kind.name for kind in kinds),
-        has_alpha=video.metadata.get(ALPHA_MODE) == "1",
+        lost=lost,
     )
 
 
