@@ -32,9 +32,12 @@ LISTS = {"hls", "concat", "dash", "sdp", "rtsp", "rtp", "sap", "imf", "vapoursyn
 ALONE = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
 PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|(<\?xml[^>]*>\s*)?<MPD|v=0\s)")
 # What FFmpeg prints of a stream: PyAV tells neither the name of a codec without a decoder nor a container's crop.
-PRINTED = re.compile(r"  Stream #0:(\d+)[^:]*: (\w+): (\S+)(?: \([^()]*\))*? \((.{1,16}?) / 0x[0-9A-F]+\)")
+PRINTED = re.compile(r"  Stream #0:(\d+)[^:]*: \w+: ([^ ,\n]+)")
+PRINTED_TAG = re.compile(r"\(([^()]{1,16}?) / 0x[0-9A-F]+\)")
 PRINTED_SIZE = re.compile(r", (\d+)x(\d+)")
-PRINTED_CROP = re.compile(r"rame [Cc]ropping: (\d+)/(\d+)/(\d+)/(\d+)")
+PRINTED_CROP = re.compile(
+    r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", re.IGNORECASE
+)  # left, right, top, bottom
 KINDS = {"audio": "sound", "subtitle": "subtitles", "video": "further video"}
 SAMPLES = 4  # packets of each stream that the output is tried with
 FIRST_PACKETS = 300  # in which the first frame is looked for
@@ -55,12 +58,12 @@ class UnreadableVideoError(ValueError):
 
 @dataclass(frozen=True)
 class Crop:
-    """The rows and columns at the edges of a frame that are not to be shown."""
+    """The columns and rows at the edges of a frame that are not to be shown."""
 
-    top: int = 0
-    bottom: int = 0
     left: int = 0
     right: int = 0
+    top: int = 0
+    bottom: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,10 +235,11 @@ def _printed(container: InputContainer) -> dict[int, _Printed]:
         stream = PRINTED.match(part)
         if stream is None:
             continue
-        size, crop = PRINTED_SIZE.search(part), PRINTED_CROP.search(part)
+        first = part.splitlines()[0]
+        tag, size, crop = PRINTED_TAG.search(first), PRINTED_SIZE.search(first), PRINTED_CROP.search(part)
         found[int(stream[1])] = _Printed(
-            stream[3],
-            stream[4].strip(),
+            stream[2],
+            tag[1] if tag else stream[2],
             (int(size[1]), int(size[2])) if size else (0, 0),
             Crop(*map(int, crop.groups())) if crop else Crop(),
         )
@@ -326,7 +330,7 @@ def _read(
     kinds = side_data(first) if first else {}
     orientation = find_orientation(kinds.get(Type.DISPLAYMATRIX))
     lost = lost_side_data(first, kinds) if first else []
-    if video.metadata.get(ALPHA_MODE) == "1":
+    if {name.lower(): value for name, value in video.metadata.items()}.get(ALPHA_MODE) == "1":
         lost.append(("its transparency", ""))
     count = len(packets[video.index].shown)
     return Source(

@@ -61,7 +61,9 @@ def test_an_angle_beyond_45_degrees_is_a_quarter_turn():
 
 
 def test_matroskas_crop_is_applied(tmp_path):
-    source = make_video(tmp_path / "in.mkv", frames=2, tags={"colorspace": 1, "color_primaries": 1, "color_trc": 1})
+    source = make_video(
+        tmp_path / "in.mkv", frames=2, tags={"colorspace": 1, "color_primaries": 1, "color_trc": 1}
+    )
     data, before = bytearray(source.read_bytes()), frames_of(source)
     at = data.index(b"\x55\xb0")  # Colour, in whose place come PixelCropTop, PixelCropLeft and Void
     size = 3 + (data[at + 2] & 0x7F)
