@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from stfan.files import visible_files
 
@@ -43,6 +43,17 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise OSError(f"{path}: cannot be read: {str(error) or 'out of memory'}") from error
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its Exif orientation asks for, as cameras mean it and viewers show it."""
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    # a PNG would be read whole to look for Exif behind its pixels
+    known = image.format != "PNG" or "exif" in image.info
+    return image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+
+
 def check_depth(image: Image.Image) -> None:
     """Raise ValueError if an image, just opened, has more than 8 bits per channel."""
     if image.mode.startswith(("I", "F")) or ";16" in str(getattr(image, "tile", "")):
@@ -52,7 +63,7 @@ def check_depth(image: Image.Image) -> None:
 def open_rgb(
     path: str | Path, box: tuple[int, int, int, int] | None = None, size: tuple[int, int] | None = None
 ) -> "torch.Tensor":
-    """Read an image file, or a box of it, as a (3, H, W) uint8 RGB tensor.
+    """Read an image file, or a box of it, as a (3, H, W) uint8 RGB tensor, upright.
 
     Args:
         path: the file.
@@ -64,6 +75,7 @@ def open_rgb(
     """
     with open_image(path) as image:
         check_depth(image)
+        image = upright(image)
         if size is not None and image.size != size:
             raise ValueError("is {}x{}, not {}x{}".format(*image.size, *size))
         return to_tensor((image if box is None else image.crop(box)).convert("RGB"))
@@ -76,18 +88,18 @@ def open_rgba(path: str | Path) -> "torch.Tensor":
         OSError: it cannot be read.
     """
     with open_image(path) as image:
-        rgba = image.convert("RGBA")
+        rgba = upright(image).convert("RGBA")
         return to_tensor(rgba.crop(rgba.getchannel("A").getbbox()))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read (width, height) in pixels from an image file's header.
+    """Read (width, height) in pixels, of the upright image, from an image file's header.
 
     Raises:
         OSError: it cannot be read.
     """
     with open_image(path) as image:
-        return image.size
+        return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
 def to_tensor(image: Image.Image) -> "torch.Tensor":

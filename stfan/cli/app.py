@@ -1,5 +1,6 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
+import io
 import sys
 import warnings
 from typing import Annotated, Any
@@ -88,6 +89,9 @@ def main() -> None:
     warnings.formatwarning = format_warning
     # Pillow's word on pictures that are large, and not too large: nobody can act on it.
     warnings.filterwarnings("ignore", "Image size")
+    # Names of files may hold bytes that are no UTF-8; they are printed as they are.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app(prog_name="stfan")
     # A package that is missing or does not fit; stfan/__main__.py says which.

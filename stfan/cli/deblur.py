@@ -45,6 +45,7 @@ def deblur(
     pix_fmt: options.PixFmt = None,
     lossless: options.Lossless = False,
     no_audio: options.NoAudio = False,
+    deinterlace: options.Deinterlace = "auto",
     compare: options.Compare = None,
     reset_on_cut: options.ResetOnCut = False,
     strength: options.Strength = 1.0,
@@ -70,6 +71,7 @@ def deblur(
         Part(start, end, max_frames),
         Look(compare, picture, report),
         sound=not no_audio,
+        deinterlace=deinterlace,
         resume=resume,
         overwrite=overwrite,
     )

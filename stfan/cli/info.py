@@ -1,4 +1,4 @@
-"""The command stfan info: devices, the operator's build, versions, the weights and their card."""
+"""The command stfan info: devices, the operator's build, versions, the weights; or what would become of a video."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stfan.cli import options
-from stfan.cli.console import stdout_console
+from stfan.cli.console import LogHandler, stderr_console, stdout_console
 from stfan.devices import devices
 
 PACKAGES = ("numpy", "av", "pillow", "safetensors", "rich", "typer")
@@ -23,13 +23,45 @@ BRIEF_WEIGHTS = ("file", "preset", "filters", "parameters", "card")
 
 
 def info(
+    video: Annotated[
+        Path | None,
+        typer.Argument(metavar="[VIDEO]", help="Print instead what stfan deblur would keep of it."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="With VIDEO: the file that would be written.")
+    ] = None,
     weights: options.Weights = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Print all versions and the whole card of the weights.")
     ] = False,
 ) -> None:
-    """Print the devices, the operator's build, and the weights with their scores."""
+    """Print the devices, the operator's build, and the weights with their scores; or what becomes of a video."""
+    if video is not None:
+        print("\n".join(plan_lines(video, out)))
+        return
+    if out is not None:
+        raise typer.BadParameter("-o is for a VIDEO")
     stdout_console().print(table(weights, everything))
+
+
+def plan_lines(video: Path, out: Path | None) -> list[str]:
+    """Say what stfan deblur would keep, convert and leave out of a video, and why; nothing is written.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or no such file can be written.
+    """
+    from stfan.cli.job import default_output
+    from stfan.video.encoder import Encoding
+    from stfan.video.reader import VideoReader
+    from stfan.video.writer import VideoWriter
+
+    out = out or default_output(video)
+    with VideoReader(video) as reader, LogHandler(stderr_console, quiet=True).attached() as handler:
+        # A name alone: the folder of the file need not be there yet.
+        writer = VideoWriter(Path(out.name), reader, Encoding())
+    plan = [str(line) for line in writer.plan.lines]
+    others = [said for said in handler.warnings if said not in plan]
+    return [f"{video} to {out}, {writer.segments}:", *(f"  {line}" for line in plan + others)]
 
 
 def table(path: Path | None = None, everything: bool = True) -> Table:

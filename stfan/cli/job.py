@@ -142,6 +142,7 @@ class DeblurJob:
         part: which frames.
         look: what to show of the change.
         sound: whether to copy the sound of a video.
+        deinterlace: "auto": frames that are marked as interlaced; "off": none.
         resume, overwrite: see :func:`stfan.video.pipeline.deblur_video`.
     """
 
@@ -152,6 +153,7 @@ class DeblurJob:
     part: Part = Part()
     look: Look = Look()
     sound: bool = True
+    deinterlace: Literal["auto", "off"] = "auto"
     resume: bool = False
     overwrite: bool = False
 
@@ -203,7 +205,8 @@ class DeblurJob:
         if self.input == PIPE:
             video = PipeReader(sys.stdin.buffer, part.end, part.max_frames)
         else:
-            video = VideoReader(self.input, part.start or 0.0, part.end, part.max_frames)
+            deinterlace = self.deinterlace == "auto"
+            video = VideoReader(self.input, part.start or 0.0, part.end, part.max_frames, deinterlace)
         columns = 2 if self.look.compare == "side" else 1
         try:
             if self.out == PIPE:

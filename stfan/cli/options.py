@@ -164,6 +164,10 @@ Strength = Annotated[
         help="How much of what the network adds to a frame to write: 0 leaves it as it is, 1 adds all.",
     ),
 ]
+Deinterlace = Annotated[
+    Literal["auto", "off"],
+    typer.Option(help="auto: make whole frames of those that are marked as interlaced; off: of none."),
+]
 ResetOnCut = Annotated[bool, typer.Option("--reset-on-cut", help="Reset the network's state at scene cuts.")]
 Picture = Annotated[
     Path | None,

@@ -74,4 +74,12 @@ def resume_command() -> str:
         start = [sys.executable, "-m", "stfan"]
     else:
         start = [name if shutil.which(name) == program else program]
-    return shlex.join([*start, *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
+    words = sys.argv[1:]
+    if "--resume" not in words:
+        words.insert(words.index("--") if "--" in words else len(words), "--resume")
+    return shlex.join([*start, *words])
+
+
+def as_argument(path: Path) -> str:
+    """Return a path so that no command takes it for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)

@@ -10,6 +10,7 @@ import typer
 
 from stfan.cli import options
 from stfan.cli.deblur import run_one
+from stfan.cli.outcome import as_argument
 from stfan.images import image_files
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def trial(
         overwrite=overwrite,
     )
     run_one(job)
-    print(f"the whole: {shlex.join(['stfan', 'deblur', str(source), *options_of(network)])}")
+    print(f"the whole: {shlex.join(['stfan', 'deblur', as_argument(source), *options_of(network)])}")
 
 
 def options_of(network: "NetworkChoice") -> list[str]:

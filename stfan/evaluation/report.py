@@ -155,7 +155,8 @@ class Report:
         parts = {"title": html.escape(self.title), "data": to_json(data).replace("<", "\\u003c")}
         page = re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], page)
         with atomic_write(path) as partial:
-            partial.write_text(page, "utf-8")
+            # a name may hold bytes that are no UTF-8
+            partial.write_text(page, "utf-8", errors="replace")
 
 
 class _Probe:

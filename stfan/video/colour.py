@@ -88,7 +88,11 @@ def as_stored(image: torch.Tensor) -> torch.Tensor:
 def code_frame(frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor] = as_stored) -> CodedFrame:
     """Take the integers out of a decoded frame, with all the bits it has; `show` crops it and turns it upright."""
     yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
-    samples = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
+    if is_grey(frame.format):
+        yuv = True
+        samples = _planes(frame.reformat(format="gray" if bits == 8 else f"gray{bits}le"), bits)
+    else:
+        samples = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
     matrix = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
     return CodedFrame(samples, SampleCoding(bits, matrix, show))
 
@@ -131,7 +135,7 @@ class FromTensor:
         target = av.VideoFormat(pix_fmt)
         self._yuv, self._depth = is_yuv(target), bit_depth(target)
         full = is_full_range(like) or pix_fmt.startswith("yuvj")
-        matrix = int(like.colorspace) if is_yuv(like.format) else BT709
+        matrix = int(like.colorspace) if is_yuv(like.format) or is_grey(like.format) else BT709
         self._weights, self._levels = _luma_weights(matrix), _levels(self._depth, full)
         self.tags = UNTAGGED
         if self._yuv:
@@ -185,6 +189,11 @@ def is_yuv(pix_format: av.VideoFormat) -> bool:
     return len(pix_format.components) >= 3 and not pix_format.is_rgb and not pix_format.has_palette
 
 
+def is_grey(pix_format: av.VideoFormat) -> bool:
+    """Say whether a format has luma alone, perhaps with transparency."""
+    return len(pix_format.components) < 3 and not pix_format.is_rgb and not pix_format.has_palette
+
+
 def bit_depth(pix_format: av.VideoFormat) -> int:
     """Return the bits of a sample, rounded up to a depth that planar formats come in."""
     bits = max(component.bits for component in pix_format.components)
@@ -192,7 +201,9 @@ def bit_depth(pix_format: av.VideoFormat) -> int:
 
 
 def is_full_range(frame: av.VideoFrame) -> bool:
-    """Say whether the luma goes from 0 to 255 and not from 16 to 235."""
+    """Say whether the luma goes from 0 to 255 and not from 16 to 235; grey does unless it says otherwise."""
+    if is_grey(frame.format):
+        return frame.color_range != ColorRange.MPEG
     return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
@@ -220,10 +231,13 @@ def _sample_type(bits: int) -> type[np.uint8] | type[np.uint16]:
 
 
 def _planes(frame: av.VideoFrame, bits: int) -> torch.Tensor:
-    """Return the samples of a frame's three full planes, (3, H, W) uint8 or uint16."""
+    """Return the samples of a frame's three full planes, (3, H, W) uint8 or uint16; luma alone gets colour's zeros."""
     sources: list[Any] = list(frame.planes[:3])
     planes = [np.frombuffer(plane, _sample_type(bits)).reshape(plane.height, -1) for plane in sources]
-    return torch.from_numpy(np.stack([plane[:, : frame.width] for plane in planes]))
+    full = [plane[:, : frame.width] for plane in planes]
+    if len(full) == 1:
+        full += [np.full_like(full[0], 1 << (bits - 1))] * 2
+    return torch.from_numpy(np.stack(full))
 
 
 def _luma_weights(matrix: int) -> tuple[float, float]:

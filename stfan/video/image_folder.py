@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stfan.files import check_parent, visible_files, wait_for_disk
 from stfan.images import (
@@ -22,6 +22,7 @@ from stfan.images import (
     to_8bit,
     to_pillow,
     to_tensor,
+    upright,
 )
 from stfan.video.colour import CodedFrame, SampleCoding
 
@@ -192,6 +193,6 @@ def _read_upright(file: Path) -> Image.Image:
             if count > 1 and image.format != "MPO":  # in which cameras put previews behind a JPEG
                 raise ValueError(f"it holds {count} images, and a frame is one")
             check_depth(image)
-            return ImageOps.exif_transpose(image)
+            return upright(image).copy()
     except OSError as error:
         raise ValueError(str(error)) from error  # an OSError would be taken for one of the output's disk

@@ -213,6 +213,11 @@ def _copied_packets(
             if packet.pts is None and packet.dts is None and packet.size == 0:
                 continue
             numbers[index] += 1
+            if copy.track.kind == "cover":
+                packet.pts = packet.dts = 0
+                packet.stream = stream
+                yield packet
+                continue
             offsets = copy.track.times.offsets
             offset = offsets[numbers[index]] if offsets and numbers[index] < len(offsets) else 0
             if packet.pts is None or offset == NO_TIME or numbers[index] in hidden[index]:

@@ -15,7 +15,7 @@ from av.stream import Disposition, Stream
 
 from stfan.video.encoder import SegmentWriter
 from stfan.video.pyav import tags
-from stfan.video.source import RAW, Source, Track
+from stfan.video.source import RAW, Crop, Source, Track
 
 log = logging.getLogger("stfan")
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -70,7 +70,7 @@ class Line:
     why: str = ""
 
     def __str__(self) -> str:
-        verb = "are" if self.what.startswith(("times", "chapters")) else "is"
+        verb = "are" if self.what.startswith(("times", "chapters", "closed captions")) else "is"
         return f"{self.what} {verb} {self.fate}{': ' if self.why else ''}{self.why}"
 
 
@@ -117,7 +117,8 @@ def make_plan(
         preset = segments.encoding.preset
         fits = preset is not None and not _trial(name, partial(segments.add_stream, preset=None))
         raise OutputRefusedError(path, segments, error, preset if fits else None)
-    lines, warnings, copies, tee = _video_lines(source), _video_warnings(source, segments, name), [], False
+    warnings, copies, tee = _video_warnings(source, segments, name), [], False
+    lines = [*_video_lines(source), *warnings]
     for track in source.tracks:
         if track.kind == "sound" and not sound:
             continue
@@ -152,6 +153,11 @@ def _video_lines(source: Source) -> list[Line]:
     ]
     if source.orientation.mirror or source.orientation.turns:
         lines.append(Line("orientation", "applied", str(source.orientation)))
+    if source.crop != Crop():
+        edges = ", ".join(f"{count} at the {edge}" for edge, count in vars(source.crop).items() if count)
+        lines.append(Line("crop", "applied", f"{edges} are cut off"))
+    if source.interlaced:
+        lines.append(Line("interlaced frames", "converted", "each becomes a whole one by bwdif"))
     return lines
 
 
@@ -173,6 +179,7 @@ def _video_warnings(source: Source, segments: SegmentWriter, name: str) -> list[
         lines.append(Line("times", "converted", words))
     if off:
         lines.append(Line(f"a turn by {abs(off):.3g} degrees", "left out", "only quarter turns are made"))
+    lines += [Line(words, "left out", why) for words, why in source.lost]
     codec = av.Codec(segments.encoding.codec or "", "w").canonical_name
     if segments.aspect and name in ("matroska", "webm") and codec not in WITH_ASPECT:
         lines.append(

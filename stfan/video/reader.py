@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from av.container import InputContainer
 
 from stfan.video.colour import CodedFrame, code_frame, with_chroma_location
 from stfan.video.decode_errors import PacketNumber, decode
+from stfan.video.deinterlace import deinterlace
 from stfan.video.source import Source, open_video, probe
 
 log = logging.getLogger("stfan")
@@ -32,6 +32,7 @@ class VideoReader:
         path: the file.
         start, end: seconds from the first frame; frames from `start` on and before `end` are read.
         max_frames: the most frames to read.
+        deinterlace: whether to deinterlace frames that are marked as interlaced.
 
     Attributes:
         source: the facts of the file, found once.
@@ -43,13 +44,18 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | Path, start: float = 0.0, end: float | None = None, max_frames: int | None = None
+        self,
+        path: str | Path,
+        start: float = 0.0,
+        end: float | None = None,
+        max_frames: int | None = None,
+        deinterlace: bool = True,
     ):
         self.path, self.start, self.end, self.max_frames = Path(path), start, end, max_frames
         self.source: Source = probe(self.path)
         self.container = open_video(self.path)
         self.video = self._video(self.container)
-        self.damaged, self._interlaced = 0, False
+        self.deinterlace, self.damaged, self._warned = deinterlace, 0, False
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +97,7 @@ class VideoReader:
             "start": self.start,
             "end": self.end,
             "max-frames": self.max_frames,
+            "deinterlace": self.deinterlace,
         }
 
     def frames(self, skip: int = 0) -> Iterator[tuple[av.VideoFrame, torch.Tensor]]:
@@ -156,9 +163,9 @@ class VideoReader:
             stream = self._video(container)
             try:
                 frames = self._timed(self._count_damaged(stream))
-                for frame in with_chroma_location(frames, stream.codec_context.name):
+                frames = self._warn_of_interlacing(with_chroma_location(frames, stream.codec_context.name))
+                for frame in deinterlace(frames) if self.deinterlace else frames:
                     end = max(end, frame.time or 0)
-                    self._warn_of_interlacing(frame)
                     yield frame
             except av.FFmpegError as error:
                 raise BrokenInputError(
@@ -191,12 +198,15 @@ class VideoReader:
             self.damaged += damaged
             yield from frames
 
-    def _warn_of_interlacing(self, frame: av.VideoFrame) -> None:
+    def _warn_of_interlacing(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Warn once, at the first frame that holds two half pictures of different times."""
-        if frame.interlaced_frame and not self._interlaced:
-            self._interlaced = True
-            log.warning(
-                "its frames are interlaced, and are deblurred and written as if they were not; deinterlace first: "
-                "ffmpeg -i %s -vf bwdif -crf 12 -c:a copy progressive.mkv",
-                shlex.quote(str(self.path)),
-            )
+        for frame in frames:
+            if frame.interlaced_frame and not self._warned:
+                self._warned = True
+                done = (
+                    "deinterlaced, by bwdif"
+                    if self.deinterlace
+                    else "deblurred and written as if they were not"
+                )
+                log.warning("its frames are interlaced, and are %s", done)
+            yield frame

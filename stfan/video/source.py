@@ -17,7 +17,7 @@ from av.stream import Discard, Disposition, Stream
 
 from stfan.video.orientation import Orientation, find_orientation
 from stfan.video.pyav import open_input, rational, side_data, tags
-from stfan.video.side_data import ALPHA_MODE
+from stfan.video.side_data import ALPHA_MODE, lost_side_data
 from stfan.video.times import CopyTimes, FrameTimes, Packets, repair_copy_times, repair_frame_times
 from stfan.video.truncation import missing_bytes
 
@@ -32,9 +32,12 @@ LISTS = {"hls", "concat", "dash", "sdp", "rtsp", "rtp", "sap", "imf", "vapoursyn
 ALONE = {"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
 PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|(<\?xml[^>]*>\s*)?<MPD|v=0\s)")
 # What FFmpeg prints of a stream: PyAV tells neither the name of a codec without a decoder nor a container's crop.
-PRINTED = re.compile(r"  Stream #0:(\d+)[^:]*: (\w+): (\S+)(?: \([^()]*\))*? \((.{1,16}?) / 0x[0-9A-F]+\)")
+PRINTED = re.compile(r"  Stream #0:(\d+)[^:]*: \w+: ([^ ,\n]+)")
+PRINTED_TAG = re.compile(r"\(([^()]{1,16}?) / 0x[0-9A-F]+\)")
 PRINTED_SIZE = re.compile(r", (\d+)x(\d+)")
-PRINTED_CROP = re.compile(r"rame [Cc]ropping: (\d+)/(\d+)/(\d+)/(\d+)")
+PRINTED_CROP = re.compile(
+    r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", re.IGNORECASE
+)  # left, right, top, bottom
 KINDS = {"audio": "sound", "subtitle": "subtitles", "video": "further video"}
 SAMPLES = 4  # packets of each stream that the output is tried with
 FIRST_PACKETS = 300  # in which the first frame is looked for
@@ -55,12 +58,12 @@ class UnreadableVideoError(ValueError):
 
 @dataclass(frozen=True)
 class Crop:
-    """The rows and columns at the edges of a frame that are not to be shown."""
+    """The columns and rows at the edges of a frame that are not to be shown."""
 
-    top: int = 0
-    bottom: int = 0
     left: int = 0
     right: int = 0
+    top: int = 0
+    bottom: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,7 @@ class Source:
         metadata: of the container, {name: value}.
         stream_metadata: of the video.
         chapters: as PyAV has them.
-        side_data: names of the kinds that come with the first frame.
-        has_alpha: whether the container says that the video is transparent in places.
+        lost: what comes with the first frame and no output holds, each with what that means.
     """
 
     path: Path
@@ -139,8 +141,7 @@ class Source:
     metadata: Mapping[str, str]
     stream_metadata: Mapping[str, str]
     chapters: Sequence[Any]
-    side_data: frozenset[str]
-    has_alpha: bool
+    lost: Sequence[tuple[str, str]]
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -234,10 +235,11 @@ def _printed(container: InputContainer) -> dict[int, _Printed]:
         stream = PRINTED.match(part)
         if stream is None:
             continue
-        size, crop = PRINTED_SIZE.search(part), PRINTED_CROP.search(part)
+        first = part.splitlines()[0]
+        tag, size, crop = PRINTED_TAG.search(first), PRINTED_SIZE.search(first), PRINTED_CROP.search(part)
         found[int(stream[1])] = _Printed(
-            stream[3],
-            stream[4].strip(),
+            stream[2],
+            tag[1] if tag else stream[2],
             (int(size[1]), int(size[2])) if size else (0, 0),
             Crop(*map(int, crop.groups())) if crop else Crop(),
         )
@@ -327,6 +329,9 @@ def _read(
     known = printed.get(video.index)
     kinds = side_data(first) if first else {}
     orientation = find_orientation(kinds.get(Type.DISPLAYMATRIX))
+    lost = lost_side_data(first, kinds) if first else []
+    if {name.lower(): value for name, value in video.metadata.items()}.get(ALPHA_MODE) == "1":
+        lost.append(("its transparency", ""))
     count = len(packets[video.index].shown)
     return Source(
         path=path,
@@ -348,8 +353,7 @@ def _read(
         metadata=tags(container.metadata),
         stream_metadata=tags(video.metadata),
         chapters=[chapter | {"metadata": tags(chapter["metadata"])} for chapter in container.chapters()],
-        side_data=frozenset(kind.name for kind in kinds),
-        has_alpha=video.metadata.get(ALPHA_MODE) == "1",
+        lost=lost,
     )
 
 

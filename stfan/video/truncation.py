@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+UNKNOWN_LENGTH = 0xFFFFFFFF
+
 
 def missing_bytes(path: str | Path) -> int:
     """Count the bytes that a file lacks by its own account; 0 if it is complete or does not say.
@@ -18,7 +20,7 @@ def missing_bytes(path: str | Path) -> int:
     with open(path, "rb") as file:
         head = file.read(12)
         if head[:4] == b"RIFF":
-            end = 8 + int.from_bytes(head[4:8], "little")
+            end = _riff_end(int.from_bytes(head[4:8], "little"), size)
         elif head[:4] == b"\x1a\x45\xdf\xa3":
             end = _matroska_end(file)
         elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
@@ -26,6 +28,14 @@ def missing_bytes(path: str | Path) -> int:
         else:
             end = 0
     return max(end - size, 0)
+
+
+def _riff_end(length: int, size: int) -> int:
+    """Find the end of a RIFF chunk of a length that does not count its 8 bytes of header.
+
+    One that was written to a pipe states the largest number or none, and some programs count the header too.
+    """
+    return 0 if length in (0, UNKNOWN_LENGTH) or length <= size else 8 + length
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
