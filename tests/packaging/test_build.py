@@ -126,3 +126,39 @@ def test_cuda_can_be_demanded(tmp_path):
     )
     assert done.returncode != 0
     assert f"FAC_EXT_CUDA=1, but no nvcc found in CUDA_HOME={tmp_path}; set CUDA_HOME" in done.stderr
+
+
+@pytest.fixture
+def pythons():
+    return runpy.run_path(str(ROOT / ".ci" / "pythons"))
+
+
+def test_the_smoke_test_names_tests_that_exist(pythons):
+    for test in pythons["SMOKE"]:
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text() if name else (ROOT / file).is_file(), test
+
+
+def test_pythons_are_found_on_path_and_of_pyenv(tmp_path, monkeypatch, pythons):
+    """Make three of them, of which the newest patch counts, and a shim that runs none."""
+    path, pyenv = tmp_path / "bin", tmp_path / "pyenv" / "versions"
+    for file, code in (
+        (path / "python3.97", "exit 0"),
+        (path / "python3.98", "exit 127"),
+        (pyenv / "3.98.2" / "bin" / "python", "exit 0"),
+        (pyenv / "3.98.10" / "bin" / "python", "exit 0"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{code}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.setenv("PYENV_ROOT", str(pyenv.parent))
+    found = [pythons["find"](version) for version in ("3.97", "3.98", "3.99")]
+    assert found == [str(path / "python3.97"), str(pyenv / "3.98.10" / "bin" / "python"), None]
+
+
+def test_a_python_that_is_not_there_is_named():
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "pythons", "python3.99"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, ".ci/pythons: no such Python: python3.99\n")
