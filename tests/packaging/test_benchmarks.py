@@ -166,8 +166,8 @@ def test_figures_of_the_pipeline(tmp_path, bench):
     assert code == 0, err
     runs = json.loads(out.read_text())["runs"]
     assert set(runs) == {"warm-up", "serial", "overlapped"}
-    for run in runs.values():
-        assert run["frames_per_second"] > 0 and 0 < run["network_share"] < 1
+    for one in runs.values():
+        assert one["frames_per_second"] > 0 and 0 < one["network_share"] < 1
 
 
 def test_contenders_agree():
