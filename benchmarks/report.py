@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120  # of the lines of prose
 RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = [
+    "-pipeline",
     "-stfan",
     "-training",
     "-trainer",

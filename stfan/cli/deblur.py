@@ -117,10 +117,12 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             except KeyboardInterrupt as error:
                 print_error(interrupted_at_once(error))
                 raise typer.Exit(130) from error
-            except ClosedPipeError as error:
-                # Or Python tries once more to write to it when it exits.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(CLOSED_PIPE) from error
+            except ClosedPipeError:
+                result = None
+        if result is None:
+            # At once, as SIGPIPE would: or Python tries once more to write to it when it exits.
+            sys.stderr.flush()
+            os._exit(CLOSED_PIPE)
         files = monitor.save()
     file = sys.stderr if job.out == PIPE else sys.stdout
     if as_json:

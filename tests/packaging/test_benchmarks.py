@@ -162,6 +162,18 @@ def test_video_figures(tmp_path, bench):
     assert min(video["change"]) > 0 and video["after"] != video["before"]
 
 
+def test_figures_of_the_pipeline(tmp_path, bench):
+    """One step after the other, the network runs in a part of the time."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    out = tmp_path / "figures.json"
+    code, _, err = bench("pipeline", "--size", "32", "16", "--frames", "6", "--json", out)
+    assert code == 0, err
+    runs = json.loads(out.read_text())["runs"]
+    assert set(runs) == {"warm-up", "serial", "overlapped"}
+    for one in runs.values():
+        assert one["frames_per_second"] > 0 and 0 < one["network_share"] < 1
+
+
 def test_contenders_agree():
     from harness import article_fac
 

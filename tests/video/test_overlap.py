@@ -1,6 +1,9 @@
 """Decoding, network and encoding that overlap: the same bytes as one after the other, whatever fails, and less time."""
 
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 
@@ -155,6 +158,50 @@ def test_an_error_of_any_step_ends_the_run(tmp_path, source, monkeypatch, where,
     monkeypatch.setattr("stfan.video.pipeline.SEGMENT_FRAMES", 7)
     result = deblur(source, out, resume=True)
     assert result.resumed == (14 if count == 17 else 0) and out.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
+@pytest.mark.parametrize("where", ["decode", "network", "write", "checkpoint"])
+def test_killed_in_any_step_it_is_resumed(tmp_path, source, monkeypatch, where):
+    """By kill -9 of a process of its own, in the 17th call, or in the second checkpoint."""
+    whole = deblur(source, tmp_path / "whole.mp4", overlap=SERIAL).path.read_bytes()
+    out, left = tmp_path / "out.mp4", [1 if where == "checkpoint" else 16]
+
+    def kill():
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Writer(VideoWriter):
+        def write(self, like, samples):
+            if where == "write":
+                kill()
+            super().write(like, samples)
+
+        def checkpoint(self, segment_ends):
+            if where == "checkpoint":
+                kill()
+            return super().checkpoint(segment_ends)
+
+    class Network(Trail):
+        def __call__(self, frame):
+            if where == "network":
+                kill()
+            return super().__call__(frame)
+
+    with monkeypatch.context() as patch:
+        if where == "decode":
+            patch.setattr("stfan.video.reader.code_frame", lambda *args: kill() or code_frame(*args))
+        process = multiprocessing.get_context("fork").Process(
+            target=deblur, args=(source, out, Network()), kwargs={"writer": Writer}
+        )
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL
+    assert not out.exists()
+    resumed = deblur(source, out, resume=True).resumed
+    # A step behind another one may have been so many frames behind it.
+    assert resumed in ((7,) if where == "checkpoint" else (7, 14)) and out.read_bytes() == whole
 
 
 def test_ctrl_c_at_once(tmp_path, source):
