@@ -75,12 +75,13 @@ struct Patch {
   unsigned word[K][K];
 
   __device__ Patch(const T* image, const int* row, const int* column) {
+    image = base_address(image);
 #pragma unroll
     for (int i = 0; i < K; ++i)
 #pragma unroll
       for (int j = 0; j < K; ++j) {
         const int index = row[i] + column[j];
-        word[i][j] = index >= 0 ? *reinterpret_cast<const unsigned*>(image + index) : 0;
+        word[i][j] = index >= 0 ? *reinterpret_cast<const unsigned*>(image + static_cast<unsigned>(index)) : 0;
       }
   }
   // Channel u under tap t. The upper of two BFloat16 is a float already, but for what the lower adds to it.
@@ -378,10 +379,18 @@ int64_t walks_down(const Shape& s) {
   return best;
 }
 
+// Returns the number of blocks of the forward pass and of the gradient of the filters.
+template <typename T>
+int64_t channels_last_tiles(const Shape& s) {
+  return s.batch * channel_blocks(s, 32 * kWord<T>) * tiles(s.columns.output, kTileColumns) *
+         tiles(s.rows.output, kTileRows);
+}
+// Walks of K = 7 are the most that there are.
 template <typename T>
 bool channels_last_ok(const Shape& s, const T* a, const T* b, const T* out) {
   return fast_path_ok(s) && piece_values(a, b, out, {}) == kVector<T> && s.channels_last && has_width(s) &&
-         s.rows.kernel == s.columns.kernel && s.channels % kVector<T> == 0 && s.inputs() * s.channels < 1 << 30;
+         s.rows.kernel == s.columns.kernel && s.channels % kVector<T> == 0 && s.inputs() * s.channels < 1 << 30 &&
+         channels_last_tiles<T>(s) <= kMaxGridX && walks<7, T>(s) <= kMaxGridX;
 }
 template <typename T>
 bool channels_last_grad_input_ok(const Shape& s, const T* a, const T* b, const T* out) {
@@ -395,8 +404,7 @@ bool channels_last_grad_input_ok(const Shape& s, const T* a, const T* b, const T
 
 template <typename T>
 dim3 channels_last_blocks(const Shape& s) {
-  return dim3(static_cast<unsigned>(s.batch * channel_blocks(s, 32 * kWord<T>) * tiles(s.columns.output, kTileColumns) *
-                                    tiles(s.rows.output, kTileRows)));
+  return dim3(static_cast<unsigned>(channels_last_tiles<T>(s)));
 }
 template <typename T>
 const char* launch_channels_last_forward(const Shape& s, const T* input, const T* filters, T* output, void* stream) {

@@ -43,6 +43,17 @@ __device__ inline void store(const Vector<T, kCount>& values, T* to) {
   *reinterpret_cast<Bits<kCount, T>*>(to) = __builtin_bit_cast(Bits<kCount, T>, values);
 }
 
+// Returns a pointer to global memory as one base address, to which 32-bit offsets are added as the memory is read: else
+// the compiler keeps a 64-bit address for each of them.
+template <typename T>
+__device__ inline const T* base_address(const T* pointer) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
 // Narrows in one instruction where there is one.
 template <typename T>
 __device__ inline T rounded(Sum<T> value) {
@@ -129,7 +140,7 @@ Kernel<T> by_odd_width(int64_t k, Pick pick) {
   return pick(std::integral_constant<int, 7>());
 }
 
-constexpr int64_t kMaxGridY = 65535;
+constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1, kMaxGridY = 65535;
 
 FAC_HOST_DEVICE inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

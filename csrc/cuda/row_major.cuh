@@ -51,9 +51,10 @@ struct Window {
   }
   // Row -1 is a row of zeros.
   __device__ void read(const T* image, int row, int width) {
-    const T* line = image + pixel_of(row < 0 ? 0 : row, 0, width);
+    const T* line = base_address(image + pixel_of(row < 0 ? 0 : row, 0, width));
 #pragma unroll
-    for (int u = 0; u < kCount; ++u) value[u] = row >= 0 && column[u] >= 0 ? widen(line[column[u]]) : Sum<T>(0);
+    for (int u = 0; u < kCount; ++u)
+      value[u] = row >= 0 && column[u] >= 0 ? widen(line[static_cast<unsigned>(column[u])]) : Sum<T>(0);
   }
 };
 
@@ -158,11 +159,16 @@ FAC_HOST_DEVICE inline int64_t threads_per_row(const Shape& s, int64_t values) {
   return (s.columns.input > s.columns.output ? s.columns.input : s.columns.output) / values;
 }
 
+// Blocks of row_major_grad_input for which a multiprocessor must have registers, of 64 in a thread: for a row of 480
+// threads, two instead of one; of 240, four instead of three.
+template <int K, int V>
+constexpr int kFoldingBlocks = K == 3 || (K == 5 && V <= 4) ? 2 : 1;
+
 // Reads every filter where it lies: a thread adds up, over the rows of the kernel, what each of its K columns gives
 // from V pixels of the output. Then columns meet in shared memory, one at a time, moved by j * dilation: a block holds
 // whole rows. A thread each adds up the positions beyond a row's ends, and hands them to the pixels that they show.
 template <int K, typename T, int V>
-__global__ void __launch_bounds__(kMaxRowThreads, 1)
+__global__ void __launch_bounds__(kMaxRowThreads, kFoldingBlocks<K, V>)
     row_major_grad_input(Shape shape, const T* filters, const T* grad, T* result) {
   __shared__ Sum<T> shared[V][kMaxRowThreads];  // pixel v of a thread at [v][thread]: no bank conflicts, however moved
   const Sizes<int> s(shape);
