@@ -8,12 +8,11 @@ PICTURES are those of the judging clips, which nothing is trained on. Two tables
 - Steering: after the network, a linear filter of 14 samples of the frame along a given direction, in units of a given
   length. Its weights depend on that length alone, are fitted by least squares on every second clip, and judged on the
   others. It is told the true blur, or the true blur with errors, or what the displacement between frames says of it.
-  A filter that is told the same length and takes no samples, but scales what the network added, stands beside each.
+  A filter that is told the length and takes no samples, but scales what the network added, stands beside it.
 """
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -85,7 +84,7 @@ def told(way: str, clip, number: int) -> Tensor:
     if way == "displacements on both sides":
         return (since[number] + since[number + 1]) / 2 * clip.facts["exposure"]
     rng = torch.Generator().manual_seed(number)
-    error = float(way.partition("%")[0]) / 100
+    error = float(way.removesuffix("%")) / 100
     longer, turn = (1 + error * torch.randn((), generator=rng)), 0.8 * error * torch.randn((), generator=rng)
     x, y = longer * during[number]
     return torch.stack([x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos()])
@@ -139,17 +138,22 @@ def steer(buckets, outputs, way, with_samples, target="middle"):
     return gains
 
 
-WAYS = {
-    "the true blur": ("0% error", "middle"),
-    "the true blur, 15 % of error in length, 7 degrees in direction": ("15% error", "middle"),
-    "the true blur, 30 % and 14 degrees": ("30% error", "middle"),
-    "the exposure, and the true displacement since the last frame": ("displacement", "middle"),
-    "the exposure, and the mean of the displacements before and after": (
+# What the filter is told, what that is (see told), whether it takes samples, and the target.
+WAYS = (
+    ("the length of the true blur alone: it scales what the network added", "0%", False, "middle"),
+    ("the true blur", "0%", True, "middle"),
+    ("the true blur with an error of 15 % in length and 7 degrees", "15%", True, "middle"),
+    ("the true blur with an error of 30 % and 14 degrees", "30%", True, "middle"),
+    ("the exposure and the true displacement since the last frame", "displacement", True, "middle"),
+    (
+        "the exposure and the mean of the displacements before and after",
         "displacements on both sides",
+        True,
         "middle",
     ),
-    "the true blur; judged against the mean pose": ("0% error", "mean"),
-}
+    ("against the mean pose: the length alone", "0%", False, "mean"),
+    ("against the mean pose: the true blur", "0%", True, "mean"),
+)
 
 
 def rounded(gains):
@@ -179,17 +183,11 @@ def main():
             outputs.setdefault(drift, output)  # with all of the past
             past[name][drift] = (psnr(output, middle) - psnr(blurry, middle)).mean(1).tolist()
         print(drift, {name: round(sum(gains[drift]) / CLIPS, 2) for name, gains in past.items()}, flush=True)
-    steering = {}
-    for words, (way, target) in WAYS.items():
-        pair = [steer(buckets, outputs, way, with_samples, target) for with_samples in (False, True)]
-        steering[words] = {
-            name: rounded(gains) for name, gains in zip(("scaled", "steered"), pair, strict=True)
-        }
-        print(
-            words,
-            [{d: round(math.fsum(v) / len(v), 2) for d, v in gains.items()} for gains in pair],
-            flush=True,
-        )
+    steering = []
+    for words, way, with_samples, target in WAYS:
+        gains = steer(buckets, outputs, way, with_samples, target)
+        steering.append({"what": words, "gains": rounded(gains)})
+        print(words, {drift: round(sum(values) / CLIPS, 2) for drift, values in gains.items()}, flush=True)
     if options.json:
         report = {
             "weights": options.weights,

@@ -110,28 +110,25 @@ def past_table(report):
 
 
 def steering_table(report):
-    """Gains of the network with a filter after it, which is told the length alone, or length and direction."""
-    rows = [
-        [words, *(f"{mean(pair['scaled'][drift])} / {mean(pair['steered'][drift])}" for drift in DRIFTS)]
-        for words, pair in report["steering"].items()
-    ]
+    """Gains of the network with a filter after it, by what the filter is told."""
+    rows = [[row["what"], *(mean(row["gains"][drift]) for drift in DRIFTS)] for row in report["steering"]]
     return table(["what the filter is told", *(f"{drift} px" for drift in DRIFTS)], rows)
 
 
 def motion_trials_table(report):
-    """Short trials from the same weights, on the same clips in the same order."""
+    """Short trials from the same weights, on the same clips in the same order: losses, and gains where one ended."""
     rows = [
         [
             trial["what"],
             trial["steps"],
             trial["cpu_seconds"],
-            *(f"{trial['middle'][d]:+.2f} / {trial['mean'][d]:+.2f}" for d in DRIFTS),
+            *(f"{loss:.2f}" for loss in trial["losses"][:4]),
+            ", ".join(gains(trial["gains"])) if "gains" in trial else "stopped",
         ]
         for trial in report["trials"]
     ]
-    return f"{report['recipe']}.\n\n" + table(
-        ["arm", "steps", "CPU s", *(f"{drift} px" for drift in DRIFTS)], rows
-    )
+    heading = ["arm", "steps", "CPU s", *(f"loss to {10 * (i + 1)}" for i in range(4)), "0, 2, 4, 8 px"]
+    return f"{report['recipe']}.\n\n" + table(heading, rows)
 
 
 def motion_estimates_table(report):
