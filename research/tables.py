@@ -99,6 +99,47 @@ def stages_table(report):
     return f"{report['what']}:\n\n" + table([*heading, "mean", "mean with noise"], rows)
 
 
+def mean(gains):
+    return f"{sum(gains) / len(gains):+.2f}"
+
+
+def past_table(report):
+    """What the network gains with parts of the past."""
+    rows = [[words, *(mean(gains[drift]) for drift in DRIFTS)] for words, gains in report["past"].items()]
+    return table(["what the network is given", *(f"{drift} px" for drift in DRIFTS)], rows)
+
+
+def steering_table(report):
+    """Gains of the network with a filter after it, by what the filter is told."""
+    rows = [[row["what"], *(mean(row["gains"][drift]) for drift in DRIFTS)] for row in report["steering"]]
+    return table(["what the filter is told", *(f"{drift} px" for drift in DRIFTS)], rows)
+
+
+def motion_trials_table(report):
+    """Short trials from the same weights, on the same clips in the same order: losses, and gains where one ended."""
+    rows = [
+        [
+            trial["what"],
+            trial["steps"],
+            trial["cpu_seconds"],
+            *(f"{loss:.2f}" for loss in trial["losses"][:4]),
+            ", ".join(gains(trial["gains"])) if "gains" in trial else "stopped",
+        ]
+        for trial in report["trials"]
+    ]
+    heading = ["arm", "steps", "CPU s", *(f"loss to {10 * (i + 1)}" for i in range(4)), "0, 2, 4, 8 px"]
+    return f"{report['recipe']}.\n\n" + table(heading, rows)
+
+
+def motion_estimates_table(report):
+    """How well displacement and blur are known, and what a filter after the network makes of it."""
+    rows = [
+        [entry["what"], entry["cpu_seconds"], entry["of"], *(entry["values"].get(d, "") for d in DRIFTS)]
+        for entry in report["estimates"]
+    ]
+    return table(["way", "CPU s", "measured", *(f"{drift} px" for drift in DRIFTS)], rows)
+
+
 def read(name):
     """Read a file of results."""
     return json.loads((RESEARCH / "results" / name).read_text())
@@ -106,13 +147,17 @@ def read(name):
 
 def log_page(page):
     """Return LOG.md with the text between its marks renewed."""
-    race = read("compact-race.json")
+    race, motion, trials = (read(f"compact-{name}.json") for name in ("race", "motion", "motion-trials"))
     texts = {
         "race": race_table(race),
         "ways": pairs_table(race),
         "restarts": restarts_table(read("compact-restarts.json")),
         "directions": directions_table(read("compact-directions.json")),
         "stages": stages_table(read("compact-stages.json")),
+        "past": past_table(motion),
+        "steering": steering_table(motion),
+        "motion-estimates": motion_estimates_table(trials),
+        "motion-trials": motion_trials_table(trials),
     }
     return renewed(page, texts)
 
