@@ -183,7 +183,19 @@ def main():
             outputs.setdefault(drift, output)  # with all of the past
             past[name][drift] = (psnr(output, middle) - psnr(blurry, middle)).mean(1).tolist()
         print(drift, {name: round(sum(gains[drift]) / CLIPS, 2) for name, gains in past.items()}, flush=True)
-    steering = []
+    alone = {
+        drift: [
+            sum(
+                float(psnr(outputs[drift][i, t], true) - psnr(clip.blurry[t].float() / 255, true))
+                for t in FITTED
+                for true in [clip.middle[t].float() / 255]
+            )
+            / len(FITTED)
+            for i, clip in enumerate(clips)
+        ]
+        for drift, clips in buckets.items()
+    }
+    steering = [{"what": "nothing: the network alone", "gains": rounded(alone)}]
     for words, way, with_samples, target in WAYS:
         gains = steer(buckets, outputs, way, with_samples, target)
         steering.append({"what": words, "gains": rounded(gains)})
