@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from stfan.files import visible_files
 
@@ -99,7 +99,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
         OSError: it cannot be read.
     """
     with open_image(path) as image:
-        return image.size[::-1] if _orientation(image) >= 5 else image.size
+        # Some versions of Pillow turn a TIFF's size already when they open it.
+        size = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            size = int(image.tag_v2[ExifTags.Base.ImageWidth]), int(image.tag_v2[ExifTags.Base.ImageLength])
+        return size[::-1] if _orientation(image) >= 5 else size
 
 
 def to_tensor(image: Image.Image) -> "torch.Tensor":
