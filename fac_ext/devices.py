@@ -51,8 +51,6 @@ def why_no_kernels(device: str) -> str | None:
 _warned_of: set[str] = set()
 
 
-# Without the decorator torch.compile would refuse the warning; with it, it warns when it compiles.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def warn_of_expression(device: str) -> None:
     """Warn, once for a type of device, that the PyTorch expression runs there, and why."""
     if device not in _warned_of:
@@ -61,3 +59,8 @@ def warn_of_expression(device: str) -> None:
         warnings.warn(
             f"fac: runs as a PyTorch expression on {device}, slower than kernels: {reason}", stacklevel=4
         )
+
+
+# torch.compile would refuse the warning; so marked, it warns when it compiles. This is all that
+# torch.compiler.assume_constant_result does, which imports the compiler, seconds, with fac_ext.
+warn_of_expression._dynamo_marked_constant = True  # type: ignore[attr-defined]
