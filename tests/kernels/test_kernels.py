@@ -555,7 +555,7 @@ def test_positions_beyond_32_bits(program, channels_last):
         operands = [flat(array) for array in ((input, filters), (filters, grad), (input, grad))[which]]
         got = program("run", b"".join([header.tobytes(), *(in_memory(t, channels_last) for t in operands)]))
         assert got[0] == 2
-        got = from_memory(got[8:], flat(right), channels_last)
+        got = from_memory(got[16:], flat(right), channels_last)
         size = shared * math.prod(float(operand.abs().max()) for operand in operands)
         oracle.assert_within(got, flat(right), oracle.spread(torch.float32, shared, size))
 
@@ -575,4 +575,4 @@ def test_more_planes_than_a_grid_holds(program, width, channels_last, which):
         header = np.array([1, 1, which, n, 1, 1, *axes[0], *axes[1], 0, channels_last], np.int64)
         got = program("run", b"".join(array.tobytes() for array in (header, a.numpy(), b.numpy())))
         assert got[0] == (n > 0 and width == 4 and not channels_last and which != 1)
-        assert (np.frombuffer(got[8:], np.float32) == (a * b).flatten().numpy()).all()
+        assert (np.frombuffer(got[16:], np.float32) == (a * b).flatten().numpy()).all()
