@@ -10,6 +10,7 @@ import torch
 import vapoursynth as vs
 
 import stfan
+from stfan.devices import resolve_device
 
 
 def deblur(clip, deblurrer):
@@ -37,8 +38,7 @@ def script(source, matrix="709"):
     """Read a video, deblur it and return it as 8-bit 4:2:0."""
     vs.core.num_threads = 1
     clip = vs.core.resize.Bicubic(vs.core.lsmas.LWLibavSource(source), format=vs.RGBS, matrix_in_s=matrix)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = deblur(clip, stfan.Deblurrer(stfan.load(device=device)))
+    clip = deblur(clip, stfan.Deblurrer(stfan.load(device=resolve_device("auto"))))
     return vs.core.resize.Bicubic(clip, format=vs.YUV420P8, matrix_s=matrix)
 
 
