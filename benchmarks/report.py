@@ -288,7 +288,7 @@ def gpu_line(report):
     where = "**GPU: not yet run**; `make gpu` was rehearsed on a CPU"
     if report["kind"] != "cpu":
         where = f"**GPU: run** on one {report['environment']['device']}"
-    return f"{where} on {report['date']}: {counted} ([how](docs/kernels.md))."
+    return f"{where} on {report['date']}: {counted} ([how](docs/cuda_kernels.md))."
 
 
 def gpu_sentence(report):
@@ -306,7 +306,7 @@ def gpu_sentence(report):
 
 
 def kernels_page(page, report):
-    """Return docs/kernels.md with the text between its marks renewed."""
+    """Return docs/cuda_kernels.md with the text between its marks renewed."""
     return renewed(page, {"gpu": gpu_sentence(report), "bandwidth": bandwidth_table(report)})
 
 
@@ -484,7 +484,7 @@ def main():
         predicted_plot(report, stem)
     page = DOCS / "predicted.md"
     page.write_text(predicted_page(page.read_text()))
-    page = DOCS / "kernels.md"
+    page = DOCS / "cuda_kernels.md"
     page.write_text(kernels_page(page.read_text(), gpu_report()))
     page = DOCS / "training.md"
     page.write_text(training_page(page.read_text()))

@@ -300,7 +300,7 @@ def test_gpu_sentence_says_what_ran_where(report):
         "`make gpu` ran on a GPU, NVIDIA H200, with torch 2.11.0 and Python 3.12.3 on 2026-12-01, commit abc: 3 steps, "
         "not good: tests, network."
     )
-    line = "on 2026-12-01: 1 of 3 steps good ([how](docs/kernels.md))."
+    line = "on 2026-12-01: 1 of 3 steps good ([how](docs/cuda_kernels.md))."
     assert report.gpu_line(run) == f"**GPU: run** on one NVIDIA H200 {line}"
     rehearsal = run | {"kind": "cpu"}
     assert report.gpu_line(rehearsal) == f"**GPU: not yet run**; `make gpu` was rehearsed on a CPU {line}"

@@ -46,7 +46,7 @@ def test_benchmarks_are_the_committed_ones():
     assert tables.log_page(log) == log
     assert report.benchmarks_page(reports) == (ROOT / "docs" / "benchmarks.md").read_text()
     assert report.predicted_page(PREDICTED) == PREDICTED
-    kernels = (ROOT / "docs" / "kernels.md").read_text()
+    kernels = (ROOT / "docs" / "cuda_kernels.md").read_text()
     assert report.kernels_page(kernels, report.gpu_report()) == kernels
     for stem in report.predicted_reports():
         assert (ROOT / "docs" / f"{stem}.png").exists()
