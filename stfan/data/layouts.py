@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stfan.data.splits import DVD_TEST, GOPRO_TEST, PHASES
-from stfan.files import visible_files
+from stfan.files import first_names, visible_files
 from stfan.images import image_files, natural_sort_key
 
 Pair = tuple[str, str]
@@ -44,7 +44,6 @@ LAYOUTS: dict[str, tuple[Pair, ...]] = {
 }
 TWO_FOLDERS: tuple[Pair, ...] = (("{video}", "{video}"), ("", ""))
 _SPELLINGS = (("train", "train"), ("valid", "valid"), ("valid", "val"), ("test", "test"))
-_MAX_NAMES = 5  # that one line lists
 
 
 class VideoFolders(NamedTuple):
@@ -175,7 +174,7 @@ def _explain_unknown(roots: Roots, layout: str, gopro_blur: str) -> str:
         looked_for = looked_for.replace("{", "<").replace("}", ">").replace("<blur>", gopro_blur)
         hint = f"looked for {looked_for}"
     content = sorted(path.name + "/" * path.is_dir() for path in visible_files(root))
-    return f"{root}: no videos with blurry and sharp frames; it holds {shorten(content) or 'nothing'}; {hint}"
+    return f"{root}: no videos with blurry and sharp frames; it holds {first_names(content) or 'nothing'}; {hint}"
 
 
 def _hint(root: Path, names: Sequence[str], gopro_blur: str) -> str | None:
@@ -188,9 +187,3 @@ def _hint(root: Path, names: Sequence[str], gopro_blur: str) -> str | None:
             if _expand((inner, inner), LAYOUTS[name], gopro_blur):
                 return f"{inner} is {name}: give that"
     return None
-
-
-def shorten(names: Iterable[str]) -> str:
-    """List the first names, with dots if there are more."""
-    names = list(names)
-    return ", ".join(names[:_MAX_NAMES]) + ", ..." * (len(names) > _MAX_NAMES)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from stfan.data.layouts import LAYOUTS, VideoFolders, recognise_layout, shorten
+from stfan.data.layouts import LAYOUTS, VideoFolders, recognise_layout
 from stfan.data.splits import PHASES, find_split, read_split
+from stfan.files import first_names
 from stfan.images import image_files, natural_sort_key, open_rgb
 
 Root = str | Path | Iterable[str | Path]  # a folder, or two: blurry and sharp
@@ -245,7 +246,7 @@ def _pair_frames(folders: VideoFolders) -> tuple[Video, list[str]]:
         if missing:
             problems.append(
                 f"{folder}: {'lacks' if folder.is_dir() else 'is not there and lacks'} {len(missing)} of "
-                f"{len(stems)} frames, {shorten(missing)}, which {folders.listed_by or other} has"
+                f"{len(stems)} frames, {first_names(missing)}, which {folders.listed_by or other} has"
             )
     if not stems:
         problems.append(f"{folders.blurry}: holds no frames, nor does {folders.sharp}")

@@ -4,11 +4,13 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from stfan.files import first_names
 
 ZIP = b"PK\x03\x04"  # begins the files that torch.save writes since 1.6
 
@@ -38,7 +40,7 @@ def load_torch_file(path: Path, safe_globals: Sequence[Any] = ()) -> Any:
     except Exception as error:  # of many types, as the bytes may be anything
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
-            raise Refused(f"refused: to load it would call {shorten(code.groups())}") from error
+            raise Refused(f"refused: to load it would call {first_names(code.groups())}") from error
         raise Refused("neither safetensors nor PyTorch's, or damaged or truncated") from error
 
 
@@ -57,10 +59,3 @@ def _check_zip(path: Path) -> None:
         raise Refused(
             f"refused: a zip file that unpacks to {unpacked:,} bytes and has {size:,}; torch.save compresses nothing"
         )
-
-
-def shorten(names: Iterable[str]) -> str:
-    """List the first three names, escaped, since a file may name its tensors anything, and count the others."""
-    names = list(names)
-    first = [repr(name)[1:-1][:100] for name in names[:3]]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from stfan.files import atomic_write
+from stfan.files import atomic_write, first_names
 from stfan.model.network import PRESETS, STFAN
-from stfan.model.torch_files import Refused, load_torch_file, shorten
+from stfan.model.torch_files import Refused, load_torch_file
 from stfan.model.weight_names import KINDS, Kind
 
 try:
@@ -163,7 +163,7 @@ def _build_model(tensors: Mapping[str, Any], stated: str | None) -> STFAN:
         if tuple(tensor.shape) != shapes[name]
     ]
     if wrong:
-        raise InvalidWeights(f"{kind.title}, but with {shorten(wrong)}")
+        raise InvalidWeights(f"{kind.title}, but with {first_names(wrong)}")
     with torch.device("meta"):  # which draws no random numbers
         model = STFAN(preset, kernel_size)
     model.load_state_dict(kind.convert(tensors), assign=True)
@@ -175,11 +175,11 @@ def _check_names(tensors: Mapping[str, Any], kind: Kind, file_names: Mapping[str
     missing = [name for name in file_names.values() if name not in tensors]
     unknown = [name for name in tensors if name not in kind.unused and name not in file_names.values()]
     if len(missing) == len(file_names):
-        raise InvalidWeights(f"holds no weights of STFAN, but {shorten(unknown) or 'nothing'}")
+        raise InvalidWeights(f"holds no weights of STFAN, but {first_names(unknown) or 'nothing'}")
     if missing:
-        raise InvalidWeights(f"{kind.title}, but it lacks {shorten(missing)}")
+        raise InvalidWeights(f"{kind.title}, but it lacks {first_names(missing)}")
     if unknown:
-        raise InvalidWeights(f"{kind.title}, but it also holds {shorten(unknown)}")
+        raise InvalidWeights(f"{kind.title}, but it also holds {first_names(unknown)}")
 
 
 def _check_tensors(tensors: Mapping[str, Any], kind: Kind, file_names: Mapping[str, str]) -> None:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stfan.model.weights import InvalidWeights, read_tensors, shorten
+from stfan.files import first_names
+from stfan.model.weights import InvalidWeights, read_tensors
 
 # VGG up to conv3_3, where VGG16 and VGG19 are the same: {index in torchvision's `features`: channels in and out}
 CONVS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
@@ -98,7 +99,7 @@ def _select(tensors: Mapping[str, Any], names: list[str], path: Path) -> list[Te
     """Return the tensors of all convolutions, in order; raise ValueError if one is missing or wrong."""
     missing = [name for name in names if name not in tensors]
     if missing:
-        raise ValueError(f"{path}: no weights of this network: it lacks {shorten(missing)}")
+        raise ValueError(f"{path}: no weights of this network: it lacks {first_names(missing)}")
     for name, shape in zip(names, _shapes(), strict=True):
         tensor = tensors[name]
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():

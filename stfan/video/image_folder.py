@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stfan.files import check_parent, visible_files, wait_for_disk
+from stfan.files import check_parent, first_names, visible_files, wait_for_disk
 from stfan.images import (
     SUFFIXES,
     check_depth,
@@ -63,7 +63,7 @@ class ImageFolderReader:
         if videos and len(videos) >= len(found):
             raise ValueError(
                 f"{path}: a folder must hold the images of one video, got {len(videos)} video files "
-                f"({_first_names(videos)}) and {len(found)} images; give one of the videos"
+                f"({first_names(file.name for file in videos)}) and {len(found)} images; give one of the videos"
             )
         if not found:
             if any(path.suffix in (".safetensors", ".pth") for path in visible_files(self.path)):
@@ -72,7 +72,8 @@ class ImageFolderReader:
                 )
             raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         if others:
-            log.warning("%s: %d left out, no images: %s", path, len(others), _first_names(others))
+            names = first_names(file.name + "/" * file.is_dir() for file in others)
+            log.warning("%s: %d left out, no images: %s", path, len(others), names)
         self.files = found[start:end][:max_frames]
         if not self.files:
             raise ValueError(f"{path}: holds {len(found)} images, but none from --start to --end")
@@ -177,12 +178,6 @@ class ImageFolderWriter:
 
     def abandon(self) -> None:
         """Leave everything as it is."""
-
-
-def _first_names(files: Sequence[Path], most: int = 3) -> str:
-    """List the first names, folders with a slash, and count the others."""
-    names = ", ".join(file.name + "/" * file.is_dir() for file in files[:most])
-    return names + (f" and {len(files) - most} more" if len(files) > most else "")
 
 
 def _read_upright(file: Path) -> Image.Image:

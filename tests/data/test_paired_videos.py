@@ -265,8 +265,7 @@ def test_frames_without_partner_are_named(tmp_path):
     assert [line.removeprefix(str(tmp_path)) for line in found.problems] == [
         "/train/a/input/00006.png: 00006.jpg is there too; a frame must be one file",
         f"/train/a/input: lacks 1 of 8 frames, 00007, which {video / 'GT'} has",
-        "/train/a/GT: lacks 6 of 8 frames, 00000, 00001, 00002, 00003, 00004, ..., "
-        f"which {video / 'input'} has",
+        f"/train/a/GT: lacks 6 of 8 frames, 00000, 00001, 00002 and 3 more, which {video / 'input'} has",
         f"/train/c/input: holds no frames, nor does {tmp_path / 'train' / 'c' / 'GT'}",
     ]
     ((kept, sharp),) = found.clips.values()
