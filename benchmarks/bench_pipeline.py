@@ -2,9 +2,10 @@
 
     python benchmarks/bench_pipeline.py --device cuda --json benchmarks/results
 
-The video is made of noise that moves, and is encoded by --codec. For both ways: frames a second, from the first frame to the
-finished file, and the share of that time in which the network runs. On CUDA its time is that between two events around each
-frame's launches, in which it may wait for nothing but its own kernels; on a CPU the time of the call.
+The video is made of noise that moves, and is encoded by --codec. For both ways: frames a second, from the first frame
+to the finished file, and the share of that time in which the network runs. On CUDA its time is that between two
+events around each frame's launches, in which it may wait for nothing but its own kernels; on a CPU the time of the
+call.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Each filter value then serves many channels, so arithmetic is the bound and not memory: every time is also given as the
 part of this run's matrix product rate (float32, 1024 x 1024 x 1024) that its multiply-adds reach. All take turns, so
-that a busy moment of the machine hits all alike. A case of the same settings in the JSON is replaced. Times are those of
-the thread, not of the clock on the wall.
+that a busy moment of the machine hits all alike. A case of the same settings in the JSON is replaced. Times are those
+of the thread, not of the clock on the wall.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def in_tokens(image):
 
 
 def sdpa(query, key, value, k):
-    """Neighbourhood attention by PyTorch's own attention, over unfolded windows; zeros beyond the border are keys too."""
+    """Neighbourhood attention by PyTorch's attention over unfolded windows; zeros beyond the border are keys too."""
     n, c, h, w = query.shape
     out = F.scaled_dot_product_attention(
         in_tokens(query[:, :, None]), in_tokens(windows(key, k)), in_tokens(windows(value, k)), scale=1.0

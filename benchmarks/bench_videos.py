@@ -2,9 +2,10 @@
 
     python benchmarks/bench_videos.py cup.mp4 bikes.mp4 --json benchmarks/results
 
-There is no truth to compare with. For each frame: its sharpness before and after (stfan.evaluation.metrics), and the mean
-change of a value, of 255. For each frame that begins a shot: how far it is from what a network without a past makes of it,
-the mean over the 16 x 16 pixels where that is most, of 255; a ghost of the shot before would be seen there.
+There is no truth to compare with. For each frame: its sharpness before and after (stfan.evaluation.metrics), and the
+mean change of a value, of 255. For each frame that begins a shot: how far it is from what a network without a past
+makes of it, the mean over the 16 x 16 pixels where that is most, of 255; a ghost of the shot before would be seen
+there.
 """
 
 import argparse

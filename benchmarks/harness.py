@@ -372,7 +372,7 @@ def renewed(page, texts):
 
 
 def predicted_table(cases: list[dict[str, Any]]) -> str:
-    """Write the figures of fac_predicted as lines of text; x is the time over that of fac(conv2d), parts are of all filters' bytes."""
+    """Write fac_predicted's figures as text; x is the time over fac(conv2d)'s, parts are of all filters' bytes."""
     head = f"{'frame':7}{'dtype':10}{'layout':15}{'':15}{'mode':18}{'median ms':>10}{'x':>7}{'extra MB':>10}{'part':>7}"
     lines = [head, "-" * len(head)]
     for case in cases:
@@ -397,7 +397,7 @@ def predicted_table(cases: list[dict[str, Any]]) -> str:
 
 
 def shared_table(cases: list[dict[str, Any]]) -> str:
-    """Write the figures of bench_shared.py as lines of text; x is the time over ours, part the rate over the matrix product's."""
+    """Write bench_shared.py's figures as text; x is the time over ours, part the rate over the matrix product's."""
     head = f"{'channels':>8}{'k':>4}  {'layout':15}{'operator':13}{'':16}{'median ms':>10}{'x':>8}{'GFLOP/s':>9}{'part':>7}"
     lines = [head, "-" * len(head)]
     for case in cases:
@@ -414,7 +414,7 @@ def shared_table(cases: list[dict[str, Any]]) -> str:
 
 
 def softmax_table(cases: list[dict[str, Any]]) -> str:
-    """Write what normalize="softmax" saves as lines of text; kept is what autograd keeps between the passes, operands aside."""
+    """Write what normalize="softmax" saves as text; kept is what autograd keeps between the passes but for operands."""
     head = f"{'channels':>8}{'k':>4}  {'layout':15}{'':14}{'forward ms':>11}{'and backward ms':>17}{'kept MB':>9}{'filters MB':>12}"
     lines = [head, "-" * len(head)]
     for case in cases:

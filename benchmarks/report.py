@@ -381,7 +381,7 @@ def predicted_reports() -> dict[str, dict[str, Any]]:
 
 
 def predicted_section(report: dict[str, Any], stem: str) -> str:
-    """The part of docs/predicted.md on one device: fac(conv2d) against fac_predicted, a line for each frame and type."""
+    """docs/predicted.md on one device: fac(conv2d) against fac_predicted, a line for each frame and type."""
     facts = report["environment"]
     clock = {case["settings"]["clock"] for case in report["cases"]} == {"cpu"}
     head = ["frame", "dtype", "forward, ms", "x", "and backward, ms", "x", "extra MB", "x"]

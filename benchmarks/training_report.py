@@ -1,4 +1,4 @@
-"""Turns the committed figures of training (results/*.json, the card of the weights) into the tables of docs/training.md and docs/video.md."""
+"""Write docs/training.md's and docs/video.md's tables from results/*.json and the card of the weights."""
 
 import json
 import sys

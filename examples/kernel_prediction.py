@@ -2,7 +2,8 @@
 
     python examples/kernel_prediction.py --steps 600 --picture denoised.png
 
-The filters are normalised by a softmax over their 7 x 7 taps, and PredictedFAC never stores them. A minute on a CPU core.
+The filters are normalised by a softmax over their 7 x 7 taps, and PredictedFAC never stores them. A minute on a CPU
+core.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def random_picture(size: int, seed: int) -> Tensor:
-    """Return a picture (3, size, size) in [0, 1]: discs and half planes, each with a colour and a grating of its own."""
+    """Return a picture (3, size, size) in [0, 1]: discs and half planes, each with its own colour and grating."""
     draw = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> float:

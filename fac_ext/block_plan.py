@@ -1,4 +1,4 @@
-"""Plan the blocks in which filters are made: which rows and channels at a time, and the rows of the input that they read."""
+"""Plan the blocks in which filters are computed: rows and channels at a time, and the input rows they read."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Block(NamedTuple):
 def block_size(
     groups: int, height: int, width: int, taps: int, itemsize: int, shared: int, max_bytes: int
 ) -> tuple[int, int]:
-    """Return the (groups, rows) of blocks whose filters take at most max_bytes, or one group in one row if that is more.
+    """Return the (groups, rows) of blocks whose filters take max_bytes at most, or one group in one row if more.
 
     shared: channels of a group.
     All rows where some channels fit, as then every gradient is summed in the order of fac's own; else bands.
@@ -43,7 +43,7 @@ def length(part: slice) -> int:
 
 
 def _even_size(total: int, max_size: int, multiple: int) -> int:
-    """Return the size of the fewest parts of `total`, each max_size at most, as even as multiples of `multiple` allow."""
+    """Return the size of the fewest parts of `total`, at most max_size, as even as multiples of `multiple` allow."""
     max_size = min(max_size, total)
     max_size -= max_size % multiple if max_size > multiple else 0
     size = -(-total // -(-total // max_size))

@@ -70,7 +70,7 @@ class FilterBuffer:
         )
 
     def bands(self, size: int) -> Iterator[tuple[slice, slice, InputBand, Tensor, list[Block]]]:
-        """Yield (samples, rows, their rows of an input of `size` rows, matrix of hidden features, blocks) of each band."""
+        """Yield each band's (samples, rows, its rows of an input of `size` rows, matrix of hidden features, blocks)."""
         for n in range(0, self.hidden.shape[0], self.samples):
             samples = slice(n, n + self.samples)
             for band, blocks in itertools.groupby(self.blocks, lambda block: block.rows):
@@ -254,7 +254,7 @@ def gradients(
 
 
 def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add the product a b, or the products of many a and b, to sums, which may have a wider type, in the order of its memory."""
+    """Add the product a b, or those of many a and b, to sums, which may have a wider type, in its memory's order."""
     if sums.stride(-1) != 1:
         sums, a, b = sums.mT, b.mT, a.mT
     if sums.dim() < max(a.dim(), b.dim()):

@@ -320,7 +320,8 @@ def spatial_correlation_sample(
         (N, patch height, patch width, Ho, Wo), the sum over the channels, with Ho = (H + 2*padding - 1) // stride + 1.
 
     Raises:
-        TypeError, ValueError: kernel_size is not 1; the shapes differ; what else :func:`fac_ext.fac_correlation` refuses.
+        TypeError, ValueError: kernel_size is not 1; the shapes differ; what else :func:`fac_ext.fac_correlation`
+            refuses.
     """
     op = "spatial_correlation_sample"
     if pair("kernel_size", kernel_size, 1) != (1, 1):

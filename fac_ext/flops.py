@@ -1,4 +1,4 @@
-"""Tell torch.utils.flop_counter how many operations the operators take: two for each multiply-add, as for a convolution's.
+"""Register the operators' FLOPs with torch.utils.flop_counter: two a multiply-add, as for a convolution.
 
 Zeros beyond the border count, as they do there. A gradient that makes filters again counts their product again.
 """

@@ -1,4 +1,4 @@
-"""The public functions. arguments.py checks what they get; they call the operators of derivatives.py and predicted.py."""
+"""The public functions: arguments.py checks what they get; derivatives.py and predicted.py have the operators."""
 
 from typing import Literal
 
@@ -70,7 +70,8 @@ def fac(
         any number of times, in reverse and forward mode. Autocast casts the tensors as it does a convolution's.
 
     Raises:
-        TypeError: an argument is not a tensor or not an int; a dtype is unsupported or the dtypes differ; a tensor is sparse.
+        TypeError: an argument is not a tensor or not an int; a dtype is unsupported or the dtypes differ; a tensor is
+            sparse.
         ValueError: the shapes do not fit each other or the other arguments; the tensors are on different devices.
 
     Warns:

@@ -63,8 +63,8 @@ class FAC(_Windowed):
     """Filter adaptive convolution as a layer without parameters: its second input is the filters.
 
     Args:
-        kernel_size, stride, dilation, padding, padding_mode, normalize: as in :func:`fac_ext.fac`, which lists shapes and
-            errors.
+        kernel_size, stride, dilation, padding, padding_mode, normalize: as in :func:`fac_ext.fac`, which lists shapes
+            and errors.
 
     Example:
         >>> layer = FAC(5, padding_mode="replicate")

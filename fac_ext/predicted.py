@@ -44,7 +44,7 @@ def predicted(
     block_bytes: int,
     geometry: Geometry,
 ) -> Tensor:
-    """Call it with weight (G*kh*kw, Ch) and bias (G*kh*kw,); slope is leaky_relu's, SOFTMAX, or None for no activation."""
+    """Call it with weight (G*kh*kw, Ch), bias (G*kh*kw,); slope is leaky_relu's, SOFTMAX, or None: no activation."""
     operands = (input, hidden, weight, bias, slope, block_bytes)
     if not torch.compiler.is_compiling():
         output: Tensor = _Predicted.apply(*operands, geometry)  # type: ignore[no-untyped-call]
@@ -158,7 +158,7 @@ class _Predicted(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        """Add the tangents by the input and by the filters, in either of which the value is linear; make the latter whole."""
+        """Add the tangents by input and filters, in either of which the value is linear; store the latter whole."""
         by_input, by_hidden, by_weight, by_bias, *_ = tangents
         # for jvp inside jvp; of this level, the operands are the values alone
         with _set_fwd_grad_enabled(True):

@@ -54,7 +54,7 @@ def fac_correlation_reference(
     padding: Padding = "same",
     padding_mode: PaddingMode = "zeros",
 ) -> Tensor:
-    """Unfold every kh x kw patch, multiply it by its query, and sum over the channels: the definition of fac_correlation."""
+    """Define fac_correlation: unfold every kh x kw patch, multiply it by its query, and sum over the channels."""
     check_tensors(input=input, query=query)
     window = check_window(kernel_size, stride, dilation, padding, padding_mode)
     geometry = resolve_correlation(input, query, window, groups)
@@ -75,7 +75,7 @@ def fac_transpose_reference(
     output_padding: IntPair = 0,
     output_size: IntPair | None = None,
 ) -> Tensor:
-    """Multiply every pixel by its filter, fold the kh x kw patches, and fold the border back: the definition of fac_transpose."""
+    """Define fac_transpose: multiply every pixel by its filter, fold the kh x kw patches, and fold the border back."""
     check_tensors(filters=filters, input=input)
     window = check_window(kernel_size, stride, dilation, padding, padding_mode)
     geometry = resolve_transpose(filters, input, window, output_padding, output_size)
@@ -131,7 +131,7 @@ def pad(input: Tensor, geometry: Geometry) -> Tensor:
 
 
 def unpad(padded: Tensor, geometry: Geometry) -> Tensor:
-    """Add the border back to the pixels that it shows: the adjoint of pad, of the rows and columns that windows reach."""
+    """Add the border back to the pixels it shows: pad's adjoint, for the rows and columns that windows reach."""
     top, bottom, left, right = geometry.padding
     # what no window reaches is zero
     padded = F.pad(padded, (0, max(-right, 0), 0, max(-bottom, 0)))

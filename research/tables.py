@@ -59,7 +59,7 @@ def restarts_table(report):
 
 
 def directions_table(report):
-    """Gains on blurs of few and of all directions, with and without supervision; then, how much is sharpened along which axis."""
+    """Gains on blurs of few and all directions, with and without supervision; then, sharpening along each axis."""
     rows = [
         [
             way["what"],

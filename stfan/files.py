@@ -15,8 +15,8 @@ from typing import Any
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
 
-    The block may make a file or a folder of that name. Processes may write the same file at once: the last one wins. One
-    that is killed leaves the temporary file, a hidden one.
+    The block may make a file or a folder of that name. Processes may write the same file at once: the last one wins.
+    One that is killed leaves the temporary file, a hidden one.
     """
     path = Path(path)
     # a name has at most 255 bytes, and a character up to 4

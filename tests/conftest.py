@@ -39,7 +39,7 @@ SHIFT = int(os.environ.get("FAC_EXT_SEED", "0"))
 
 
 def shifted(seeded):
-    """seeded(seed), with SHIFT added to a whole number that a file of the tests gives; the package's seeds are its own."""
+    """seeded(seed), with SHIFT added to a whole number that a test file gives; the package's seeds are its own."""
 
     @functools.wraps(seeded)
     def function(*args, **kwargs):
@@ -148,7 +148,7 @@ def here(stfan_here, monkeypatch):
 
 @pytest.fixture(scope="session")
 def moving_clips(tmp_path_factory):
-    """Three clips to train on and one to judge on: a picture of coarse noise that wanders, and what a blur makes of it."""
+    """Three clips to train on, one to judge on: a picture of coarse noise that wanders, and its blurred version."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("clips")

@@ -2,8 +2,8 @@
 
 python bandwidth.py [--device cuda] [--json FILE] [--shapes N,C,H,W ...]
 
-GB/s count the least traffic: the filters once, the images once. A cache is emptied by reading (no dirty line is left to be
-written in the time that is measured), and the GPU sleeps until all launches of a run are queued.
+GB/s count the least traffic: the filters once, the images once. A cache is emptied by reading (no dirty line is left
+to be written in the time that is measured), and the GPU sleeps until all launches of a run are queued.
 """
 
 import argparse

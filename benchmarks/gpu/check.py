@@ -10,9 +10,9 @@
     network: every type, tiles, time of a frame                   60           35
     250 training steps, which give the rate                       60           25
 
-Each step writes to OUT/gpu.json and OUT/log.txt when it ends; none stops another, except that without an extension nothing
-runs. What is made lies in WORK, outside the checkout, where `make gpu-train` finds it. --device cpu rehearses it on
-tiny sizes. Expected seconds are estimates for an H100 until a run replaces them.
+Each step writes to OUT/gpu.json and OUT/log.txt when it ends; none stops another, except that without an extension
+nothing runs. What is made lies in WORK, outside the checkout, where `make gpu-train` finds it. --device cpu rehearses
+it on tiny sizes. Expected seconds are estimates for an H100 until a run replaces them.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 python pack.py --data DATA [--python PYTHON] [--most 64]
 
-.gpu/photos has a crop of each picture of DATA/photos, .gpu/cutouts the cut-outs. --python is an interpreter of the other
-machine's version with its torch (no GPU is needed): with nvcc here, an extension is built for it, which saves that
-machine the time.
+.gpu/photos has a crop of each picture of DATA/photos, .gpu/cutouts the cut-outs. --python is an interpreter of the
+other machine's version with its torch (no GPU is needed): with nvcc here, an extension is built for it, which saves
+that machine the time.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Run steps with limits, one after the other or side by side; write what each gave at once, and let none stop another."""
+"""Run steps with limits, one by one or side by side; write each result at once, and let none stop another."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """`make gpu-train MINUTES=6`: as many steps of the recipe as the time allows, so that the rate falls to zero in time.
 
-On the machine of `make gpu` the tree, the clips and the rate are there; elsewhere they are made first. OUT gets the weights,
-their card, the recipe and the run's folder as run.tgz, beside gpu.json and log.txt.
+On the machine of `make gpu` the tree, the clips and the rate are there; elsewhere they are made first. OUT gets the
+weights, their card, the recipe and the run's folder as run.tgz, beside gpu.json and log.txt.
 """
 
 import shutil

@@ -29,7 +29,8 @@ class LogHandler(logging.Handler):
 
     Attributes:
         warnings: the messages of all warnings.
-        subject: what the records are about, such as the name of a file; it stands before those that do not begin with it.
+        subject: what the records are about, such as the name of a file; it stands before those that do not begin with
+            it.
     """
 
     def __init__(self, console: Console, quiet: bool = False, verbose: bool = False, subject: str = ""):

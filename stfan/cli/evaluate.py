@@ -87,7 +87,7 @@ def evaluate(
 
 
 def print_scores(result: dict[str, Any]) -> None:
-    """Print the table of the clips and, where they come in buckets, that of the buckets, which it adds to the result."""
+    """Print the table of the clips and, where they come in buckets, that of the buckets; add those to the result."""
     from stfan.cli.score_tables import bucket_table, clip_table
     from stfan.evaluation.buckets import bucket_scores
 

@@ -1,4 +1,4 @@
-"""Errors in one line, with the option that mends them: the only place where an error below this folder meets an option."""
+"""Errors in one line, with the option that mends them: only here does an error from below meet an option."""
 
 from collections.abc import Callable
 from typing import Any

@@ -51,7 +51,8 @@ class MostChangedFrame:
     def words(self) -> str:
         """Say how much the frames changed, and whether one sees it; empty if there were none.
 
-        The mean of whole frames, and of the sixteenth of each that changed most, by which it is judged: what moves may be small.
+        The mean of whole frames, and of the sixteenth of each that changed most, by which it is judged: what moves
+            may be small.
         """
         if not self._compared:
             return ""
@@ -60,7 +61,7 @@ class MostChangedFrame:
         return f"changed by {mean:.1f} of 255 on average and {part:.1f} where it changed most: {seen}"
 
     def save(self, path: Path) -> None:
-        """Write an image file: the frame before and after, side by side; below, a 4 x 4th of it that changed most, enlarged."""
+        """Write an image file: the frame before and after; below, the sixteenth of it that changed most, enlarged."""
         import torch
         import torch.nn.functional as F
 

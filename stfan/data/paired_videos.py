@@ -192,7 +192,7 @@ def _look_up(
 def _apply_split(
     split: Path, folders: list[VideoFolders], root: Path
 ) -> tuple[list[VideoFolders], list[tuple[str | None, str]]]:
-    """Return the folders that a split lists, with its phases and frames, and a line for each video that is not there."""
+    """Return the folders that a split lists, with phases and frames, and a line for each video that is not there."""
     chosen: list[VideoFolders] = []
     missing: list[tuple[str | None, str]] = []
     for entry in read_split(split):

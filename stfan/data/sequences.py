@@ -1,7 +1,7 @@
 """Training sequences: short runs of frames, augmented alike, as a function of (seed, draw) alone.
 
-The draws 0, 1, 2, ... are what a training run consumes; nothing else is remembered between them. So a run that is resumed
-at any draw, with any number of workers, sees the same bits as one that was never interrupted.
+The draws 0, 1, 2, ... are what a training run consumes; nothing else is remembered between them. So a run that is
+resumed at any draw, with any number of workers, sees the same bits as one that was never interrupted.
 """
 
 import logging
@@ -37,8 +37,8 @@ class SequenceDataset(Dataset[dict[str, Any]]):
     * time is reversed with probability 1/2;
     * a factor b of the brightness and a factor c of the contrast are uniform in their ranges. x becomes b x, and that
       becomes c x + (1 - c) m, where m is the mean of its grey value (0.2989 R + 0.587 G + 0.114 B) over all blurry
-      frames of the crop. These are torchvision's definitions, except that there is one mean, so that all frames and both
-      sides go through the same map, and that clamping comes once, at the end;
+      frames of the crop. These are torchvision's definitions, except that there is one mean, so that all frames and
+      both sides go through the same map, and that clamping comes once, at the end;
     * frames are mirrored horizontally and vertically with probability 1/2 each;
     * the position of the crop is uniform.
 
@@ -54,8 +54,8 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         brightness, contrast: (lowest, highest) factor.
         flips, reversal: whether to mirror, and to reverse time.
         seed: from 0 on.
-        skip_corrupt: replace a sequence with an unreadable file by that of the next draw, and name the file in a warning
-            of the logger "stfan", once in each process; otherwise such a file is an OSError.
+        skip_corrupt: replace a sequence with an unreadable file by that of the next draw, and name the file in a
+            warning of the logger "stfan", once in each process; otherwise such a file is an OSError.
 
     Raises:
         ValueError: an argument is out of its range, or frames are smaller than the crop.

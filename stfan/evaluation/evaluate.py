@@ -96,9 +96,9 @@ def evaluate(
         on_frame: called with every frame as a :class:`FrameScore`, in order.
 
     Returns:
-        {"protocol": its name, "rule": in words, "overall": scores, "clips": {name: scores}}. The scores are {"frames": how
-        many were scored, "input" and "output": {"psnr": dB, "ssim"}, "seconds_per_frame"}; each clip's have also
-        "per_frame": {frame: {"input" and "output": {"psnr", "ssim"}}}.
+        {"protocol": its name, "rule": in words, "overall": scores, "clips": {name: scores}}. The scores are
+        {"frames": how many were scored, "input" and "output": {"psnr": dB, "ssim"}, "seconds_per_frame"}; each clip's
+        have also "per_frame": {frame: {"input" and "output": {"psnr", "ssim"}}}.
     """
     check_clips(clips, protocol)
     scores: dict[str, dict[str, Any]] = {}

@@ -99,8 +99,8 @@ def align(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, tor
     """Fit a frame's brightness and position to the true one's, and return the luma of both, (1, H, W) each.
 
     The output (3, H, W) is multiplied by <target, output> / <output, output>. Then it is shifted by the whole pixels
-    where the circular cross-correlation of the two grey images (means of the channels) is highest. Pixels that the shift
-    leaves empty are zero in both, and they count.
+    where the circular cross-correlation of the two grey images (means of the channels) is highest. Pixels that the
+    shift leaves empty are zero in both, and they count.
 
     Source: Koehler et al., "Recording and playback of camera shake", ECCV 2012, their evaluation code, with
     MeTriX MuX's luma.

@@ -1,4 +1,4 @@
-"""Load and save weight files: ours (safetensors), the article's and the authors' (PyTorch), told apart by their names."""
+"""Load and save weights: ours (safetensors), the article's and the authors' (PyTorch), told apart by names."""
 
 import functools
 import math

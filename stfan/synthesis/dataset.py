@@ -1,8 +1,8 @@
 """Synthetic clips to train on, blurred and sharp: pictures through the open shutter of a moving camera.
 
 The camera moves over a picture, cut-outs move over the view. Each frame is the mean, in linear light, of the sub-frames
-that fall into the exposure; its target is the sub-frame in the middle, or the view from the mean pose. Then come sensor noise, 8 bits, compression.
-Everything is drawn from a seed, so nothing needs to be stored.
+that fall into the exposure; its target is the sub-frame in the middle, or the view from the mean pose. Then come
+sensor noise, 8 bits, compression. Everything is drawn from a seed, so nothing needs to be stored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,8 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         part: "test" for every sixth picture in the order of names, "train" for the others, None for all.
         settings: a :class:`SynthesisConfig`, its defaults if None.
         target: "middle" for the sub-frame in the middle of each exposure, "mean" for the view from its mean pose.
-        device: what renders; not a GPU if a DataLoader has workers. Clips of two kinds of device differ in the last bit.
+        device: what renders; not a GPU if a DataLoader has workers. Clips of two kinds of device differ in the last
+            bit.
 
     Raises (before anything is made):
         ValueError: too few pictures, one that is smaller than a frame, or a cut-out without an alpha channel.
@@ -153,7 +154,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
 
 
 def find_pictures(pictures: Files, size: tuple[int, int]) -> list[Path]:
-    """List the files of a folder, or those given, sorted by name; each must be a picture of at least (height, width)."""
+    """List the files of a folder, or those given, by name; each must be a picture of (height, width) at least."""
     files = _list_files(pictures)
     for file in files:
         (width, height), _ = _read_header(file)

@@ -22,7 +22,7 @@ def from_video(
     end: float | None = None,
     fastest: float | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Make clips from a sharp video of a high frame rate: each frame the mean of successive ones, the middle its target.
+    """Make clips from a sharp fast video: each frame is the mean of successive ones, the middle one its target.
 
     The mean is of linear light. An odd number is drawn for each clip, and the clip has as many times fewer frames a
     second than the video. Nothing is interpolated: where something moves by more than about a pixel from frame to

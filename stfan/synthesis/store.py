@@ -15,7 +15,7 @@ from stfan.synthesis.dataset import SyntheticDataset
 
 
 class StoredClips(Dataset[dict[str, Any]]):
-    """Sequences cut from a number of synthetic clips: to render a clip takes as long as to train on it, to read it no time.
+    """Sequences cut from stored synthetic clips: rendering one takes as long as training on it, reading no time.
 
     Each draw takes a clip, in a new order in every round through all of them; a part of its frames, forwards or
     backwards; and of these a part of the picture, mirrored and turned by chance. All of it comes from the seed and the
@@ -90,7 +90,7 @@ class StoredClips(Dataset[dict[str, Any]]):
         return self.clips
 
     def load_clip(self, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Map clip `number` into memory, (3, T, 3, H, W) uint8, of which only the used part is read; render it if missing."""
+        """Map clip `number` into memory, (3, T, 3, H, W) uint8; only what is used is read; render it if missing."""
         file = self.folder / f"{number:05d}.npy"
         if not file.exists():
             made = self.source.render(number, self.source.device)

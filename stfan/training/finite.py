@@ -51,7 +51,7 @@ class FiniteCheck:
         self.pending.append(step)
 
     def first_bad(self) -> tuple[Step, float, float] | None:
-        """Return the first step since the last look that is not finite, its loss and its gradient's norm; None if all are."""
+        """Return the first non-finite step since the last look, with loss and gradient norm; None if all are finite."""
         steps, self.pending = self.pending, []
         if not steps:
             return None

@@ -25,8 +25,8 @@ class Perceptual(nn.Module):
 
     sum over l of w_l * mean((f_l(output) - f_l(target))^2), for l = conv1_2, conv2_2 and conv3_3 before their ReLU,
     with w = 1, 0.2 and 0.04. The network is fixed: its weights are buffers, which move to a device with the module, but
-    it has no parameters and no state dict. In autocast it runs in autocast's dtype; the features are compared in float32
-    at least. Nothing is downloaded.
+    it has no parameters and no state dict. In autocast it runs in autocast's dtype; the features are compared in
+    float32 at least. Nothing is downloaded.
 
     Args:
         backbone: "vgg19", the authors', trained on ImageNet, which takes 2x - 1 of x in [0, 1]. Or

@@ -72,7 +72,8 @@ class Recipe:
         backbone, backbone_weights: of the perceptual loss; see stfan.training.losses.Perceptual.
         batch: sequences of an iteration, in each process.
         iterations: total number of optimiser steps.
-        optimiser: "adam", or "muon": Adam but for the layers' weights, whose steps are orthogonal (stfan.training.muon).
+        optimiser: "adam", or "muon": Adam but for the layers' weights, whose steps are orthogonal
+            (stfan.training.muon).
         learning_rate: initial learning rate of the optimiser.
         betas: of Adam.
         schedule: "steps" multiplies the rate by decay every decay_every iterations, "cosine" lowers it to zero.

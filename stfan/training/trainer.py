@@ -1,8 +1,8 @@
 """Train by a recipe, on one device or, under torchrun, on many; a killed run goes on bit for bit.
 
-A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, from the first checkpoint on weights.safetensors, the
-weights to use, and after the command's end their card, weights.json, and record.json. All randomness depends on (seed,
-draw) alone, so neither the number of workers nor an interruption shows.
+A run's folder holds recipe.toml, checkpoints/, TensorBoard's events, from the first checkpoint on
+weights.safetensors, the weights to use, and after the command's end their card, weights.json, and record.json. All
+randomness depends on (seed, draw) alone, so neither the number of workers nor an interruption shows.
 """
 
 import math

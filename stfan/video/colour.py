@@ -1,8 +1,8 @@
 """Colour conversion between RGB and the YUV of video files, both ways by the formulas of ITU-T H.273.
 
 FFmpeg's scaler is used only to bring the colour samples to full resolution and back. Its own conversion from RGB makes
-the colour of full-range video half a level too low, and its conversion to RGB in 16 bits darkens 8-bit video by as much.
-Video that names no matrix is taken as BT.601, as FFmpeg does.
+the colour of full-range video half a level too low, and its conversion to RGB in 16 bits darkens 8-bit video by as
+much. Video that names no matrix is taken as BT.601, as FFmpeg does.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -139,7 +139,7 @@ def _option(name: str, codec: str) -> str:
 
 
 def _try_nvenc(codec: str) -> None:
-    """Raise ValueError if this machine has no such encoder: no NVIDIA GPU, one without it (A100, H100), or no driver."""
+    """Raise ValueError without such an encoder: no NVIDIA GPU, one without it (A100, H100), or no driver."""
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt, context.time_base = 256, 256, "yuv420p", Fraction(1, 25)

@@ -1,4 +1,4 @@
-"""What can go wrong with an output that is made piece by piece: errors with fields, so that a caller can say what to do."""
+"""What can go wrong with an output that is written piece by piece: errors with fields, for advice above."""
 
 from collections.abc import Sequence
 from pathlib import Path

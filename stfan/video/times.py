@@ -1,4 +1,4 @@
-"""The times of an input's packets, repaired once: clocks that begin anew, times that are missing, repeated or go back."""
+"""Repair the times of an input's packets: clocks that begin anew, times missing, repeated or going back."""
 
 from array import array
 from bisect import bisect_left
@@ -66,7 +66,8 @@ class FrameTimes:
 
     Attributes:
         base: seconds in a tick.
-        times: of each packet's frame, in ticks, in the order of the packets; None if frames follow at the rate 1 / base.
+        times: of each packet's frame, in ticks, in the order of the packets; None if frames follow at the rate 1 /
+            base.
         durations: of each packet's frame, in ticks.
         repaired: number of times that were missing, repeated or went back.
         joins: where the clock began anew.

@@ -1,4 +1,4 @@
-"""Inputs that claim to be huge, folders that are read-only, JSON of another form: one line each, and nothing is left."""
+"""Inputs that claim to be huge, read-only folders, JSON of another form: one line each, and nothing is left."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is imported, and when: torch takes seconds, so that help and refusals do without; and what a missing package says."""
+"""What is imported, and when: help and refusals do without torch, which takes seconds; missing packages."""
 
 import importlib
 import os

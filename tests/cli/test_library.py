@@ -1,4 +1,4 @@
-"""stfan deblur on many videos: what becomes what, what is refused, skipped and gone on with, and what a bad file does."""
+"""stfan deblur on many videos: what becomes what, what is refused, skipped, resumed, and what a bad file does."""
 
 import json
 import os

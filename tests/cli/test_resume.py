@@ -93,7 +93,7 @@ main()
 
 
 def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan_here, long_video):
-    """What a minute saves of an open segment; here the minute is short, and a frame of the second segment takes long."""
+    """What a minute saves of an open segment; here the minute is short, and a frame of the second one takes long."""
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     command = [sys.executable, "-c", OFTEN, "deblur", str(source), "-o", str(out)]

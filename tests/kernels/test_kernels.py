@@ -361,7 +361,7 @@ def run_all(program, cuda, cases):
 
 
 def test_every_kernel_is_called_once(program):
-    """Compare the calls of benchmarks/gpu/every_kernel.py with the kernels that the compiler made, and with those launched."""
+    """Compare the calls of benchmarks/gpu/every_kernel.py with the kernels compiled, and with those launched."""
     every_kernel = importlib.import_module("every_kernel")
     calls, data, sizes = every_kernel.calls(), [], []
     for call in calls.values():
@@ -421,7 +421,7 @@ def call(dtype, n, channels, size, kernel, channels_last, mode="zeros", padding=
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_cpu_kernels_of_eight_channels_are_right(program, dtype):
-    """Leave four channels and seven, with the two numbers of taps that are compiled for and another; take two blocks."""
+    """Leave four channels and seven, with the two compiled numbers of taps and another; take two blocks."""
     kernels = (3, 3), (5, 5), (3, 5)
     cases = [
         call(dtype, 1, c, (6, 7), k, True, mode) for c in (20, 15) for k in kernels for mode in PADDING_MODES

@@ -1,4 +1,4 @@
-"""The preset "official" agrees with the authors' network, written anew in plain functions with its names and BGR frames."""
+"""The preset "official" agrees with the authors' network, rewritten in plain functions with its names, in BGR."""
 
 import numpy as np
 import pytest

@@ -361,7 +361,7 @@ def test_devices_without_kernels_run_the_pytorch_expression(case, monkeypatch):
 
 
 def test_tracers_of_old(tmp_path):
-    """Trace what torch.export has replaced: values are right, a trace cannot be saved, and fx's stand-ins are refused."""
+    """Trace what torch.export has replaced: values are right, no trace can be saved, fx's stand-ins are refused."""
 
     class Module(torch.nn.Module):
         def forward(self, input, filters):

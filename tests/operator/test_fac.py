@@ -45,7 +45,7 @@ def test_value_in_rows_of_any_width(width, dtype, mode, device):
     ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_results_larger_than_the_caches(kernel_size, dtype, layout, device):
-    """Store results past the caches, in pieces of sixteen bytes: these rows begin at any byte and leave channels over."""
+    """Store results past the caches, sixteen bytes at a time: these rows begin at any byte, channels are left over."""
     most, image = 8 << 20, (43, 29, 33)
     bytes_of_filters = math.prod((*image, *oracle.two(kernel_size), dtype.itemsize))
     shape = (most // bytes_of_filters + 1, *image)
@@ -64,7 +64,7 @@ def test_the_pytorch_forms_are_the_same_operator(function):
 
 @st.composite
 def any_call(draw):
-    """Draw (operands' description, kernel_size, keywords) from the whole space of arguments that torch's own pad accepts."""
+    """Draw (operands' description, kernel_size, keywords) from all arguments that torch's own pad accepts."""
     small = st.integers(1, 3)
     groups, shared = draw(small), draw(small)
     size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))

@@ -1,4 +1,4 @@
-"""Run each version of the CPU kernels that this processor has: FAC_CPU_CAPABILITY picks one, in a process of its own."""
+"""Run each version of the CPU kernels that this processor has, each in its process: FAC_CPU_CAPABILITY."""
 
 import os
 import subprocess

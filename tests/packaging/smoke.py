@@ -1,4 +1,4 @@
-"""What an installed fac_ext must do with any torch: run by tests/packaging/test_wheel.py in other environments, or by hand."""
+"""What an installed fac_ext must do with any torch: tests/packaging/test_wheel.py runs it elsewhere."""
 
 import json
 import platform

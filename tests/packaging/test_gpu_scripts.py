@@ -1,4 +1,4 @@
-"""The scripts of `make gpu`, rehearsed on a CPU: no step stops another, and what a machine lacks is said before any work."""
+"""The scripts of `make gpu`, rehearsed on a CPU: no step stops another; what a machine lacks is said first."""
 
 import importlib
 import json

@@ -6,7 +6,8 @@ import pytest
 
 from support.checkout import ROOT
 
-# From the lowest to the highest. Units of one layer do not import each other, and a unit imports only from layers below.
+# From the lowest to the highest. Units of one layer do not import each other, and a unit imports only from layers
+# below.
 LAYERS = (
     ("files", "devices", "internal_errors", "rng", "scene_cuts"),
     ("images",),

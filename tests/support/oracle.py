@@ -1,7 +1,7 @@
 """The operator once more, from torch.nn.functional.pad and indexing alone, in float64, and what rounding allows.
 
-All tolerances of the tests come from here: EPS and SMALLEST are their table. Three rules use it, each a multiple of eps,
-of the number of terms and of the size of what is summed:
+All tolerances of the tests come from here: EPS and SMALLEST are their table. Three rules use it, each a multiple of
+eps, of the number of terms and of the size of what is summed:
 
 - check: the worst that any order of a sum can do. For results whose products are known one by one.
 - spread: what independent roundings do to a sum. For sums of which the size is known, but not each product.
@@ -47,7 +47,7 @@ def output_size(h, w, kernel_size, *, stride=1, dilation=1, padding="same", padd
 
 
 def windows(size, kernel, dilation):
-    """(size, kernel): the pixels under the taps of each pixel, its window moved inside the image where it would leave."""
+    """(size, kernel): the pixels under each pixel's taps, its window moved inside the image where it would leave."""
     rows = torch.empty(size, kernel, dtype=torch.long)
     for o in range(size):
         mine = torch.arange(o % dilation, size, dilation)  # the pixels that o's window may show
@@ -175,7 +175,7 @@ def spread(dtype, terms, size=1.0):
 
 
 def network(model, dtype, frames=1, size=1.0):
-    """What two ways to compute a network's frames differ by: spread, of the terms of all layers, size the largest value.
+    """What two ways to compute a network's frames differ by: spread of all layers' terms, size the largest value.
 
     Taken for granted: a layer passes on the errors of earlier ones as they are, and its products' absolute values sum
     up to the largest value, as in layers that keep the size of what they are given; a state carries errors on to the

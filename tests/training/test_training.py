@@ -254,7 +254,7 @@ class Spoilt(torch.autograd.Function):
 @pytest.mark.parametrize("spoil", [lambda loss: loss * torch.nan, Spoilt.apply], ids=["loss", "gradient"])
 @pytest.mark.parametrize(("steps", "good"), [(1, 5), (3, 4), (50, 4)])
 def test_what_is_not_finite_stops_and_poisons_nothing(clips, tmp_path, spoil, steps, good):
-    """Look at every step, as on a CPU, or at every third; and at each checkpoint, as a GPU's 50 steps are not over by then."""
+    """Look at every step, as on a CPU, or every third; and at each checkpoint, before a GPU's 50 steps are over."""
     trainer = Trainer(small(clips, ema_decay=0.5), tmp_path, cpu=True)
     trainer.finite_check.steps = steps
     before = {}

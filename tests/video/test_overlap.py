@@ -68,7 +68,7 @@ def test_the_bytes_are_those_of_one_after_the_other(tmp_path, source, overlap):
 
 @pytest.mark.parametrize(("overlap", "together"), [(OVERLAPPED, True), (SERIAL, False)])
 def test_the_steps_run_at_the_same_time(tmp_path, source, overlap, together):
-    """The network's second frame waits for the fifth to be decoded, the first to be written for the network's fourth."""
+    """The network's second frame waits for the fifth to be decoded, the first's writing for the network's fourth."""
     decoded, launched, seen = (
         [threading.Event() for _ in range(25)],
         [threading.Event() for _ in range(25)],

@@ -1,4 +1,4 @@
-"""Recordings that people have: mirrored, cropped, grey, interlaced, encrypted, with streams that few containers hold."""
+"""Recordings that people have: mirrored, cropped, grey, interlaced, encrypted, with streams few containers hold."""
 
 import re
 import struct
