@@ -1,6 +1,6 @@
 """Run what is timed: the operator, its peers in PyTorch, and the floor, each in a process of its own.
 
-So each one's memory is its own, and so is its crash. One file, though long, since every benchmark needs all of it.
+So each one's memory is its own, and so is its crash.
 """
 
 import ctypes

@@ -1,7 +1,4 @@
-"""Write tables, sentences and plots of the README and docs from the committed figures: results/*.json and the card.
-
-One file, though long: a function for each table, sentence and plot, and what they share.
-"""
+"""Write tables, sentences and plots of the README and docs from the committed figures: results/*.json and the card."""
 
 import json
 import textwrap

@@ -1,7 +1,4 @@
-"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on.
-
-One file, though long: all of it drives one command with the same small videos.
-"""
+"""The command stfan deblur: what it says, what it leaves when it is interrupted, and how it goes on."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""Every layout that people download, made small; what is wrong with one is named.
-
-One file, though long: it is one list of layouts and one of errors.
-"""
+"""Every layout that people download, made small; what is wrong with one is named."""
 
 import json
 

@@ -1,7 +1,4 @@
-"""The protocols against scikit-image and against their rules worked out by hand; clips in, a table out.
-
-One file, though long: protocols, clips and table are checked on the same small clips.
-"""
+"""The protocols against scikit-image and against their rules worked out by hand; clips in, a table out."""
 
 import csv
 import json

@@ -1,7 +1,4 @@
-"""The page: what it shows is what was computed, and a browser can read it.
-
-One file, though long: every test reads the one page that the report writes.
-"""
+"""The page: what it shows is what was computed, and a browser can read it."""
 
 import base64
 import html

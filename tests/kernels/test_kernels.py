@@ -3,8 +3,6 @@
 They run under AddressSanitizer and UndefinedBehaviorSanitizer, the CUDA source on the CPU, thread after thread; of the
 CPU kernels' versions, the one that fac_ext runs here (tests/operator/test_versions.py runs the others, without
 sanitizers). What is compiled is kept in build/tests, by a digest of sources, flags and compiler.
-
-One file, though long: its tests share one program, which takes half a minute to compile.
 """
 
 import concurrent.futures

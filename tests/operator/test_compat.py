@@ -1,7 +1,4 @@
-"""Compare each adapter of fac_ext.compat with its peer's definition, written in loops and indexing.
-
-This is one file, though long: seven definitions, each beside the test that it serves, and one list of errors.
-"""
+"""Compare each adapter of fac_ext.compat with its peer's definition, written in loops and indexing."""
 
 import itertools
 

@@ -1,7 +1,4 @@
-"""Compile and export the operators (torch.compile, torch.export, ONNX, AOTInductor), and inspect them as torch does.
-
-One file, though long: compilers and exporters get the same operands and modules.
-"""
+"""Compile and export the operators (torch.compile, torch.export, ONNX, AOTInductor), and inspect them as torch does."""
 
 import sys
 

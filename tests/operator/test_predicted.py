@@ -1,7 +1,4 @@
-"""fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition.
-
-One file, though long: all tests draw from the same random cases and are held to the same witness.
-"""
+"""fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition."""
 
 import itertools
 import subprocess

@@ -1,7 +1,4 @@
-"""Synthesis is reproducible, and blur, layers, highlights and noise follow their formulas.
-
-One file, though long: all tests look at clips made of the same few pictures.
-"""
+"""Synthesis is reproducible, and blur, layers, highlights and noise follow their formulas."""
 
 import json
 from dataclasses import replace

@@ -1,7 +1,4 @@
-"""The losses follow their formulas, and their weights must exist, be complete and be the right ones.
-
-One file, though long: all tests use the same small pictures and backbones.
-"""
+"""The losses follow their formulas, and their weights must exist, be complete and be the right ones."""
 
 import hashlib
 import math

@@ -1,7 +1,4 @@
-"""Training: the steps are correct, runs survive whatever happens, and the bundled weights have a card.
-
-One file, though long: all tests do the same small runs on the same clips.
-"""
+"""Training: the steps are correct, runs survive whatever happens, and the bundled weights have a card."""
 
 import errno
 import json

@@ -1,7 +1,4 @@
-"""Video in, video out: what goes in comes out, as it was.
-
-One file, though long: each test copies a video that the same few lines make.
-"""
+"""Video in, video out: what goes in comes out, as it was."""
 
 import re
 from fractions import Fraction
