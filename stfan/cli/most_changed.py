@@ -52,7 +52,7 @@ class MostChangedFrame:
         """Say how much the frames changed, and whether one sees it; empty if there were none.
 
         The mean of whole frames, and of the sixteenth of each that changed most, by which it is judged: what moves
-            may be small.
+        may be small.
         """
         if not self._compared:
             return ""
