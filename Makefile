@@ -61,7 +61,7 @@ test: $(VENV)/ready
 	$(PYTEST)
 
 test-all: $(VENV)/ready
-	$(PYTEST) -m "not wheels"
+	$(PYTEST) -m "not wheels" --durations 40 --durations-min 5
 
 test-processors: $(VENV)/ready
 	.ci/processors
