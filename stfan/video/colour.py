@@ -13,7 +13,7 @@ import av
 import numpy as np
 import torch
 from av.filter import Graph
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
@@ -21,8 +21,10 @@ WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
     4: (0.30, 0.11),
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),  # with constant luminance; read as without, it comes out as it went in
 }
 BT601 = (0.299, 0.114)
+SCALED = (0, 1, 2, 4, 5, 6, 7, 9)  # matrices that FFmpeg's scaler knows; it refuses frames of others
 BT709, UNSPECIFIED = 1, 2
 UNTAGGED: dict[str, Any] = {"colorspace": UNSPECIFIED, "color_range": ColorRange.UNSPECIFIED}
 DEPTHS = (8, 9, 10, 12, 14, 16)
@@ -92,9 +94,12 @@ def code_frame(frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor
         yuv = True
         samples = _planes(frame.reformat(format="gray" if bits == 8 else f"gray{bits}le"), bits)
     else:
-        samples = _planes(frame.reformat(format=_planar(yuv, bits), interpolation=EXACT), bits)
-    matrix = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
-    return CodedFrame(samples, SampleCoding(bits, matrix, show))
+        # Colours stay what they are, but the scaler refuses matrices that it does not know.
+        matrix = None if int(frame.colorspace) in SCALED else Colorspace.ITU601
+        planar = frame.reformat(None, None, _planar(yuv, bits), matrix, matrix, EXACT)
+        samples = _planes(planar, bits)
+    levels = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
+    return CodedFrame(samples, SampleCoding(bits, levels, show))
 
 
 def to_tensor(frame: av.VideoFrame) -> torch.Tensor:
@@ -182,6 +187,11 @@ class FromTensor:
         frame.pts = 0
         self._graph.vpush(frame)
         return self._graph.vpull()
+
+
+def is_known_matrix(frame: av.VideoFrame) -> bool:
+    """Say whether a frame's colours are read by its own matrix, and not by that of BT.601 for want of it."""
+    return not is_yuv(frame.format) or int(frame.colorspace) in (*SCALED, *WEIGHTS)
 
 
 def is_yuv(pix_format: av.VideoFormat) -> bool:

@@ -27,7 +27,7 @@ class PacketNumber:
 def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]:
     """Decode a stream packet by packet; a packet holds a frame.
 
-    A frame's `opaque` is the PacketNumber of its packet, where the decoder hands it on.
+    A frame's `opaque` is the PacketNumber of its packet, where the decoder hands it on; empty packets do not count.
 
     Yields:
         (the frames that the decoder hands out, whether it reported an error about the packet or a frame).
@@ -42,11 +42,17 @@ def decode(stream: av.VideoStream) -> Iterator[tuple[list[av.VideoFrame], bool]]
     decoder = stream.codec_context.codec.name
     own = not decoder.startswith("lib")
     stream.codec_context.copy_opaque = True
-    for number, packet in enumerate(container.demux(stream)):
+    whole = (packet for packet in container.demux(stream) if not is_empty(packet))
+    for number, packet in enumerate(whole):
         packet.opaque = PacketNumber(number)
         frames, reported = _decode(packet, decoder) if own else (packet.decode(), False)
         pictures = cast(list[av.VideoFrame], frames)
         yield pictures, reported or any(frame.is_corrupt for frame in pictures)
+
+
+def is_empty(packet: av.Packet) -> bool:
+    """Say whether a packet only repeats the frame before, as in Theora; decoders refuse it. The last of all is none."""
+    return packet.size == 0 and (packet.pts is not None or packet.dts is not None)
 
 
 def _decode(packet: av.Packet, decoder: str) -> tuple[list[av.VideoFrame], bool]:

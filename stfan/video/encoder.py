@@ -3,6 +3,7 @@
 The time of a frame in its segment is its number, in milliseconds; muxer.py gives the frames their own times.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ import torch
 from av.container import OutputContainer
 
 from stfan.files import wait_for_disk
-from stfan.video.colour import UNTAGGED, FromTensor, bit_depth
+from stfan.video.colour import UNTAGGED, FromTensor, bit_depth, is_known_matrix
 from stfan.video.decode_errors import QUIET
 from stfan.video.frame_log import FrameLog, Samples
 from stfan.video.hdr import hdr_options
@@ -25,6 +26,7 @@ from stfan.video.pixel_formats import pix_formats, warn_of_losses
 from stfan.video.pyav import rational
 from stfan.video.reader import VideoReader
 
+log = logging.getLogger("stfan")
 FRAME_NUMBER = Fraction(1, 1000)  # the time base of Matroska, so that frame i is at time i
 CODECS = {".webm": "libvpx-vp9"}  # by a file's suffix; libx264 for the others
 CRF = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}  # hardly visible losses
@@ -83,6 +85,9 @@ class Encoding:
             choice = self.pix_fmt or ("yuv444p" if width % 2 or height % 2 else "yuv420p")
         pix_fmt = choice if choice in formats else formats[0]
         warn_of_losses(like.format, codec, pix_fmt)
+        if not is_known_matrix(like):
+            words = "the matrix of its colours (%d of H.273) is not known: they are read by that of BT.601"
+            log.warning(words, int(like.colorspace))
         return Encoding(codec, CRF.get(codec) if self.crf is None else self.crf, self.preset, pix_fmt)
 
     def _check_options(self, codec: str, formats: list[str]) -> None:

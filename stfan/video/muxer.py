@@ -81,10 +81,19 @@ def assemble(
             key=_decoding_time,
         )
         out.start_encoding()
-        muxed = 0
+        muxed = refused = 0
         for packet in _forward(packets):
             muxed += packet.stream is video
-            out.mux(packet)
+            try:
+                out.mux(packet)
+            except av.InvalidDataError:
+                # of this packet or of one that waited in the muxer; the others still wait
+                refused += 1
+    if refused:
+        what = f"{refused} damaged packet{'s' * (refused != 1)} of sound or subtitles"
+        log.warning("%s left out: %s refuses what is in it", what, path.suffix)
+        with av.open(f"file:{path}") as made:
+            muxed = sum(packet.size > 0 for packet in made.demux(video=0))
     if muxed != len(times):
         raise RuntimeError(f"{path}: {len(times)} frames in, {muxed} out")
 

@@ -165,9 +165,10 @@ def _video_warnings(source: Source, segments: SegmentWriter, name: str) -> list[
     """List what the output lacks of the video itself."""
     lines = []
     times, off = source.times, source.orientation.off
-    if times.times is None and times.repaired and source.format not in RAW:
-        words = f"{source.rate} a second: most of their times are missing or go back"
-        lines.append(Line("times of the frames", "converted", words))
+    if times.times is None:
+        if source.format not in RAW:
+            words = f"{source.rate} a second: most of their times are missing or go back"
+            lines.append(Line("times of the frames", "converted", words))
     elif times.repaired:
         words = f"{times.repaired} of {source.frames} are missing or go back, and are put between their neighbours"
         lines.append(Line("times of the frames", "converted", words))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition, Stream
 
+from stfan.video.decode_errors import is_empty
 from stfan.video.orientation import Orientation, find_orientation
 from stfan.video.pyav import open_input, rational, side_data, tags
 from stfan.video.side_data import ALPHA_MODE, lost_side_data
-from stfan.video.times import CopyTimes, FrameTimes, Packets, repair_copy_times, repair_frame_times
+from stfan.video.times import NO_TIME, CopyTimes, FrameTimes, Packets, repair_copy_times, repair_frame_times
 from stfan.video.truncation import missing_bytes
 
 log = logging.getLogger("stfan")
@@ -301,8 +303,11 @@ def _read(
             index = packet.stream.index
             if index == video.index and first is None and tried < FIRST_PACKETS:
                 tried += 1
-                first = _first_frame(packet)
+                first = None if is_empty(packet) else _first_frame(packet)
             if packet.size == 0 and packet.pts is None and packet.dts is None:
+                continue
+            if index == video.index and is_empty(packet):
+                packets[index].lengthen(packet.duration)
                 continue
             if index == video.index and packet.has_sidedata("encryption_info"):
                 words = "is encrypted (Common Encryption); without its key no player can show it"
@@ -315,7 +320,10 @@ def _read(
     except av.FFmpegError:
         pass  # whoever reads on will be told
     rate = _rate(container, video)
-    counted = container.format.name == "avi" and bool(video.codec_context.has_b_frames)
+    shown = [time for time in packets[video.index].shown if time != NO_TIME]
+    # AVI states when frames are decoded; of some codecs FFmpeg finds out when they are shown, of H.264 it does not.
+    by_decoding = container.format.name == "avi" and all(a < b for a, b in pairwise(shown))
+    counted = by_decoding and bool(video.codec_context.has_b_frames)
     new_clock = container.format.name in NEW_CLOCKS
     reordered = bool(video.codec_context.has_b_frames) and not counted
     # A packet of an MP4 file states the time to the next one that is decoded.

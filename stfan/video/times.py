@@ -39,6 +39,11 @@ class Packets:
         self.durations.append(max(duration or 0, 0))
         self.places.append(place)
 
+    def lengthen(self, duration: int | None) -> None:
+        """Add the time of a packet that repeats the last one."""
+        if self.durations and self.durations[-1]:
+            self.durations[-1] += max(duration or 0, 0)
+
     @property
     def clock(self) -> Sequence[int]:
         """The times by which the packets follow each other, in ticks, or NO_TIME."""

@@ -56,7 +56,7 @@ def test_interlaced_frames_are_warned_of(tmp_path, caplog, codec):
 
 @pytest.mark.parametrize(("ending", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(50)])
-def test_bare_streams_have_the_rate_of_their_headers(tmp_path, ending, codec, rate):
+def test_bare_streams_have_the_rate_of_their_headers(tmp_path, caplog, ending, codec, rate):
     """FFmpeg puts 25 for the file."""
     quiet = {"x265-params": "log-level=error"} if codec == "libx265" else {}
     source = make_video(tmp_path / f"in.{ending}", frames=6, codec=codec, rate=rate, coding=quiet)
@@ -64,6 +64,7 @@ def test_bare_streams_have_the_rate_of_their_headers(tmp_path, ending, codec, ra
         assert opened.rate == rate and opened.video.average_rate == 25
     out = deblur(source, tmp_path / "out.mp4").path
     assert [time for time, _ in frames_of(out)] == pytest.approx([t / rate for t in range(6)], abs=1e-6)
+    assert caplog.text == ""
 
 
 def test_interlaced_bare_streams_have_the_rate_of_frames(tmp_path):
@@ -114,7 +115,9 @@ def test_frames_decoded_with_errors_are_counted(tmp_path, here, ending, codec, c
 def test_frames_that_a_foreign_decoder_marks_are_counted():
     """Its log is not heard."""
     packets = [
-        SimpleNamespace(decode=lambda marks=marks: [SimpleNamespace(is_corrupt=mark) for mark in marks])
+        SimpleNamespace(
+            size=1, decode=lambda marks=marks: [SimpleNamespace(is_corrupt=mark) for mark in marks]
+        )
         for marks in ([False], [False, True], [])
     ]
     codec = SimpleNamespace(codec=SimpleNamespace(name="libdav1d"))

@@ -386,6 +386,63 @@ def test_sound_that_an_edit_list_hides_is_not_heard(tmp_path, to, most):
     assert hidden >= 19 and len(heard) <= len(sound_of(source)) - hidden + (most > 0)
 
 
+def test_empty_packets_repeat_the_frame_before(tmp_path):
+    """As Theora has them; a decoder refuses them, and they are no frames."""
+    source = tmp_path / "in.nut"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("mpeg4", RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for t in range(6):
+            for packet in stream.encode(pattern(t)):
+                again = av.Packet(b"" if t in (2, 5) else bytes(packet))
+                again.pts = again.dts = t
+                again.duration, again.time_base, again.stream = 1, Fraction(1, RATE), stream
+                again.is_keyframe = t == 0
+                container.mux(again)
+    result = deblur(source, tmp_path / "out.mkv")
+    assert [round(RATE * time) for time, _ in frames_of(result.path)] == [0, 1, 3, 4] and result.frames == 4
+    with av.open(str(result.path)) as container:
+        ends = [(p.pts + p.duration) * p.time_base for p in container.demux(video=0) if p.size]
+    assert max(ends) == pytest.approx(6 / RATE)
+
+
+def test_reordered_frames_of_avi_have_their_own_times(tmp_path, caplog):
+    """FFmpeg knows when MPEG-4's are shown, and takes H.264's to be shown as they are decoded."""
+    for codec in ("mpeg4", "libx264"):
+        source = make_video(tmp_path / f"{codec}.avi", frames=15, codec=codec, coding={"bf": "2"})
+        times = [time for time, _ in frames_of(deblur(source, tmp_path / f"{codec}.mp4").path)]
+        assert np.diff(times) == pytest.approx(np.full(14, 1 / RATE), abs=1e-3)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("matrix", "known"), [("bt2020c", True), ("YCgCo", False)])
+def test_colours_by_a_matrix_that_the_scaler_refuses(tmp_path, caplog, matrix, known):
+    """Luma is kept to the bit, by a matrix that is not known to one level, where colours are cut off."""
+    coding = {"crf": "10", "x264-params": f"colormatrix={matrix}"}
+    source = make_video(tmp_path / "in.mp4", frames=3, coding=coding)
+    out = deblur(source, tmp_path / "out.mp4", EXACT).path
+    with av.open(str(source)) as old, av.open(str(out)) as new:
+        for a, b in zip(old.decode(video=0), new.decode(video=0), strict=True):
+            lumas = [np.frombuffer(f.planes[0], np.uint8).reshape(48, -1)[:, :64] for f in (a, b)]
+            assert a.colorspace == b.colorspace
+            assert np.abs(np.diff(np.int16(lumas), axis=0)).max() <= (0 if known else 1)
+    assert ("of H.273) is not known" in caplog.text) is not known
+
+
+@pytest.mark.parametrize("to", ["mp4", "mkv"])
+def test_a_damaged_packet_of_sound_is_left_out(tmp_path, caplog, to):
+    """A container looks into what it is given."""
+    source = make_video(tmp_path / "in.ts", frames=12, sound="aac")
+    data = bytearray(source.read_bytes())
+    at = [found.start() for found in re.finditer(rb"\xff\xf1[\x40-\x5f]", data)]
+    data[at[4] : at[4] + 2] = b"\x93\xde"
+    source.write_bytes(data)
+    out = deblur(source, tmp_path / f"out.{to}")
+    assert out.complete and len(frames_of(out.path)) == 12
+    assert f"1 damaged packet of sound or subtitles left out: .{to}" in caplog.text
+    assert len(sound_of(out.path)) >= len(sound_of(source)) - 2
+
+
 def test_info_prints_the_plan(tmp_path, stfan_here):
     source = with_sound(tmp_path / "in.avi", "pcm_alaw", 8000)
     done = stfan_here("info", source)
