@@ -36,6 +36,7 @@ def trial(
     tile: options.Tile = None,
     reset_on_cut: options.ResetOnCut = False,
     strength: options.Strength = 1.0,
+    deinterlace: options.Deinterlace = "auto",
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -55,11 +56,13 @@ def trial(
         part=Part(start, end),
         look=Look("side", report=report),
         sound=source.is_dir(),
+        deinterlace=deinterlace,
         resume=resume,
         overwrite=overwrite,
     )
     run_one(job)
-    print(f"the whole: {shlex.join(['stfan', 'deblur', as_argument(source), *options_of(network)])}")
+    words = options_of(network) + (["--deinterlace", deinterlace] if deinterlace != "auto" else [])
+    print(f"the whole: {shlex.join(['stfan', 'deblur', as_argument(source), *words])}")
 
 
 def options_of(network: "NetworkChoice") -> list[str]:

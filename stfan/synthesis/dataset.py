@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stfan.images import SUFFIXES, image_files, open_image
+from stfan.images import SUFFIXES, image_files, image_size, open_image
 from stfan.rng import Rng, seeded_generator
 from stfan.synthesis.clip import Clip, Picture, SynthesisConfig, render_clip
 
@@ -157,7 +157,7 @@ def find_pictures(pictures: Files, size: tuple[int, int]) -> list[Path]:
     """List the files of a folder, or those given, by name; each must be a picture of (height, width) at least."""
     files = _list_files(pictures)
     for file in files:
-        (width, height), _ = _read_header(file)
+        width, height = image_size(file)
         if height < size[0] or width < size[1]:
             raise ValueError(f"{file}: is {width}x{height}, smaller than the frames' {size[1]}x{size[0]}")
     return files
@@ -167,7 +167,8 @@ def find_cutouts(cutouts: Files) -> list[Path]:
     """List the files of a folder, or those given, sorted by name; each must have an alpha channel."""
     files = _list_files(cutouts)
     for file in files:
-        _, has_alpha = _read_header(file)
+        with open_image(file) as image:
+            has_alpha = image.has_transparency_data
         if not has_alpha:
             raise ValueError(f"{file}: a cut-out needs an alpha channel, this has none")
     return files
@@ -184,12 +185,6 @@ def _list_files(files: Files) -> list[Path]:
         where = files if isinstance(files, str | Path) else "the list"
         raise ValueError(f"{where}: holds no pictures ({', '.join(SUFFIXES)})")
     return sorted(paths, key=lambda file: (file.name, file))
-
-
-def _read_header(file: Path) -> tuple[tuple[int, int], bool]:
-    """Read (width, height) of a picture, and whether it has an alpha channel."""
-    with open_image(file) as image:
-        return image.size, image.has_transparency_data
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -17,7 +17,18 @@ from support.samples import frames_of, make_video, names
 def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
     source = make_video(tmp_path / "in it.mp4", frames=30, width=32, height=16)
     done = stfan_here(
-        "try", source, "--seconds", "0.2", "--strength", "0.5", "--weights", "compact", "--tile", "64"
+        "try",
+        source,
+        "--seconds",
+        "0.2",
+        "--strength",
+        "0.5",
+        "--weights",
+        "compact",
+        "--tile",
+        "64",
+        "--deinterlace",
+        "off",
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert names(tmp_path) == ["in it.mp4", "in it_try.html", "in it_try.mp4"]
@@ -39,9 +50,12 @@ def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
         "64",
         "--strength",
         "0.5",
+        "--deinterlace",
+        "off",
     ]
     context = get_command(app.app).commands["deblur"].make_context("deblur", command[2:])
     assert context.params["strength"] == 0.5 and context.params["tile"] == 64
+    assert context.params["deinterlace"] == "off"
 
 
 def test_a_second_try_needs_overwrite(tmp_path, stfan_here):

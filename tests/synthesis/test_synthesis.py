@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -18,7 +18,7 @@ from stfan.images import open_rgba
 from stfan.rng import Rng
 from stfan.synthesis import camera, compression, scene, sensor
 from stfan.synthesis.clip import SynthesisConfig, render_clip
-from stfan.synthesis.dataset import SyntheticDataset, synthesize
+from stfan.synthesis.dataset import SyntheticDataset, find_pictures, synthesize
 from stfan.synthesis.export import synthesize_set
 from stfan.synthesis.frame_averaging import from_video, measure_motion
 from support import oracle
@@ -437,6 +437,15 @@ def test_an_interrupted_set_leaves_nothing(pictures, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         synthesize_set(pictures, tmp_path / "set", 3, 1, 2, 16, progress=interrupted)
     assert not any(tmp_path.glob("*set*")) and not any(tmp_path.glob(".*"))
+
+
+def test_a_pictures_size_is_that_of_the_upright_picture(tmp_path):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=turned)
+    assert find_pictures(tmp_path, (40, 20)) == [tmp_path / "a.jpg"]
+    with pytest.raises(ValueError, match=r"a.jpg: is 20x40, smaller than the frames' 40x20"):
+        find_pictures(tmp_path, (20, 40))
 
 
 def test_folders_that_will_not_do_are_refused_before_anything_is_made(pictures, tmp_path):

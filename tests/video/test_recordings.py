@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
+from av.sidedata.sidedata import Type  # noqa: E402
 from av.stream import Disposition  # noqa: E402
 from av.video.reformatter import ColorRange  # noqa: E402
 
@@ -15,6 +16,7 @@ from stfan.video.encoder import Encoding  # noqa: E402
 from stfan.video.orientation import find_orientation  # noqa: E402
 from stfan.video.partial_output import SEGMENT_FRAMES  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
+from stfan.video.side_data import lost_side_data  # noqa: E402
 from stfan.video.source import UnreadableVideoError, probe  # noqa: E402
 from stfan.video.truncation import missing_bytes  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
@@ -336,6 +338,28 @@ def test_closed_captions_are_warned_of(tmp_path, caplog):
     (tmp_path / "in.h264").write_bytes(coded)
     deblur(tmp_path / "in.h264", tmp_path / "out.mp4")
     assert "closed captions in its frames are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "words"),
+    [
+        ("SPHERICAL", b"", "its projection"),
+        ("STEREO3D", b"", "its arrangement in two views"),
+        ("ICC_PROFILE", b"", "its colour profile"),
+        ("PANSCAN", struct.pack("=3i", 1, 16 * 32, 16 * 48), "its pan-and-scan window"),
+        ("PANSCAN", struct.pack("=3i", 1, 16 * 64, 16 * 48), None),
+        ("AFD", bytes([10]), "its active format description"),
+        ("AFD", bytes([8]), None),
+        ("GOP_TIMECODE", bytes([1, 16, 0, 0, 0, 0, 0, 0]), "the timecode in its frames"),
+        ("GOP_TIMECODE", bytes([0, 16, 0, 0, 0, 0, 0, 0]), None),
+        ("S12M_TIMECODE", b"", "the timecode in its frames"),
+        ("AMBIENT_VIEWING_ENVIRONMENT", b"", "its ambient viewing environment"),
+        ("DYNAMIC_HDR_VIVID", b"", "its dynamic HDR metadata (HDR Vivid)"),
+    ],
+)
+def test_side_data_that_is_lost_is_named_unless_it_says_nothing(kind, data, words):
+    lost = lost_side_data(av.VideoFrame(64, 48, "yuv420p"), {Type[kind]: data})
+    assert [name for name, _ in lost] == ([] if words is None else [words])
 
 
 def test_transparency_that_matroska_alone_names_is_warned_of(tmp_path, caplog):
