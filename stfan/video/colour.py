@@ -16,6 +16,8 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
+from stfan.video.pyav import reformat
+
 WEIGHTS = {  # matrix coefficients of H.273: the parts of red and blue in luma
     1: (0.2126, 0.0722),
     4: (0.30, 0.11),
@@ -92,11 +94,11 @@ def code_frame(frame: av.VideoFrame, show: Callable[[torch.Tensor], torch.Tensor
     yuv, bits = is_yuv(frame.format), bit_depth(frame.format)
     if is_grey(frame.format):
         yuv = True
-        samples = _planes(frame.reformat(format="gray" if bits == 8 else f"gray{bits}le"), bits)
+        samples = _planes(reformat(frame, "gray" if bits == 8 else f"gray{bits}le"), bits)
     else:
         # Colours stay what they are, but the scaler refuses matrices that it does not know.
         matrix = None if int(frame.colorspace) in SCALED else Colorspace.ITU601
-        planar = frame.reformat(None, None, _planar(yuv, bits), matrix, matrix, EXACT)
+        planar = reformat(frame, _planar(yuv, bits), matrix, EXACT)
         samples = _planes(planar, bits)
     levels = (_levels(bits, is_full_range(frame)), _luma_weights(frame.colorspace)) if yuv else None
     return CodedFrame(samples, SampleCoding(bits, levels, show))

@@ -1,4 +1,4 @@
-"""What PyAV 18, the last for Python 3.11, and PyAV 19 do differently: tags, side data, rational numbers."""
+"""What PyAV 18, the last for Python 3.11, and PyAV 19 do differently: tags, side data, numbers, formats."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -8,6 +8,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace, VideoReformatter
 
 RELEASES = (18, 19)  # all tests of tests/video and tests/cli pass with both; pyproject.toml asks for the same
 
@@ -70,3 +71,14 @@ def side_data(frame: av.VideoFrame) -> dict[Type, bytes]:
 def rational(value: Any) -> Fraction | None:
     """Convert a rational number of PyAV's, None if it is not set: PyAV 18 has None for it, PyAV 19 a zero."""
     return Fraction(value.numerator, value.denominator) if value else None
+
+
+def reformat(
+    frame: av.VideoFrame, format: str, matrix: Colorspace | None = None, interpolation: int | None = None
+) -> av.VideoFrame:
+    """Convert a frame to another pixel format, from and to one matrix.
+
+    PyAV 19 has one scaler with threads for all frames, and a forked worker of a DataLoader, in which those threads do
+    not run, would wait for them for ever. So each call has a scaler of its own, of one thread.
+    """
+    return VideoReformatter().reformat(frame, None, None, format, matrix, matrix, interpolation, threads=1)

@@ -1,6 +1,7 @@
 """What PyAV's releases do differently gives the same results."""
 
 import re
+import sys
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 from stfan.video import pyav  # noqa: E402
 from stfan.video.encoder import Encoding  # noqa: E402
 from stfan.video.reader import VideoReader  # noqa: E402
-from support.checkout import ROOT  # noqa: E402
+from support.checkout import ROOT, run  # noqa: E402
 from support.deblurring import deblur  # noqa: E402
 from support.samples import MS, make_video  # noqa: E402
 
@@ -64,3 +65,21 @@ def test_a_rational_that_is_not_set_is_none():
     assert pyav.rational(None) is pyav.rational(Fraction(0)) is None
     made = pyav.rational(SimpleNamespace(numerator=30000, denominator=1001))
     assert made == Fraction(30000, 1001) and type(made) is Fraction
+
+
+def test_a_forked_process_converts_frames_too():
+    """After its parent has, as a DataLoader's worker does; it is killed where it waits for threads that it lacks."""
+    code = """
+import os, signal, av, torch
+from stfan.video.colour import to_tensor
+frame = av.VideoFrame(64, 64, "yuv420p")
+frame.reformat(format="rgb24")
+to_tensor(frame)
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    to_tensor(frame)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(sys.executable, "-W", "ignore", "-c", code).strip() == "7"
