@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import fsum
 from pathlib import Path
 
 from harness import FRAMES, renewed, threads_of
@@ -100,8 +101,8 @@ def videos_table(report):
         before, after = video["before"], video["after"]
         tenth = max(len(before) // 10, 1)
         parts = (slice(None), slice(tenth), slice(-tenth, None))
-        gains = (f"{sum(after[part]) / sum(before[part]):.2f}" for part in parts)
-        change = f"{sum(video['change']) / len(before):.2f}"
+        gains = (f"{fsum(after[part]) / fsum(before[part]):.2f}" for part in parts)
+        change = f"{fsum(video['change']) / len(before):.2f}"
         ghosts = ", ".join(f"{ghost:.1f}" for ghost in video["cuts"].values()) or "no cuts"
         size = " x ".join(map(str, video["size"]))
         rows.append([name, size, video["frames"], *gains, change, ghosts])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import fsum
 from pathlib import Path
 
 RESEARCH = Path(__file__).resolve().parent
@@ -49,7 +50,7 @@ def restarts_table(report):
             way["what"],
             f"{point['iterations']:,}",
             *gains(point["clean"]),
-            f"{sum(point['noisy'].values()) / 4:+.2f}",
+            f"{fsum(point['noisy'].values()) / 4:+.2f}",
         ]
         for way in report["ways"].values()
         for point in way["curve"]
@@ -91,7 +92,7 @@ def stages_table(report):
                 last = point["iteration"]
             elif "gains" in point:
                 clean, noisy = (point["gains"][kind] for kind in ("clean", "noisy"))
-                means = (f"{sum(kind.values()) / len(DRIFTS):+.2f}" for kind in (clean, noisy))
+                means = (f"{fsum(kind.values()) / len(DRIFTS):+.2f}" for kind in (clean, noisy))
                 done = f"{iterations + point['iteration']:,}"
                 rows.append([stage["stage"], f"{hours:.2f}", stage["device"], done, *gains(clean), *means])
         iterations += stage["iterations"]
@@ -100,7 +101,7 @@ def stages_table(report):
 
 
 def mean(gains):
-    return f"{sum(gains) / len(gains):+.2f}"
+    return f"{fsum(gains) / len(gains):+.2f}"
 
 
 def past_table(report):

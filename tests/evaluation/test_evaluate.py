@@ -317,7 +317,7 @@ def test_clips_that_can_not_be_judged_are_named(tmp_path):
     clip_of(tmp_path / "alone" / "c", *[(20, 24)] * 8)
     for t in range(6):
         (tmp_path / "alone" / "c" / "GT" / f"{t:05d}.png").unlink()
-    with pytest.raises(ValueError, match=r"c/GT: lacks 6 of 8 frames, 00000, 00001, .*, 00004, \.\.\."):
+    with pytest.raises(ValueError, match=r"c/GT: lacks 6 of 8 frames, 00000, 00001, 00002 and 3 more"):
         find_videos(tmp_path / "alone")
 
     clip_of(tmp_path / "uneven" / "c", (20, 24), (20, 24), (28, 24))
