@@ -4,7 +4,8 @@
 
 PICTURES are those of the judging clips, which nothing is trained on. Two tables:
 
-- The past: the gain with the last frame replaced by this one, with the state forgotten in every frame, and with both.
+- The past: the gain with the last frame replaced by this one, with the state forgotten in every frame, and with both;
+  and with last frame, last output and state moved to where the true displacement says that they are now.
 - Steering: after the network, a linear filter of 14 samples of the frame along a given direction, in units of a given
   length. Its weights depend on that length alone, are fitted by least squares on every second clip, and judged on the
   others. It is told the true blur, or the true blur with errors, or what the displacement between frames says of it.
@@ -13,6 +14,7 @@ PICTURES are those of the judging clips, which nothing is trained on. Two tables
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -32,11 +34,13 @@ SAMPLES = [
     for side in (1, -1)
     for a, c in ((0.5, -0.75), (0.5, 0), (0.5, 0.75), (1, 0), (1.5, -0.75), (1.5, 0.75), (0, 1))
 ]
+# What is replaced: whether the last frame is kept, whether the state is, whether the past is moved.
 PASTS = {
-    "all": (True, True),
-    "the last frame replaced by this one": (False, True),
-    "the state forgotten in every frame": (True, False),
-    "both: a single frame": (False, False),
+    "all": (True, True, False),
+    "the last frame replaced by this one": (False, True, False),
+    "the state forgotten in every frame": (True, False, False),
+    "both: a single frame": (False, False, False),
+    "last frame, last output and state moved by the true displacement": (True, True, True),
 }
 
 
@@ -54,13 +58,18 @@ def psnr(output, target):
 
 
 @torch.no_grad()
-def unroll(model, blurry, has_last=True, has_state=True):
-    """Deblur (N, T, 3, H, W) side by side, with all of the past or a part of it."""
+def unroll(model, blurry, has_last=True, has_state=True, motion=None):
+    """Deblur (N, T, 3, H, W) side by side, with all of the past, a part of it, or moved by (N, T, 2, H / 4, W / 4)."""
     last = output = blurry[:, 0]
     state, outputs = None, []
-    for frame in blurry.unbind(1):
+    for number, frame in enumerate(blurry.unbind(1)):
         if not has_last:
             last = output = frame
+        if motion is not None and state is not None:
+            shift = -F.interpolate(motion[:, number], scale_factor=4, mode="bilinear", align_corners=False)
+            last, output = read(torch.cat([last, output], 1), shift[:, 0], shift[:, 1]).split(3, 1)
+            small = -motion[:, number] / 4
+            state = read(state.float(), small[:, 0], small[:, 1]).to(state.dtype)
         with torch.autocast("cpu", torch.bfloat16):
             output, state = model(last, frame, output, state if has_state else None)
         output, last = output.float().clamp(0, 1), frame
@@ -178,8 +187,9 @@ def main():
             torch.stack([getattr(clip, side) for clip in clips]).float() / 255
             for side in ("blurry", "middle")
         )
-        for name, (has_last, has_state) in PASTS.items():
-            output = unroll(model, blurry, has_last, has_state)
+        motion = torch.stack([clip.motion[:, :2] for clip in clips])
+        for name, (has_last, has_state, is_moved) in PASTS.items():
+            output = unroll(model, blurry, has_last, has_state, motion if is_moved else None)
             outputs.setdefault(drift, output)  # with all of the past
             past[name][drift] = (psnr(output, middle) - psnr(blurry, middle)).mean(1).tolist()
         print(drift, {name: round(sum(gains[drift]) / CLIPS, 2) for name, gains in past.items()}, flush=True)
@@ -203,6 +213,7 @@ def main():
     if options.json:
         report = {
             "weights": options.weights,
+            "date": date.today().isoformat(),
             "torch": torch.__version__,
             "past": {name: rounded(gains) for name, gains in past.items()},
             "steering": steering,
