@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fac_ext import release_memory
 from stfan.model.network import STFAN
-from stfan.model.tiling import grain, halo, run_tiled
+from stfan.model.tiling import halo, run_tiled
 from stfan.scene_cuts import cut_mask
 
 STRONGEST = 1.5  # the largest strength
@@ -252,7 +252,7 @@ class Deblurrer:
     def _run(self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
         if not self.tile:
             return function(*tensors)
-        return run_tiled(function, tensors, self.tile, halo(self.model), grain(self.model))
+        return run_tiled(function, tensors, self.tile, halo(self.model))
 
 
 def _pad(frames: Tensor) -> Tensor:

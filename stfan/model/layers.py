@@ -9,10 +9,6 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from fac_ext import fac_correlation
-
-LITTLE = 1e-3  # sum of the squares of 36 differences from their mean, of frames in [0, 1]
-
 
 class ResBlock(nn.Module):
     """Residual block: two 3x3 convolutions with a LeakyReLU between them."""
@@ -64,10 +60,6 @@ class FullSizeLayers:
             *_stage(self.conv(64, 128, 3, 2, 1), 128),
         )
 
-    def context(self) -> "Context | None":
-        """Return None: no layer sees further than those at a quarter."""
-        return None
-
     def filter_head(self, channels: int, taps: int) -> nn.Sequential:
         """Make the layers (B, channels, H/4, W/4) -> (B, taps, H/4, W/4)."""
         return nn.Sequential(*_stage(self.conv(channels, 128, 3, 1, 1), 128), self.conv(128, taps, 1))
@@ -108,7 +100,6 @@ class HalfSizeLayers:
         encoder_blocks: number of residual blocks at a quarter; at a half there is one.
         head_blocks: number of residual blocks in each filter head.
         decoder_blocks: number of residual blocks at a quarter in the decoder; at a half there is one.
-        eighth, sixteenth: number of channels of the context at these sizes.
     """
 
     half: int
@@ -116,8 +107,6 @@ class HalfSizeLayers:
     encoder_blocks: int
     head_blocks: int
     decoder_blocks: int
-    eighth: int
-    sixteenth: int
 
     conv: ClassVar[type[nn.Conv2d]] = nn.Conv2d
 
@@ -133,10 +122,6 @@ class HalfSizeLayers:
 
     def _blocks(self, count: int) -> list[ResBlock]:
         return [ResBlock(self.channels) for _ in range(count)]
-
-    def context(self) -> "Context | None":
-        """Make the layers that see further, and compare the last frame with this one."""
-        return Context(2 * self.channels, 3 * self.channels, self.eighth, self.sixteenth)
 
     def filter_head(self, channels: int, taps: int) -> nn.Sequential:
         """Make the layers (B, channels, H/4, W/4) -> (B, taps, H/4, W/4)."""
@@ -160,59 +145,6 @@ class HalfSizeLayers:
             ResBlock(self.half),
             last=nn.Conv2d(self.half + 12, 12, 3, 1, 1),
         )
-
-
-class Context(nn.Module):
-    """Layers at an eighth and a sixteenth of the size, which see some 200 pixels far, and where the last frame went.
-
-    Of both frames each 8 x 8 pixels are described by their surroundings of 24 x 24, means of 4 x 4 pixels, less their
-    mean and divided by their norm. The products of this frame's with those of the last frame within REACH of them are
-    the cost volume of optical flow; it is not learned.
-
-    Args:
-        inputs, outputs: number of channels at a quarter of the size.
-        eighth, sixteenth: number of channels at these sizes.
-    """
-
-    REACH = 4  # places of 8 x 8 pixels
-    SIDE = 6  # of a description
-
-    def __init__(self, inputs: int, outputs: int, eighth: int, sixteenth: int):
-        super().__init__()
-        self.entry = nn.Conv2d(inputs, eighth, 3, 2, 1)
-        self.matches = nn.Conv2d((2 * self.REACH + 1) ** 2, eighth, 3, 1, 1)
-        self.before = ResBlock(eighth)
-        self.down = nn.Conv2d(eighth, sixteenth, 3, 2, 1)
-        self.far = nn.Sequential(*(ResBlock(sixteenth) for _ in range(3)))
-        self.up = nn.ConvTranspose2d(sixteenth, eighth, 2, 2)
-        self.after = nn.Sequential(ResBlock(eighth), ResBlock(eighth))
-        self.last = nn.ConvTranspose2d(eighth, outputs, 2, 2)
-
-    def forward(self, features: Tensor, previous: Tensor, current: Tensor) -> Tensor:
-        """Map (B, inputs, H/4, W/4), and the frames, to (B, outputs, H/4, W/4)."""
-        matches = fac_correlation(
-            self._descriptions(previous), self._descriptions(current), 2 * self.REACH + 1, groups=1
-        )
-        near = self.before(self.entry(features) + self.matches(matches.to(features.dtype)))
-        near = self.after(near + _crop(self.up(self.far(self.down(near))), near))
-        return _crop(self.last(near), features)
-
-    def _descriptions(self, frame: Tensor) -> Tensor:
-        """Describe each 8 x 8 pixels of a frame by a vector of norm 1, or less where there is little to see."""
-        frame = frame.to(torch.promote_types(frame.dtype, torch.float32))
-        grey = nn.functional.avg_pool2d(frame.mean(1, keepdim=True), 4)
-        (height, width), side = grey.shape[2:], self.SIDE
-        before = (side - 2) // 2
-        grey = nn.functional.pad(grey, (before, side - 1 - before) * 2)
-        shifts = [(i, j) for i in range(side) for j in range(side)]
-        values = torch.cat([grey[..., i : i + height : 2, j : j + width : 2] for i, j in shifts], 1)
-        difference = values - values.mean(1, keepdim=True)
-        return difference / (difference.square().sum(1, keepdim=True) + LITTLE).sqrt()
-
-
-def _crop(image: Tensor, like: Tensor) -> Tensor:
-    """Return as much of an image as another one has: an odd side was halved upwards."""
-    return image[..., : like.shape[2], : like.shape[3]]
 
 
 class HalfSizeDecoder(nn.Module):

@@ -33,7 +33,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "article": Preset(FullSizeLayers(nn.Conv2d, nn.ConvTranspose2d, 3), "zeros"),
     "official": Preset(FullSizeLayers(LeakyConv2d, LeakyConvTranspose2d, 4), "replicate"),
-    "compact": Preset(HalfSizeLayers(24, 48, 2, 1, 2, 64, 96), "zeros"),
+    "compact": Preset(HalfSizeLayers(24, 48, 2, 1, 2), "zeros"),
 }
 
 
@@ -44,8 +44,7 @@ class STFAN(nn.Module):
         preset: "article": zero-padded FAC, no activation outside the residual blocks;
             "official", the authors' release: replicate-padded FAC, LeakyReLU(0.1) after every convolution outside the
             residual blocks, also after those that make the filters and the image, and a larger second up-convolution;
-            or "compact", our own for a CPU: the same steps at an eighth of the cost, with no layer at the frame's size,
-            and with a context (:class:`stfan.model.layers.Context`).
+            or "compact", our own for a CPU: the same steps at a tenth of the cost, with no layer at the frame's size.
         kernel_size: k of both filters.
 
     Attributes:
@@ -58,7 +57,7 @@ class STFAN(nn.Module):
     ========  ==========  ================  ===
     article   5,358,211   1,021             128
     official  5,372,547   1,129             128
-    compact   1,642,380   120               48
+    compact   703,452     104               48
     ========  ==========  ================  ===
 
     The authors' own weights take BGR frames: :func:`stfan.load` reverses their channels.
@@ -75,7 +74,6 @@ class STFAN(nn.Module):
         self.preset, self.kernel_size, self.channels = preset, kernel_size, c
         self.features = layers.encoder(3)
         self.motion = layers.encoder(9)
-        self.context = layers.context()
         self.align = layers.filter_head(c, taps)
         self.align_summary = layers.summary(taps)
         self.deblur = layers.filter_head(2 * c, taps)
@@ -115,26 +113,14 @@ class STFAN(nn.Module):
         if state is None:
             state = self._first_state(features)
         motion = self.motion(torch.cat([previous_output, previous, current], 1).to(dtype))
-        motion, to_fused = self._add_context(motion, features, previous, current)
         aligned, summary = self._align(state, motion)
         hidden = self.deblur[:-1](torch.cat([motion, summary], 1))
         # here and below: frees what the layers at the frame's size have no use for
         del motion, summary, state
         fused = torch.cat([aligned, self._filter(features, hidden, last_conv(self.deblur))], 1)
         del aligned, features, hidden
-        if to_fused is not None:
-            fused = fused + to_fused
         next_state = self.fusion(fused)
         return self.reconstruction(fused, frame) + current, next_state
-
-    def _add_context(
-        self, motion: Tensor, features: Tensor, previous: Tensor, current: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the motion with what is seen further away, and what that adds to the filtered features and state."""
-        if self.context is None:
-            return motion, None
-        context = self.context(torch.cat([motion, features], 1), previous, current)
-        return motion + context[:, : self.channels], context[:, self.channels :]
 
     def _filter(self, image: Tensor, hidden: Tensor, last: nn.Conv2d) -> Tensor:
         """Filter with what a filter head's last layer makes of its hidden features; store none of the filters."""
@@ -243,8 +229,6 @@ def initialise(model: STFAN, kind: Literal["kaiming", "identity"], seed: int) ->
     if kind == "kaiming":
         return model
     with torch.no_grad():
-        if model.context is not None:
-            model.context.last.weight.mul_(0.01)
         for block in model.modules():
             if isinstance(block, ResBlock):
                 block.conv2.weight.mul_(0.1)

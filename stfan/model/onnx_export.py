@@ -50,15 +50,12 @@ class Step(nn.Module):
         state = torch.where(first, model._first_state(features), state)
         previous, previous_output = (torch.where(first, frame, past) for past in (previous, previous_output))
         motion = model.motion(torch.cat([previous_output, previous, frame], 1))
-        motion, to_fused = model._add_context(motion, features, previous, frame)
         filters = model.align(motion)
         aligned = self._filter(state, filters)
         summarise = model.align_summary
         summary = model.align[:-1](motion) if summarise is None else summarise(filters)
         filters = model.deblur(torch.cat([motion, summary], 1))
         fused = torch.cat([aligned, self._filter(features, filters)], 1)
-        if to_fused is not None:
-            fused = fused + to_fused
         output = model.reconstruction(fused, frame) + frame
         return output.clamp(0, 1), model.fusion(fused)
 

@@ -5,56 +5,29 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-from stfan.model.layers import Context
 from stfan.model.network import STFAN
 
 Extent = tuple[int, int]  # the first and the last pixel along a side
 
 
-def grain(model: STFAN) -> int:
-    """Return the number of pixels of which the sides of tiles are multiples: those of the coarsest feature."""
-    return 4 if model.context is None else 16
-
-
 def halo(model: STFAN) -> int:
-    """Return how many pixels beyond a tile one step of a model depends on, to each side: a multiple of its grain.
+    """Return how many pixels beyond a tile one step of a model depends on, to each side: a multiple of 4.
 
-    The search goes backwards through the layers, from the smallest tile of the output, along every path that the step
-    takes.
+    The search goes backwards through the layers, from the 4 x 4 pixels of the output that belong to one feature, along
+    every path that the step takes.
     """
-    size = grain(model)
-    fused = _union(
-        _receptive_field(model.reconstruction, (0, size - 1)),
-        _receptive_field(model.fusion, (0, size // 4 - 1)),
-    )
+    output, state = _receptive_field(model.reconstruction, (0, 3)), _receptive_field(model.fusion, (0, 0))
+    fused = min(output[0], state[0]), max(output[1], state[1])
     filtered = fused[0] - model.kernel_size // 2, fused[1] + model.kernel_size // 2
     deblur = _receptive_field(model.deblur, fused)
-    features, motion = filtered, _union(deblur, _receptive_field(model.align, _union(fused, deblur)))
-    extents = [(4 * filtered[0], 4 * filtered[1] + 3)]  # the state, whose pixels are 4 x 4
-    if model.context is not None:
-        quarter, frames = _context_extents(model.context, _union(fused, motion))
-        features, motion = _union(features, quarter), _union(motion, quarter)
-        extents.append(frames)
-    extents += [_receptive_field(model.features, features), _receptive_field(model.motion, motion)]
-    return size * math.ceil(max(max(-first, last - size + 1) for first, last in extents) / size)
-
-
-def _union(*extents: Extent) -> Extent:
-    """Return the extent from the first to the last pixel of several ones."""
-    return min(first for first, _ in extents), max(last for _, last in extents)
-
-
-def _context_extents(context: Context, output: Extent) -> tuple[Extent, Extent]:
-    """Return on which features at a quarter of the size, and on which pixels of the frames, a context's output depends."""
-    for layer in (context.last, context.after, context.up, context.far, context.down, context.before):
-        output = _receptive_field(layer, output)
-    first, last = _receptive_field(context.matches, output)
-    first, last = 2 * (first - context.REACH), 2 * (last + context.REACH)
-    before = (context.SIDE - 2) // 2
-    return _receptive_field(context.entry, output), (
-        4 * (first - before),
-        4 * (last + context.SIDE - before) - 1,
+    extents = (
+        (4 * filtered[0], 4 * filtered[1] + 3),  # the state, whose pixels are 4 x 4
+        _receptive_field(model.features, filtered),
+        _receptive_field(model.motion, _receptive_field(model.align, fused)),
+        _receptive_field(model.motion, deblur),
+        _receptive_field(model.motion, _receptive_field(model.align, deblur)),
     )
+    return 4 * math.ceil(max(max(-first, last - 3) for first, last in extents) / 4)
 
 
 def _receptive_field(layer: nn.Module, output: Extent) -> Extent:
@@ -76,25 +49,20 @@ def _receptive_field(layer: nn.Module, output: Extent) -> Extent:
 
 
 def run_tiled(
-    function: Callable[..., tuple[Tensor, ...]],
-    tensors: Sequence[Tensor],
-    tile: int,
-    halo: int,
-    grain: int = 4,
+    function: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor], tile: int, halo: int
 ) -> tuple[Tensor, ...]:
     """Return what function(*tensors) returns, put together from its results for parts of the tensors.
 
     Args:
         function: takes and returns tensors (B, channels, H/s, W/s), each with an s of its own that divides 4.
         tensors: the first one has s = 1, with H and W multiples of 4.
-        tile: largest side of a part in pixels, without its halo; the grain where that is more.
-        halo: number of pixels around it that a pixel of the results depends on; see :func:`halo`.
-        grain: of which halo and all sides but those of the last parts are multiples; see :func:`grain`.
+        tile: largest side of a part in pixels, without its halo; a multiple of 4.
+        halo: number of pixels around it that a pixel of the results depends on, a multiple of 4; see :func:`halo`.
     """
     height, width = tensors[0].shape[2:]
     results: list[Tensor] = []
-    for rows in _spans(height, tile, halo, grain):
-        for columns in _spans(width, tile, halo, grain):
+    for rows in _spans(height, tile, halo):
+        for columns in _spans(width, tile, halo):
             tile_in_frame, read, tile_in_read = zip(rows, columns, strict=True)
             parts = function(*(_crop(tensor, read, height // tensor.shape[2]) for tensor in tensors))
             scales = [(read[0].stop - read[0].start) // part.shape[2] for part in parts]
@@ -113,14 +81,13 @@ def _empty_channels_last(like: Tensor, height: int, width: int) -> Tensor:
     return like.new_empty(len(like), height, width, like.shape[1]).permute(0, 3, 1, 2)
 
 
-def _spans(size: int, tile: int, halo: int, grain: int) -> Iterator[tuple[slice, slice, slice]]:
+def _spans(size: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
     """Divide a side into tiles as equal as can be.
 
     Yields:
         for each tile: itself, itself with its halo, and where it lies within that.
     """
-    count = math.ceil(size / max(tile // grain * grain, grain))
-    step = grain * math.ceil(size / (grain * count))
+    step = 4 * math.ceil(size / (4 * math.ceil(size / tile)))
     for first in range(0, size, step):
         last, start = min(first + step, size), max(first - halo, 0)
         yield slice(first, last), slice(start, min(last + halo, size)), slice(first - start, last - start)
