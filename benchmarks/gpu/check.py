@@ -8,7 +8,9 @@
     errors in units of the last place, graph, streams             40           15
     bandwidth: 2 shapes, 3 types, 2 layouts, k = 3, 5, 7          60           30
     network: every type, tiles, time of a frame                   60           35
+    a video from file to file: frames/s, the network's share      45           20
     250 training steps, which give the rate                       60           25
+    150 of them as one CUDA graph                                 45           15
 
 Each step writes to OUT/gpu.json and OUT/log.txt when it ends; none stops another, except that without an extension
 nothing runs. What is made lies in WORK, outside the checkout, where `make gpu-train` finds it. --device cpu rehearses
@@ -17,6 +19,7 @@ it on tiny sizes. Expected seconds are estimates for an H100 until a run replace
 
 import argparse
 import datetime
+import importlib.util
 import json
 import shutil
 import sys
@@ -138,15 +141,25 @@ def main() -> None:
         60,
     )
     read_json(steps, "network")
+    if importlib.util.find_spec("av") is None:
+        steps.skip("pipeline", "there is no PyAV")
+    else:
+        tiny = ["--size", "64", "48", "--frames", "5"] if not cuda else ["--frames", "100"]
+        command = [*python, "benchmarks/bench_pipeline.py", *measure, steps.work / "pipeline.json", *tiny]
+        steps.run("pipeline", command, 45)
+        read_json(steps, "pipeline")
     if rendering:
         shutil.rmtree(steps.work / "short", ignore_errors=True)
         length = ["iterations=250", "warmup=20"] if cuda else ["iterations=3", "warmup=1"]
-        steps.run(
-            "training",
-            recipes.train(steps.work / "short", options.device, chosen + length),
-            60,
-        )
+        short = recipes.train(steps.work / "short", options.device, chosen + length)
+        steps.run("training", short, 60)
         recipes.measured_rate(steps, "training")
+        # the same steps; without effect on a CPU
+        shutil.rmtree(steps.work / "graph", ignore_errors=True)
+        length = ["cuda_graph=true", "iterations=150" if cuda else "iterations=3", "warmup=1"]
+        graphed = recipes.train(steps.work / "graph", options.device, chosen + length)
+        steps.run("training as a graph", graphed, 45)
+        recipes.report_rate(steps, "training as a graph", "iterations_per_second_as_a_graph")
     bad = [step["name"] for step in steps.report["steps"] if step["code"] != 0]
     print(
         f"make gpu: {len(steps.report['steps'])} steps, not good: {', '.join(bad) or 'none'}; {steps.out}/gpu.json"

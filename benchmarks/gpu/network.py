@@ -25,6 +25,8 @@ LEAST = {
     "bfloat16": 45,
 }  # dB between a device's frames and the CPU's
 PRESETS = ("compact", "article")
+NARROW = ((12, 24), (36, 24), (36, 12))  # input and output channels, at half the frame's size
+SLEEP = 2_000_000  # clocks, about 1 ms, in which a program queues 50 layers
 
 
 def load(preset: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> STFAN:
@@ -106,6 +108,40 @@ def launches(deblurrer: Deblurrer, frame: torch.Tensor) -> int:
     return sum(event.device_type == device for event in events)
 
 
+def time_narrow(device: str, size: tuple[int, int]) -> list[dict]:
+    """Return the seconds of compact's layers whose channels are no multiples of 8, as they are and with zeros up to one."""
+    cuda, found = device.startswith("cuda"), []
+    for channels in NARROW:
+        padded = tuple(-(-count // 8) * 8 for count in channels)
+        for name, (inputs, outputs) in (("as they are", channels), ("padded", padded)):
+            for dtype in ("float16", "bfloat16"):
+                layer = torch.nn.Conv2d(inputs, outputs, 3, 1, 1).to(device, DTYPES[dtype])
+                layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                image = torch.rand(1, inputs, *(side // 2 for side in size), device=device).to(DTYPES[dtype])
+                image = image.contiguous(memory_format=torch.channels_last)
+                case = {"inputs": channels[0], "outputs": channels[1], "width": name, "dtype": dtype}
+                found.append(case | {"seconds": seconds_of(layer, image, 50 if cuda else 1)})
+    return found
+
+
+@torch.no_grad()
+def seconds_of(layer: torch.nn.Module, image: torch.Tensor, times: int) -> float:
+    """Return the seconds of one of so many calls, which a GPU finds queued."""
+    layer(image)
+    if not image.is_cuda:
+        started = time.perf_counter()
+        layer(image)
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(SLEEP)
+    begin.record()
+    for _ in range(times):
+        layer(image)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000 / times
+
+
 def main() -> None:
     """Compare, then measure; write after each."""
     parser = argparse.ArgumentParser(
@@ -126,6 +162,9 @@ def main() -> None:
         options.json.write_text(json.dumps(report))
     report["timed"] = time_frames(options.device, options.sizes)
     for case in report["timed"]:
+        print(*(f"{key}={value}" for key, value in case.items()), flush=True)
+    report["narrow"] = time_narrow(options.device, SIZES[options.sizes[-1]])
+    for case in report["narrow"]:
         print(*(f"{key}={value}" for key, value in case.items()), flush=True)
     if options.json:
         options.json.write_text(json.dumps(report))

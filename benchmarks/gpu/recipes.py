@@ -40,12 +40,19 @@ def train(folder: Path, device: str, chosen: list[str], *options: str) -> list[s
     return [sys.executable, "-m", "stfan", "train", str(folder), "-c", RECIPE, *chosen, *cpu, *options]
 
 
-def measured_rate(steps: Steps, name: str) -> float | None:
-    """Return the last rate in iterations/s that a training step reported, and keep it for the next call."""
-    found = RATE.findall((steps.work / f"{name}.log").read_text(errors="replace"))
+def report_rate(steps: Steps, name: str, key: str) -> float | None:
+    """Return the last rate in iterations/s that a training step reported, and put it into the report."""
+    found = RATE.findall((steps.work / f"{name.replace(' ', '-')}.log").read_text(errors="replace"))
     if not found:
         return None
-    (steps.work / "rate").write_text(found[-1])
-    steps.report["iterations_per_second"] = float(found[-1])
+    steps.report[key] = float(found[-1])
     steps.write()
     return float(found[-1])
+
+
+def measured_rate(steps: Steps, name: str) -> float | None:
+    """Return the rate of a training step, and keep it for the next call."""
+    rate = report_rate(steps, name, "iterations_per_second")
+    if rate is not None:
+        (steps.work / "rate").write_text(str(rate))
+    return rate

@@ -62,6 +62,10 @@ class Steps:
         """Run a step to its end."""
         return self.start(name, command, limit, **environment).wait()
 
+    def skip(self, name: str, reason: str) -> None:
+        """Record a step that does not run here, with the reason."""
+        self.done(Step(name, [], 0, code=0, seconds=0.0, said=f"skipped: {reason}"), "")
+
     def done(self, step: Step, output: str) -> None:
         """Record a step."""
         # the log has the commands; the report, which may be committed, has no folder of this machine

@@ -41,13 +41,17 @@ class FiniteCheck:
         return len(self.pending) >= self.steps
 
     @torch.no_grad()
+    def keep(self, iteration: int) -> None:
+        """Keep the weights that an iteration begins with, if it is the first since the last look."""
+        if self.pending:
+            return
+        self.iteration = iteration
+        if self.steps > 1:
+            self.kept = self.kept or [torch.empty_like(weight) for weight in self.weights]
+            torch._foreach_copy_(self.kept, self.weights)
+
     def add(self, step: Step) -> None:
-        """Record a step, before the weights change."""
-        if not self.pending:
-            self.iteration = step.iteration
-            if self.steps > 1:
-                self.kept = self.kept or [torch.empty_like(weight) for weight in self.weights]
-                torch._foreach_copy_(self.kept, self.weights)
+        """Record a step whose beginning was kept."""
         self.pending.append(step)
 
     def first_bad(self) -> tuple[Step, float, float] | None:

@@ -68,11 +68,12 @@ class Muon(torch.optim.Adam):
             self._step_matrices(rates)
         return super().step(closure)
 
-    def _step_matrices(self, rates: dict[nn.Parameter, float]) -> None:
-        """Make the orthogonal steps of parameters at their rates."""
+    def _step_matrices(self, rates: dict[nn.Parameter, float | Tensor]) -> None:
+        """Make the orthogonal steps of parameters at their rates, numbers or scalars on the device."""
         for parameter in rates:
             if not self.state[parameter]:  # Adam reads "step" of each state that is loaded
-                self.state[parameter].update(step=torch.zeros(()), momentum=torch.zeros_like(parameter))
+                step = torch.zeros((), device=parameter.device)
+                self.state[parameter].update(step=step, momentum=torch.zeros_like(parameter))
         torch._foreach_add_([self.state[parameter]["step"] for parameter in rates], 1)
         gradients = [cast(Tensor, parameter.grad) for parameter in rates]
         momenta = [self.state[parameter]["momentum"] for parameter in rates]
@@ -83,7 +84,7 @@ class Muon(torch.optim.Adam):
             shapes.setdefault(matrix.shape, []).append((parameter, matrix))
         weights: list[Tensor] = []
         steps: list[Tensor] = []
-        sizes: list[float] = []
+        sizes: list[Any] = []
         for shape, members in shapes.items():
             parameters, matrices = zip(*members, strict=True)
             weights += [_as_matrix(parameter, parameter) for parameter in parameters]

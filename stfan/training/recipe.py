@@ -83,6 +83,8 @@ class Recipe:
         window: frames between optimiser steps, through which the gradient is propagated back (K of truncated
             back-propagation).
         gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
+        cuda_graph: record a step's launches once, forward, backward, optimiser and mean, and replay them: for steps that a
+            GPU ends sooner than a program can ask for. Without effect on a CPU or with several processes.
         clip_norm: largest norm of the gradient; 0 is no limit.
         ema_decay: part that an exponential moving average of the weights keeps at each step, say 0.999; 0 is without.
             If it is not 0, that average is validated and exported.
@@ -134,6 +136,7 @@ class Recipe:
     slow_lr_scale: float = setting(1.0, POSITIVE)
     window: int = setting(1, POSITIVE)
     gradient_checkpointing: bool = False
+    cuda_graph: bool = False
     clip_norm: float = setting(0.0, NOT_NEGATIVE)
     ema_decay: float = setting(0.0, NOT_NEGATIVE, BELOW_ONE)
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -162,6 +165,10 @@ class Recipe:
         if 2 * self.border >= min(self.crop):
             raise ValueError(
                 f"recipe: border must leave something of crop={_toml(self.crop)}, got {self.border}"
+            )
+        if self.cuda_graph and self.gradient_checkpointing:
+            raise ValueError(
+                "recipe: cuda_graph and gradient_checkpointing exclude each other, and both are true"
             )
         if self.target == "mean" and not self.synthetic:
             raise ValueError("recipe: target is of synthetic clips, and synthetic is false")

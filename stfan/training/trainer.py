@@ -7,7 +7,7 @@ randomness depends on (seed, draw) alone, so neither the number of workers nor a
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -26,11 +26,12 @@ from stfan.model.network import STFAN
 from stfan.training import checkpoint, loader
 from stfan.training.card import PROTOCOL, data_provenance
 from stfan.training.finite import STEPS, FiniteCheck, Step
+from stfan.training.graph import Capture, GraphedStep, capture_cuda
 from stfan.training.losses import Loss
 from stfan.training.meters import Meters
 from stfan.training.recipe import Recipe
 from stfan.training.setup import build_accelerator, build_network, build_optimiser
-from stfan.training.unroll import Carried, UnrolledLoss
+from stfan.training.unroll import UnrolledLoss
 
 EMA_FILE = "mean"  # of a checkpoint
 STATE = {"iteration", "processes", "batches", "curve", "optimiser"}  # what it holds beside tensors
@@ -82,6 +83,17 @@ class Trainer:
         )
         self.iteration = self.batches = 0
         self.curve: list[dict[str, Any]] = []
+        self.names: list[str] = []  # of the values that a step measures
+        self.graph: GraphedStep | None = None
+        if recipe.cuda_graph and self.device.type == "cuda" and self.processes == 1:
+            self.use_graph(capture_cuda)
+
+    def use_graph(self, capture: Capture) -> None:
+        """Run whole steps by what `capture` records: rates in tensors, and looks at losses after the step."""
+        self.graph = GraphedStep(self._whole_step, capture)
+        self.finite_check.steps = STEPS
+        for group in self.optimiser.param_groups:
+            group.update(lr=torch.zeros((), device=self.device), capturable=True)
 
     @property
     def eval_model(self) -> STFAN:
@@ -173,35 +185,65 @@ class Trainer:
     def train_on_sequence(self, batch: dict[str, Any], meters: Meters, on_step: OnStep) -> None:
         """Train on one batch of sequences, with an optimiser step after each window."""
         blurry, sharp = (self._load(batch[side]) for side in ("blurry", "sharp"))
-        carried: Carried | None = None
+        carried: list[Tensor] = []
         for pair in zip(blurry.split(self.recipe.window, 1), sharp.split(self.recipe.window, 1), strict=True):
             if self.iteration >= self.recipe.iterations:
                 return
             for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * group["scale"] * self.recipe.rate(self.iteration)
-            loss, terms, carried = self.unrolled_loss(*pair, carried)
-            self.optimiser.zero_grad()
-            self.accelerator.backward(loss)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
-            self.finite_check.add(Step(self.iteration, loss.detach(), norm, batch["name"]))
+                rate = self.recipe.learning_rate * group["scale"] * self.recipe.rate(self.iteration)
+                if self.graph:
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            self.finite_check.keep(self.iteration)
+            values, *carried = (self.graph or self._propagate)([*pair, *carried])
+            # the next replay writes over them
+            measured = dict(zip(self.names, values.clone().unbind(), strict=True))
+            self.finite_check.add(Step(self.iteration, measured["loss"], measured["gradient"], batch["name"]))
             if self.finite_check.due:
                 self._check_finite()
-            self.optimiser.step()
+            if not self.graph:
+                self._update()
             if self.ema_model:
-                self._update_mean(self.ema_model)
+                self._count_mean(self.ema_model)
             self.iteration += 1
-            meters.update({"loss": loss.detach(), **terms, "gradient": norm})
-            on_step(self, loss.detach())
+            meters.update(measured)
+            on_step(self, measured["loss"])
+
+    def _propagate(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        """Compute a window's loss and gradients; return what was measured, in one tensor, and what the next window takes.
+
+        Args:
+            arguments: blurry and sharp frames and, but for a sequence's first window, what the one before returned.
+        """
+        blurry, sharp, *carried = arguments
+        loss, terms, after = self.unrolled_loss(blurry, sharp, carried or None)
+        self.optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or torch.inf)
+        measured = {"loss": loss.detach(), **terms, "gradient": norm}
+        self.names = list(measured)
+        return [torch.stack([value.float() for value in measured.values()]), *after]
+
+    def _whole_step(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        results = self._propagate(arguments)
+        self._update()
+        return results
 
     @torch.no_grad()
-    def _update_mean(self, ema_model: AveragedModel) -> None:
-        """Do what ema_model.update_parameters does, which waits for the device."""
-        means: list[Tensor] = list(ema_model.parameters())
-        weights: list[Tensor] = list(self.model.parameters())
-        if ema_model.n_averaged == 0:
-            torch._foreach_copy_(means, weights)
-        else:
+    def _update(self) -> None:
+        """Make the optimiser's step and take it into the mean of the weights."""
+        self.optimiser.step()
+        if self.ema_model:
+            means: list[Tensor] = list(self.ema_model.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(means, weights, 1 - self.recipe.ema_decay)
+
+    @torch.no_grad()
+    def _count_mean(self, ema_model: AveragedModel) -> None:
+        """Do the rest of what ema_model.update_parameters does, which waits for the device: the mean of one step is that step."""
+        if ema_model.n_averaged == 0:
+            torch._foreach_copy_(list(ema_model.parameters()), list(self.model.parameters()))
         ema_model.n_averaged += 1
 
     def _check_finite(self) -> None:
@@ -324,4 +366,6 @@ class Trainer:
                     moments[name] = torch.empty_like(parameter).copy_(moments[name])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{place}: is of another network: {error}") from error
+        if self.graph:  # which has recorded the places of the former state
+            self.use_graph(self.graph.capture)
         self.iteration, self.batches, self.curve = (state[key] for key in ("iteration", "batches", "curve"))

@@ -78,6 +78,15 @@ def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
     assert set(spills) == {("0", "0", "0")}
 
 
+@pytest.mark.long
+def test_the_list_of_kernels_is_the_compilers(cuda_object):
+    """Compare benchmarks/gpu/every_kernel.py with what nvcc made; test_every_kernel_is_called_once has a stand-in's names."""
+    mangled = re.findall(r"Compiling entry function '(\w+)' for 'sm_90'", cuda_object[1])
+    said = run("c++filt", *mangled).replace("fac::Half", "half").replace("fac::BFloat16", "bfloat16")
+    made = re.findall(r"::(\w+<[^>]*>)\(fac::Shape", said)
+    assert len(made) == KERNELS and set(made) == set(importlib.import_module("every_kernel").calls())
+
+
 # three operators; widths 3, 5, 7 and any for three types, any alone for double and for indices of 64 bits
 GENERAL = 3 * (3 * 4 + 1 + 4)
 # row-major: three widths in pieces of 16, 8 and 4 bytes, any width in 16, but not for the gradient of the input;
