@@ -46,7 +46,9 @@ class GraphedStep:
             return self.step(arguments)
         if kind not in self.captured:
             fixed = [argument.clone() for argument in arguments]
-            self.captured[kind] = (fixed, *self.capture(lambda: self.step(fixed)))
+            # clones, as what is a part of an argument would be written over before the next call takes it
+            capture = self.capture(lambda: [result.clone() for result in self.step(fixed)])
+            self.captured[kind] = (fixed, *capture)
         fixed, replay, results = self.captured[kind]
         torch._foreach_copy_(fixed, list(arguments))
         replay()
