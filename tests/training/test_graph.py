@@ -16,18 +16,6 @@ from stfan.training.trainer import Trainer
 from support.runs import small
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """Reset accelerate, which holds the first Accelerator's settings for all that follow in a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def clips(moving_clips):
-    return moving_clips
-
-
 def places(tree):
     return {leaf.untyped_storage().data_ptr() for leaf in tree_flatten(tree)[0] if torch.is_tensor(leaf)}
 
