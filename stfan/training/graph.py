@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-WARM_UP = (
-    3  # steps that make what the later ones find: the optimiser's state, workspaces, the fastest algorithms
-)
+# steps that make what the later ones find: the optimiser's state, workspaces, the fastest algorithms
+WARM_UP = 3
 
 Function = Callable[[Sequence[Tensor]], list[Tensor]]
 Capture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], object], list[Tensor]]]
