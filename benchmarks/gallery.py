@@ -2,10 +2,10 @@
 
     python benchmarks/gallery.py cup.mp4 bikes.mp4 CLIPS/test/drift-8-clean-00 --json benchmarks/results
 
-A clip is a video, or a folder with input/ and GT/ of which the latter is the truth. Its frames are deblurred in order
-and cut into tiles of 96 x 96. Shown is the tile whose edges are widest (stfan.evaluation.edge_width) of those with at
-least the clip's median contrast; nobody chooses. The order of the page is that of how much narrower the edges became,
-so the worst is the last. Without --json nothing is written.
+A clip is a video, or a folder with input/ and GT/, of which the latter is the truth. Its frames are deblurred in order,
+and every tenth is cut into tiles of 96 x 96. Shown is the tile with the widest edges (stfan.evaluation.edge_width) of
+those with at least the clip's median contrast; nobody chooses. The order of the page is that of how much narrower the
+edges became, so the worst is the last. Without --json nothing is written.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from training_report import ROOT, table
 
 DOCS = ROOT / "docs"
 TILE, ENLARGED = 96, 3
-# frames before the first tile, so that the network has a past
-PAST = 3
+# every STEP-th frame is looked at, from the one on before which the network has a past
+PAST, STEP = 3, 10
 
 
 def read(path):
@@ -45,7 +45,7 @@ def choose(path):
 
     found = []
     for number, (frame, _) in enumerate(read(path)):
-        if number < PAST:
+        if number < PAST or (number - PAST) % STEP:
             continue
         luma = sum(weight * channel for weight, channel in zip(LUMA, frame, strict=True))
         for top in range(0, frame.shape[1] - TILE + 1, TILE):
