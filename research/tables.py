@@ -141,6 +141,13 @@ def motion_estimates_table(report):
     return table(["way", "CPU s", "measured", *(f"{drift} px" for drift in DRIFTS)], rows)
 
 
+def moved_table(report):
+    """Gains with last frame, last output and state moved, without training for it."""
+    drifts = DRIFTS[1:]
+    rows = [[row["what"], *(f"{row['gains'][drift]:+.2f}" for drift in drifts)] for row in report["moved"]]
+    return table(["moved", *(f"{drift} px" for drift in drifts)], rows)
+
+
 def read(name):
     """Read a file of results."""
     return json.loads((RESEARCH / "results" / name).read_text())
@@ -159,6 +166,7 @@ def log_page(page):
         "steering": steering_table(motion),
         "motion-estimates": motion_estimates_table(trials),
         "motion-trials": motion_trials_table(trials),
+        "motion-moved": moved_table(trials),
     }
     return renewed(page, texts)
 
