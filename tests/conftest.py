@@ -51,6 +51,14 @@ def shifted(seeded):
     return function
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Reset accelerate, which holds the first Accelerator's settings for all that follow in a process."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def pytest_configure(config):
     examples = 60 if "not long" in config.option.markexpr else 300
     options = {"max_examples": examples, "derandomize": SHIFT == 0, "database": None, "deadline": None}

@@ -162,6 +162,35 @@ def test_video_figures(tmp_path, bench):
     assert min(video["change"]) > 0 and video["after"] != video["before"]
 
 
+def test_the_gallery_shows_the_blurriest_tile(tmp_path, monkeypatch, capsys):
+    """Of two tiles the one that is blurred, not the flat one, of the first frame that is looked at; the worst last."""
+    import gallery
+
+    from stfan.images import write_clip
+
+    generator = torch.Generator().manual_seed(1)
+    sharp = torch.rand(1, 1, 4, 12, generator=generator).repeat_interleave(24, 2).repeat_interleave(24, 3)
+    sharp = (255 * sharp.expand(1, 3, 96, 288)).to(torch.uint8).clone()
+    sharp[..., 192:] = 128
+    blurry = sharp.clone()
+    blurry[..., 96:192] = torch.nn.functional.avg_pool2d(sharp[..., 92:195].float(), (1, 8), 1)
+    for name in ("one", "two"):
+        write_clip(tmp_path / name, blurry.expand(5, 3, 96, 288), sharp.expand(5, 3, 96, 288))
+    out = ("--json", str(tmp_path / "gallery.json"), "--docs", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["gallery.py", str(tmp_path / "one"), str(tmp_path / "two"), *out])
+    gallery.main()
+    assert gallery.choose(tmp_path / "one") == (3, (slice(0, 96), slice(96, 192)))
+    report = json.loads((tmp_path / "gallery.json").read_text())
+    facts = report["clips"]["one"]
+    assert (
+        facts["frame"] == 3 and facts["before"] > 4 and facts["after"] < facts["before"] and facts["gain"] > 0
+    )
+    page = (tmp_path / "gallery.md").read_text()
+    assert page == gallery.page(report) and f"| one | 3 | {facts['before']:.1f} |" in page
+    with Image.open(tmp_path / "gallery.png") as picture:
+        assert picture.size == (3 * (3 * 96 + 6), 2 * (3 * 96 + 6))
+
+
 def test_figures_of_the_pipeline(tmp_path, bench):
     """One step after the other, the network runs in a part of the time."""
     pytest.importorskip("av", reason="PyAV is not installed")
