@@ -93,7 +93,8 @@ def page(report):
 The blurriest detail of each clip by a rule (the tile of {TILE} x {TILE} pixels with the widest edges, of those with at least
 the clip's median contrast), before, after and, where it is known, sharp, at {ENLARGED}x. The order is that of the table: by how
 much narrower the edges became, so the worst is the last. Clips named drift are synthetic: pictures that moved by that
-many pixels a frame, none of them trained on. The others are recordings.
+many pixels a frame, none of them trained on. The others are recordings; there the rule also finds what is out of focus,
+which the weights leave as it is.
 
 ![Blurriest details, before, after and sharp](gallery.png)
 
