@@ -34,6 +34,7 @@ OTHERS = [
     "-shared",
     "-blur",
     "-videos",
+    "-gallery",
     "make-gpu",
 ]  # than the operator
 DOCS = ROOT / "docs"

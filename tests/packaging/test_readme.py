@@ -1,5 +1,6 @@
 """Run the code of the README and the docs, and compare the figures of the pages with the committed files."""
 
+import json
 import re
 import sys
 
@@ -42,6 +43,10 @@ def test_benchmarks_are_the_committed_ones():
     video_page = (ROOT / "docs" / "video.md").read_text()
     assert training_report.video_page(video_page) == video_page
     assert report.training_page(page) == page
+    import gallery
+
+    (figures,) = (ROOT / "benchmarks" / "results").glob("*-gallery.json")
+    assert gallery.page(json.loads(figures.read_text())) == (ROOT / "docs" / "gallery.md").read_text()
     log = (ROOT / "research" / "LOG.md").read_text()
     assert tables.log_page(log) == log
     assert report.benchmarks_page(reports) == (ROOT / "docs" / "benchmarks.md").read_text()
