@@ -1,8 +1,12 @@
 """Videos with known truth in data sets as people download them: which blurry frame belongs to which sharp one."""
 
-from collections.abc import Callable, Iterable
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any, Self
 
 from stfan.data.layouts import LAYOUTS, VideoFolders, recognise_layout
@@ -10,6 +14,7 @@ from stfan.data.splits import PHASES, find_split, read_split
 from stfan.files import first_names
 from stfan.images import image_files, natural_sort_key, open_rgb
 
+log = logging.getLogger("stfan")
 Root = str | Path | Iterable[str | Path]  # a folder, or two: blurry and sharp
 
 
@@ -27,6 +32,11 @@ class Video:
     blurry: tuple[Path, ...]
     sharp: tuple[Path, ...]
     phase: str | None = None
+
+    @property
+    def runs(self) -> list[range]:
+        """The frames that follow each other without a gap in their numbers."""
+        return cut_at_gaps([path.stem for path in self.blurry])
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,18 @@ def find_videos(
     return dataset.raise_problems() if strict else dataset
 
 
+def cut_at_gaps(stems: Sequence[str]) -> list[range]:
+    """Cut a list of frames' names where numbers are missing.
+
+    Steps are those of the last number in two names that begin alike; one of twice the median or more is a gap.
+    """
+    parts = [re.split(r"(\d+)", stem) for stem in stems]
+    steps = [int(b[-2]) - int(a[-2]) if len(a) > 1 and a[:-2] == b[:-2] else 0 for a, b in pairwise(parts)]
+    usual = median_low([step for step in steps if step > 0] or [1])
+    edges = [0, *(t + 1 for t, step in enumerate(steps) if step >= 2 * usual), len(stems)]
+    return [range(*edge) for edge in pairwise(edges)]
+
+
 def check_frames(
     dataset: PairedDataset, progress: Callable[[tuple[Video, ...]], Iterable[Video]] = iter
 ) -> tuple[str, ...]:
@@ -248,6 +270,16 @@ def _pair_frames(folders: VideoFolders) -> tuple[Video, list[str]]:
                 f"{folder}: {'lacks' if folder.is_dir() else 'is not there and lacks'} {len(missing)} of "
                 f"{len(stems)} frames, {first_names(missing)}, which {folders.listed_by or other} has"
             )
+    runs = cut_at_gaps(stems)
+    more = len(runs) - 2
+    if more >= 0:
+        log.warning(
+            "%s: numbers are missing between %s and %s%s; training cuts the video there, a score does not",
+            folders.listed_by or folders.blurry,
+            stems[runs[0][-1]],
+            stems[runs[1][0]],
+            f" and in {more} more place{'s' * (more > 1)}" if more else "",
+        )
     if not stems:
         problems.append(f"{folders.blurry}: holds no frames, nor does {folders.sharp}")
     both = [stem for stem in stems if stem in blurry and stem in sharp]

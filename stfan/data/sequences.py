@@ -27,6 +27,7 @@ class SequenceDataset(Dataset[dict[str, Any]]):
 
     Each video is cut into sequences of `length` frames from its beginning. If frames are left over, one more sequence
     ends at the last frame and overlaps the one before. A video with fewer frames goes forth and back (0 1 2 1 0 1 ...).
+    A video in which numbers are missing is as many videos as it has runs of frames (see :attr:`Video.runs`).
 
     A draw is any number from 0 on. An epoch is len(self) draws, in which every sequence comes once, in an order of the
     epoch's own. Use ranges of draws as the sampler:
@@ -88,7 +89,10 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         self.crop, self.noise, self.brightness, self.contrast = tuple(crop), noise, brightness, contrast
         self.flips, self.reversal, self.seed, self.skip_corrupt = flips, reversal, seed, skip_corrupt
         self._sequences = [
-            (video, frames) for video in videos for frames in sequence_indices(len(video.blurry), length)
+            (video, [run[t] for t in frames])
+            for video in videos
+            for run in video.runs
+            for frames in sequence_indices(len(run), length)
         ]
         if not self._sequences:
             raise ValueError("videos must hold one video at least, got none")

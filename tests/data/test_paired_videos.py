@@ -213,6 +213,23 @@ def test_frames_go_in_the_order_of_their_numbers(tmp_path):
     assert [path.stem for path in video.blurry] == [path.stem for path in video.sharp] == stems
 
 
+def test_a_number_that_is_missing_on_both_sides(tmp_path, caplog):
+    numbers = (3, 4, 5, 8, 9, 12)
+    for name, stems in {
+        "a": [f"v2_{t:03d}" for t in numbers],
+        "b": [f"{t:05d}" for t in range(0, 90, 10)],
+        "c": ["0033", "0066", "0100", "0133"],
+        "d": ["x", "y7", "z12", "z13"],
+    }.items():
+        pairs(tmp_path / name / "input", tmp_path / name / "GT", stems=stems)
+    videos = find_videos(tmp_path).videos
+    assert [[len(run) for run in video.runs] for video in videos] == [[3, 2, 1], [9], [4], [4]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'a' / 'input'}: numbers are missing between v2_005 and v2_008 and in 1 more place; "
+        "training cuts the video there, a score does not"
+    ]
+
+
 def test_a_root_that_is_none_of_them(tmp_path):
     (tmp_path / "photos").mkdir()
     write(tmp_path, ("p",))

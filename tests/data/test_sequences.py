@@ -73,6 +73,14 @@ def test_an_epoch_has_every_run_once_in_its_own_order(tmp_path):
     assert [other[draw]["name"] for draw in range(24)] != [name for epoch in epochs for name in epoch]
 
 
+def test_no_run_goes_over_a_gap(tmp_path):
+    source = video(tmp_path, 9)
+    with_gap = Video("a", *(side[:5] + side[6:] for side in (source.blurry, source.sharp)))
+    sequences = SequenceDataset([with_gap], length=3, crop=(4, 4))
+    assert {sequences[draw]["name"] for draw in range(3)} == {"a 000..002", "a 002..004", "a 006..008"}
+    assert len(sequences) == 3
+
+
 def test_nothing_is_changed_where_nothing_is_asked_for(tmp_path):
     source = video(tmp_path, 5)
     item = SequenceDataset([source], length=5, crop=(24, 28), **STILL)[7]
