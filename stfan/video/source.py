@@ -27,6 +27,8 @@ log = logging.getLogger("stfan")
 # Formats without a rate of their own, for which FFmpeg puts 25. Their frames may know better.
 RAW = ("cavsvideo", "dirac", "evc", "h264", "hevc", "m4v", "mpegvideo", "obu", "vc1", "vvc")
 NEW_CLOCKS = ("mpeg", "mpegts")  # formats whose clock may be set anew
+KEY_ID = "enc_key_id"  # metadata by which FFmpeg hands on that Matroska encrypts a stream
+NO_KEY = "without its key no player can show it"
 # With one "/", as a Path has it.
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # One file and no other: playlists could name any file of this machine, or addresses.
@@ -198,6 +200,8 @@ def probe(path: Path) -> Source:
         _refuse_image(path, container)
         printed = _printed(container)
         video = _choose_video(path, container, printed)
+        if KEY_ID in video.metadata:
+            raise UnreadableVideoError(path, f"is encrypted (Matroska); {NO_KEY}")
         return _read(path, container, video, printed)
 
 
@@ -310,8 +314,7 @@ def _read(
                 packets[index].lengthen(packet.duration)
                 continue
             if index == video.index and packet.has_sidedata("encryption_info"):
-                words = "is encrypted (Common Encryption); without its key no player can show it"
-                raise UnreadableVideoError(path, words)
+                raise UnreadableVideoError(path, f"is encrypted (Common Encryption); {NO_KEY}")
             if packet.is_discard:
                 discarded[index].append(len(packets[index].shown))
             packets[index].add(packet.pts, packet.dts, packet.duration, place)

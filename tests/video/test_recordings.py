@@ -379,6 +379,27 @@ def test_an_encrypted_file_is_called_so(tmp_path):
         probe(source)
 
 
+def test_an_encrypted_matroska_file_is_called_so(tmp_path):
+    plain = make_video(tmp_path / "plain.mp4", frames=3)
+    data = copy_with(plain, tmp_path / "in.mkv", lambda *_: None, {"live": "1"}).read_bytes()
+
+    def element(name, content):
+        return bytes.fromhex(name) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+    encryption = element("5035", element("47e1", b"\5") + element("47e2", b"\x11" * 16))
+    added = element("6d80", element("6240", element("5033", b"\1") + encryption))
+    tracks = data.rindex(bytes.fromhex("1654ae6b")) + 4  # the first one is in the list of what is where
+    entry = data.index(b"\xae\1", tracks) + 1
+
+    def lengthened(at, size):
+        return (int.from_bytes(data[at : at + size], "big") + len(added)).to_bytes(size, "big")
+
+    whole = [data[:tracks], lengthened(tracks, 2), data[tracks + 2 : entry], lengthened(entry, 8), added]
+    (tmp_path / "in.mkv").write_bytes(b"".join([*whole, data[entry + 8 :]]))
+    with pytest.raises(UnreadableVideoError, match=r"in\.mkv: is encrypted \(Matroska\)"):
+        probe(tmp_path / "in.mkv")
+
+
 def test_an_animated_webp_is_read_or_called_so(tmp_path):
     """FFmpeg reads them from the release on that PyAV 19 brings."""
     from PIL import Image
