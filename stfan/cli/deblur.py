@@ -110,7 +110,9 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             bar = ProgressBar(stderr_console, reader.path.name, total, not quiet)
             say = str if quiet else partial(print_line, stderr_console)
             estimate = Estimate(total, network.device, say, resumable=job.out != PIPE)
-            monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate)
+            monitor = RunMonitor(
+                reader.path.resolve().name, network, job.look, bar, estimate, plan=opened.plan
+            )
             try:
                 with bar.progress, graceful_interrupt(stderr_console) as stop:
                     result = opened.run(network, monitor.start, monitor, stop)

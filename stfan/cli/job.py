@@ -236,6 +236,11 @@ class OpenJob:
     reader: FrameReader[Any]
     writer: FrameWriter[Any]
 
+    @property
+    def plan(self) -> list[str]:
+        """What becomes of each part of a video, a line each; nothing of a folder or pipe."""
+        return [str(line) for line in self.writer.plan.lines] if isinstance(self.writer, VideoWriter) else []
+
     def settings(self, network: LoadedNetwork) -> dict[str, Any]:
         """Return what the result depends on, beside the input and the encoding: {option: value}."""
         return {

@@ -109,7 +109,9 @@ class LibraryRun:
             bar = ProgressBar(
                 stderr_console, reader.path.name, reader.expected_frames, progress=whole.progress
             )
-            monitor = RunMonitor(reader.path.resolve().name, network, job.look, bar, estimate, whole)
+            monitor = RunMonitor(
+                reader.path.resolve().name, network, job.look, bar, estimate, whole, opened.plan
+            )
             try:
                 result = opened.run(network, monitor.start, monitor, stop)
             finally:

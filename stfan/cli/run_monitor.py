@@ -1,6 +1,7 @@
 """What a run of stfan deblur shows and remembers: progress, an estimate, the frame that changed most, a report."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stfan.cli.blur_found import BlurFound
@@ -25,6 +26,7 @@ class RunMonitor:
         bar: the progress bar.
         estimate: says how long the run takes.
         whole: the bar of many videos together.
+        plan: what becomes of each part of the input, for the report.
 
     Attributes:
         blur: how much blur was found.
@@ -38,6 +40,7 @@ class RunMonitor:
         bar: ProgressBar,
         estimate: Estimate,
         whole: ProgressBar | None = None,
+        plan: Sequence[str] = (),
     ) -> None:
         self.look, self._bars, self._estimate = look, [bar, whole] if whole else [bar], estimate
         self._most_changed, self.blur = MostChangedFrame(), BlurFound(network.choice.strength)
@@ -54,6 +57,7 @@ class RunMonitor:
                 "strength": network.choice.strength,
             }
             self._report = Report(network.model, f"{name}: what stfan deblur changed", facts)
+            self._report.plan = list(plan)
 
     def start(self, resumed: int) -> None:
         """Begin after so many frames that an earlier run made."""

@@ -43,6 +43,7 @@ class Report:
     Attributes:
         first: the number of the first frame; set it where a run goes on from another.
         summary: a sentence below the heading.
+        plan: lines on what became of each part of the input.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Report:
     ):
         self.title, self.facts, self.measure = title, dict(facts), measure
         self.kernel_size, self.first, self.summary = model.kernel_size, 0, ""
+        self.plan: list[str] = []
         self._probes = {"align": _Probe(model.align), "deblur": _Probe(model.deblur)}
         self._best: list[dict[str, Any]] = []
         self._names: list[list[str]] = []
@@ -141,6 +143,7 @@ class Report:
             "title": self.title,
             "summary": self.summary,
             "facts": self.facts,
+            "plan": self.plan,
             "measure": self.measure,
             "kernel_size": self.kernel_size,
             "first": self.first,

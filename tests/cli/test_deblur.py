@@ -111,6 +111,15 @@ def test_one_frame_is_no_frames(tmp_path, here):
     assert code == 0 and "_deblurred.mp4: 1 frame, " in said + err and (tmp_path / name).exists()
 
 
+def test_the_report_says_what_becomes_of_the_file(tmp_path, here):
+    source = make_video(tmp_path / "in.mkv", frames=2, sound="pcm_s16le")
+    assert here(source, "-o", tmp_path / "out.webm", "--report", tmp_path / "page.html")[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    plan = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])["plan"]
+    assert re.fullmatch(r"stream 0 \(video, .*\): 2 frames, 64x48, .* s is kept", plan[0])
+    assert plan[1:] == ["stream 1 (sound, pcm_s16le) is left out: .webm does not take it, .mkv would"]
+
+
 def test_an_output_that_exists(tmp_path, here):
     source = make_video(tmp_path / "in.mp4", frames=3)
     (tmp_path / "in_deblurred.mp4").write_text("precious")
