@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The kinds that --device takes, in the order in which "auto" prefers them.
+# The kinds of devices, in the order in which "auto" prefers them.
 KINDS = ("cuda", "xpu", "mps", "cpu")
 
 

@@ -6,7 +6,9 @@ from typing import Any
 from stfan.files import OutputExistsError
 from stfan.internal_errors import FORESEEN, describe_internal
 from stfan.video.errors import (
+    ChangedSizeError,
     DamagedPartialError,
+    EncodingError,
     IncompleteOutputError,
     KeptFramesError,
     OtherSettingsError,
@@ -22,9 +24,16 @@ def _unfinished(error: UnfinishedOutputError) -> str:
     return f"{'--resume goes on from them, ' if error.frames else ''}--overwrite begins again"
 
 
+def _encoding(error: EncodingError) -> str:
+    names = [f"--{field.replace('_', '-')}" for field in error.fields]
+    return f"leave out {' and '.join(names)}" if len(names) > 1 else f"choose another {names[0]}"
+
+
 # What to do about an error, by its class; no words where the error itself says it.
 HINTS: dict[type[Exception], Callable[[Any], str]] = {
     OutputExistsError: lambda error: "" if error.advice else "--overwrite replaces it",
+    ChangedSizeError: lambda error: f"--end {error.end} ends before it",
+    EncodingError: _encoding,
     UnfinishedOutputError: _unfinished,
     OtherSettingsError: lambda error: BEGIN_AGAIN,
     DamagedPartialError: lambda error: BEGIN_AGAIN,

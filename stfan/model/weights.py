@@ -88,9 +88,7 @@ def locate(path: str | Path | None = None) -> Path:
             )
         raise FileNotFoundError(f"{path}: no such weight file; {advice}")
     if path.is_dir():
-        raise ValueError(
-            f"{path}: is a folder, not a weight file; --weights is one in it, or a name of bundled ones"
-        )
+        raise ValueError(f"{path}: is a folder, not a weight file; give one in it, or a name of bundled ones")
     return path
 
 

@@ -128,7 +128,7 @@ class Trainer:
             report("there are no clips to judge on: validation=FOLDER names some")
         batches = self._load_batches()
         can_skip = not (self.recipe.synthetic or self.recipe.skip_corrupt)
-        hint = "; --resume auto with skip_corrupt=true passes over such files" if can_skip else ""
+        hint = "; a run that goes on with skip_corrupt=true passes over such files" if can_skip else ""
         meters, due = Meters(), self._due()
         with writer or nullcontext():
             while self.iteration < self.recipe.iterations:

@@ -19,6 +19,7 @@ from av.container import OutputContainer
 from stfan.files import wait_for_disk
 from stfan.video.colour import UNTAGGED, FromTensor, bit_depth, is_known_matrix
 from stfan.video.decode_errors import QUIET
+from stfan.video.errors import EncodingError
 from stfan.video.frame_log import FrameLog, Samples
 from stfan.video.hdr import hdr_options
 from stfan.video.partial_output import SEGMENT_FRAMES
@@ -69,14 +70,14 @@ class Encoding:
         """Return the same with everything chosen, for frames of this size that are coded as `like`, a decoded frame.
 
         Raises:
-            ValueError: there is no such codec, or it lacks an option or the pixel format that is asked for.
+            EncodingError: there is no such codec, or it lacks an option or the pixel format that is asked for.
         """
         if self.lossless and (self.codec or self.pix_fmt):
-            raise ValueError("--lossless is ffv1 in RGB: leave out --codec and --pix-fmt")
+            raise EncodingError("lossless is ffv1 in RGB, of no other codec or pix_fmt", "codec", "pix_fmt")
         codec = self.codec or ("ffv1" if self.lossless else CODECS.get(suffix, "libx264"))
         formats = pix_formats(codec)
         if not formats:
-            raise ValueError(f"--codec {codec}: no video encoder of this FFmpeg; try libx264")
+            raise EncodingError(f"codec {codec}: no video encoder of this FFmpeg; try libx264", "codec")
         self._check_options(codec, formats)
         bits = bit_depth(like.format)
         if self.lossless:
@@ -91,19 +92,20 @@ class Encoding:
         return Encoding(codec, CRF.get(codec) if self.crf is None else self.crf, self.preset, pix_fmt)
 
     def _check_options(self, codec: str, formats: list[str]) -> None:
-        """Raise ValueError if the codec lacks an option, a preset or the pixel format that is asked for."""
+        """Raise EncodingError if the codec lacks an option, a preset or the pixel format that is asked for."""
         private = av.CodecContext.create(codec, "w").supported_options.private
         names = {option.name for option in private}
         for name in ("crf", "preset"):
             if getattr(self, name) is not None and _option(name, codec) not in names:
-                raise ValueError(f"--{name}: {codec} has no such option")
+                raise EncodingError(f"{name}: {codec} has no such option", name)
         most = CRF_MOST.get(codec)
         if self.crf is not None and most is not None and self.crf > most:
-            raise ValueError(f"--crf must be from 0 to {most} for {codec}, got {self.crf}")
+            raise EncodingError(f"crf must be from 0 to {most} for {codec}, got {self.crf}", "crf")
         if codec.startswith("libx26") and self.preset not in (None, *PRESETS.split(", ")):
-            raise ValueError(f"--preset must be one of {codec}'s, {PRESETS}; got {self.preset!r}")
+            words = f"preset must be one of {codec}'s, {PRESETS}; got {self.preset!r}"
+            raise EncodingError(words, "preset")
         if self.pix_fmt and self.pix_fmt not in formats:
-            raise ValueError(f"--pix-fmt {self.pix_fmt}: {codec} takes {', '.join(formats)}")
+            raise EncodingError(f"pix_fmt {self.pix_fmt}: {codec} takes {', '.join(formats)}", "pix_fmt")
         if codec.endswith("_nvenc"):
             _try_nvenc(codec)
 
@@ -260,7 +262,7 @@ class SegmentWriter:
         self.log.clear()
         if self._packets != self._frames:
             raise RuntimeError(
-                f"{self.encoding.codec} made {self._packets} frames of {self._frames}; take another --codec"
+                f"{self.encoding.codec} made {self._packets} frames of {self._frames}; take another codec"
             )
 
     def abandon(self) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong with an output that is written piece by piece: errors with fields, for advice above."""
+"""What can go wrong with an input, an encoding, an output written piece by piece: errors with fields, for advice above."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,35 @@ from pathlib import Path
 def count_frames(number: int) -> str:
     """Put a number of frames into words: 1 frame, 2 frames."""
     return f"{number} frame{'s' * (number != 1)}"
+
+
+class BrokenInputError(ValueError):
+    """The input cannot be read from here on; the frames before are good."""
+
+
+class ChangedSizeError(BrokenInputError):
+    """The frames of a video change their size.
+
+    Attributes:
+        end: the time of the first frame of another size, in seconds from the first frame.
+    """
+
+    def __init__(self, path: Path, frame: int, size: tuple[int, int], before: tuple[int, int], end: float):
+        sizes = [f"{width}x{height}" for width, height in (size, before)]
+        super().__init__(f"{path}: frame {frame} is {sizes[0]}, those before it {sizes[1]}, until {end} s")
+        self.end = end
+
+
+class EncodingError(ValueError):
+    """There is no such encoding.
+
+    Attributes:
+        fields: the fields of the Encoding that are wrong, or of which some are too many.
+    """
+
+    def __init__(self, words: str, *fields: str):
+        super().__init__(words)
+        self.fields = fields
 
 
 class UnfinishedOutputError(FileExistsError):

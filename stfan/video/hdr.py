@@ -42,7 +42,7 @@ def hdr_options(frame: av.VideoFrame, codec: str) -> dict[str, str]:
     if codec not in OPTIONS:
         log.warning(
             "its HDR10 metadata (mastering display, content light level) is left out: stfan cannot hand it to %s; "
-            "--codec libx265 --pix-fmt yuv420p10le keeps it",
+            "codec libx265 with pix_fmt yuv420p10le keeps it",
             codec,
         )
         return {}

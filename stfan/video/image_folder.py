@@ -68,7 +68,7 @@ class ImageFolderReader:
         if not found:
             if any(path.suffix in (".safetensors", ".pth") for path in visible_files(self.path)):
                 raise ValueError(
-                    f"{path}: holds weights; give a file of them with --weights, and a video as INPUT"
+                    f"{path}: holds weights; give a file of them as the weights, and a video as the input"
                 )
             raise ValueError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         if others:
@@ -76,7 +76,7 @@ class ImageFolderReader:
             log.warning("%s: %d left out, no images: %s", path, len(others), names)
         self.files = found[start:end][:max_frames]
         if not self.files:
-            raise ValueError(f"{path}: holds {len(found)} images, but none from --start to --end")
+            raise ValueError(f"{path}: holds {len(found)} images, but none from start to end")
         self.expected_frames = len(self.files)
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class ImageFolderWriter:
             raise NotADirectoryError(f"{path}: is a file; images go into a folder")
         if path.suffix.lower() in (*VIDEOS, *SUFFIXES) and not path.exists():
             raise ValueError(
-                f"{path}: --out must be the name of a folder if INPUT is one, got that of a {path.suffix} file"
+                f"{path}: the output must be the name of a folder if the input is one, got that of a {path.suffix} file"
             )
         check_parent(path)
 

@@ -16,10 +16,10 @@ import av
 import torch
 
 from stfan.video.colour import CodedFrame, FromTensor, code_frame, with_chroma_location
-from stfan.video.errors import ClosedPipeError
+from stfan.video.errors import BrokenInputError, ClosedPipeError
 from stfan.video.partial_output import PIPE
 from stfan.video.pixel_formats import warn_of_losses
-from stfan.video.reader import ROUNDING, BrokenInputError, VideoReader
+from stfan.video.reader import ROUNDING, VideoReader
 
 Y4M = "yuv4mpegpipe"  # FFmpeg's name of the format
 STRICT = {"strict": "-1"}  # or FFmpeg writes only 8 bits

@@ -14,6 +14,7 @@ import torch
 
 from stfan.video.colour import CodedFrame
 from stfan.video.errors import (
+    BrokenInputError,
     ClosedPipeError,
     DamagedPartialError,
     KeptFramesError,
@@ -27,7 +28,6 @@ from stfan.video.partial_output import (
     NoPartialOutput,
     PartialOutput,
 )
-from stfan.video.reader import BrokenInputError
 from stfan.video.stages import Ahead, Behind
 from stfan.video.transfer import transfer_to
 
@@ -192,7 +192,7 @@ def split_screen(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 Compose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-COMPARISONS: dict[str | None, Compose] = {  # by --compare
+COMPARISONS: dict[str | None, Compose] = {  # by the value of Look.compare
     None: show_after,
     "side": side_by_side,
     "split": split_screen,

@@ -18,7 +18,7 @@ def pix_formats(codec: str) -> list[str]:
 
 
 def warn_of_losses(source: av.VideoFormat, codec: str, pix_fmt: str) -> None:
-    """Warn of what frames of a pixel format lose as they are written in another, and name the options that keep it."""
+    """Warn of what frames of a pixel format lose as they are written in another, and name the fields of the Encoding that keep it."""
     target = av.VideoFormat(pix_fmt)
     bits, left = bit_depth(source), bit_depth(target)
     chroma, chroma_left = _chroma(source), _chroma(target)
@@ -34,7 +34,7 @@ def warn_of_losses(source: av.VideoFormat, codec: str, pix_fmt: str) -> None:
 
 
 def _suggest(codec: str, chroma: tuple[int, int] | None, bits: int, yuv: bool = True) -> str:
-    """Suggest the options that keep so many bits per channel, or as many as can be kept, and the colour samples.
+    """Suggest the fields of the Encoding that keep so many bits per channel, or as many as can be kept, and the colour samples.
 
     More than 8 bits are for libx265: few players take them in H.264.
     """
@@ -42,13 +42,13 @@ def _suggest(codec: str, chroma: tuple[int, int] | None, bits: int, yuv: bool = 
     if yuv and bits == 8:
         for encoder in (codec, "libx265"):
             if name in pix_formats(encoder):
-                option = "" if encoder == codec else f"--codec {encoder} "
-                return f"{option}--pix-fmt {name} keeps it"
+                option = "" if encoder == codec else f"codec {encoder} with "
+                return f"{option}pix_fmt {name} keeps it"
     deep = [n for n in (10, 12) if f"{name}{n}le" in pix_formats("libx265")] if yuv and bits > 8 else []
     if deep:
         best = min((n for n in deep if n >= bits), default=max(deep))
-        return f"--codec libx265 --pix-fmt {name}{best}le keeps {best}"
-    return "--lossless keeps them" if yuv else "--lossless keeps it"
+        return f"codec libx265 with pix_fmt {name}{best}le keeps {best}"
+    return "lossless keeps them" if yuv else "lossless keeps it"
 
 
 def _chroma(pix_format: av.VideoFormat) -> tuple[int, int] | None:

@@ -15,14 +15,11 @@ from av.container import InputContainer
 from stfan.video.colour import CodedFrame, code_frame, with_chroma_location
 from stfan.video.decode_errors import PacketNumber, decode
 from stfan.video.deinterlace import deinterlace
+from stfan.video.errors import BrokenInputError, ChangedSizeError
 from stfan.video.source import Source, open_video, probe
 
 log = logging.getLogger("stfan")
 ROUNDING = 1e-6  # seconds
-
-
-class BrokenInputError(ValueError):
-    """The input cannot be read from here on; the frames before are good."""
 
 
 class VideoReader:
@@ -121,10 +118,8 @@ class VideoReader:
         for index, (frame, shown) in enumerate(self._selected()):
             size = size or (frame.width, frame.height)
             if size != (frame.width, frame.height):
-                raise BrokenInputError(
-                    f"{self.path}: frame {index} is {frame.width}x{frame.height}, those before it "
-                    f"{size[0]}x{size[1]}; --end {math.floor(shown * 1000) / 1000} ends before it"
-                )
+                end = math.floor(shown * 1000) / 1000
+                raise ChangedSizeError(self.path, index, (frame.width, frame.height), size, end)
             if index >= skip:
                 yield frame, code_frame(frame, self.source.show)
 
@@ -132,7 +127,7 @@ class VideoReader:
         """Decode the first frame."""
         first = next(self._selected(), None)
         if first is None:
-            part = " there, from --start to --end" if self.start or self.end is not None else ""
+            part = " there, from start to end" if self.start or self.end is not None else ""
             raise ValueError(f"{self.path}: holds no frames{part}")
         return first[0]
 

@@ -179,7 +179,8 @@ def test_the_output_of_a_folder_has_not_the_name_of_a_file(tmp_path, here, name)
     code, out, err = here(tmp_path / "in", "-o", tmp_path / name)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
     assert (
-        f"{name}: --out must be the name of a folder if INPUT is one, got that of a .{name[4:]} file" in err
+        f"{name}: the output must be the name of a folder if the input is one, got that of a .{name[4:]} file"
+        in err
     )
     assert names(tmp_path) == ["in", "in.mkv"]
     (tmp_path / name).mkdir()  # somebody made it and means it

@@ -201,15 +201,15 @@ def test_a_mastering_display_known_in_part_is_warned_of(least, primaries, lumina
 @pytest.mark.parametrize(
     ("codec", "pix_fmt", "encoding", "words"),
     [
-        ("ffv1", "yuv444p", Encoding(), "4:4:4 input .* (4:2:0); --pix-fmt yuv444p keeps it"),
-        ("ffv1", "yuv422p", Encoding(), "4:2:2 input .* (4:2:0); --pix-fmt yuv422p keeps it"),
+        ("ffv1", "yuv444p", Encoding(), "4:4:4 input .* (4:2:0); pix_fmt yuv444p keeps it"),
+        ("ffv1", "yuv422p", Encoding(), "4:2:2 input .* (4:2:0); pix_fmt yuv422p keeps it"),
         (
             "ffv1",
             "yuv422p10le",
             Encoding(),
-            "4:2:2 input .* (4:2:0); --codec libx265 --pix-fmt yuv422p10le keeps 10",
+            "4:2:2 input .* (4:2:0); codec libx265 with pix_fmt yuv422p10le keeps 10",
         ),
-        ("ffv1", "bgr0", Encoding(), "RGB input .* (4:2:0); --lossless keeps it"),
+        ("ffv1", "bgr0", Encoding(), "RGB input .* (4:2:0); lossless keeps it"),
         ("ffv1", "yuva420p", Encoding(), "its transparency, if it has any, is left out"),
         ("prores_ks", "yuva444p10le", Encoding(pix_fmt="yuv444p10le"), "its transparency, if it has any"),
         ("ffv1", "yuv420p", Encoding(), None),
@@ -234,12 +234,12 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
     (weights / "mine.safetensors").touch()
     for args, words in (
         (("https://example.com/a.mp4",), "https:/example.com/a.mp4: is an address; download the video"),
-        ((weights,), "weights: holds weights; give a file of them with --weights, and a video as INPUT"),
-        ((source, "--weights", weights), "weights: is a folder, not a weight file; --weights is one in it"),
-        ((source, "--crf", "52"), "--crf must be from 0 to 51 for libx264, got 52"),
+        ((weights,), "weights: holds weights; give a file of them as the weights, and a video as the input"),
+        ((source, "--weights", weights), "weights: is a folder, not a weight file; give one in it"),
+        ((source, "--crf", "52"), "crf must be from 0 to 51 for libx264, got 52; choose another --crf"),
         (
             (source, "--crf", "64", "--codec", "libvpx-vp9"),
-            "--crf must be from 0 to 63 for libvpx-vp9, got 64",
+            "crf must be from 0 to 63 for libvpx-vp9, got 64; choose another --crf",
         ),
     ):
         code, said, err = here(*args, "-o", tmp_path / "out.mkv")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
+from stfan.cli.hints import describe_error  # noqa: E402
 from stfan.video import pipeline  # noqa: E402
 from stfan.video.colour import FromTensor, to_tensor  # noqa: E402
 from stfan.video.encoder import Encoding, SegmentWriter  # noqa: E402
@@ -184,7 +185,7 @@ def test_ten_bits(tmp_path, caplog):
 def test_what_is_advised_for_more_bits_keeps_them(tmp_path, caplog, bits):
     source = make_video(tmp_path / "in.mkv", frames=2, codec="ffv1", pix_fmt=f"yuv420p{bits}le")
     copy(source, tmp_path / "8.mkv")
-    advice = re.search(r"-bit input .*; --codec (\S+) --pix-fmt (\S+) keeps (\d+)$", caplog.text.strip())
+    advice = re.search(r"-bit input .*; codec (\S+) with pix_fmt (\S+) keeps (\d+)$", caplog.text.strip())
     assert advice and advice[3] == str(min(bits, 12))
     copy(source, tmp_path / "more.mkv", Encoding(advice[1], pix_fmt=advice[2]))
     with av.open(str(tmp_path / "more.mkv")) as container:
@@ -357,19 +358,19 @@ def test_names_say_nothing_but_the_container(tmp_path):
 @pytest.mark.parametrize(
     ("name", "encoding", "words"),
     [
-        ("out.mp4", Encoding(codec="nonsense"), "--codec nonsense: no video encoder"),
-        ("out.mp4", Encoding(codec="aac"), "--codec aac: no video encoder"),
+        ("out.mp4", Encoding(codec="nonsense"), "codec nonsense: no video encoder"),
+        ("out.mp4", Encoding(codec="aac"), "codec aac: no video encoder"),
         ("out.mov", Encoding("libvpx-vp9"), "out.mov: cannot be written by codec libvpx-vp9, crf 20"),
         ("out.webm", Encoding(codec="libx264"), "out.webm: cannot be written by codec libx264"),
-        ("out.mkv", Encoding(codec="ffv1", crf=3), "--crf: ffv1 has no such option"),
-        ("out.mp4", Encoding(preset="rapid"), "--preset must be one of libx264's, ultra.*; got 'rapid'$"),
+        ("out.mkv", Encoding(codec="ffv1", crf=3), "crf: ffv1 has no such option"),
+        ("out.mp4", Encoding(preset="rapid"), "^preset must be one of libx264's, ultra.*; got 'rapid'$"),
         (
             "out.mp4",
             Encoding("libsvtav1", preset="99"),
             "by codec libsvtav1, .*: 99 is no preset of the codec",
         ),
-        ("out.mp4", Encoding(pix_fmt="rgb48le"), "--pix-fmt rgb48le: libx264 takes yuv420p, "),
-        ("out.mkv", Encoding(codec="libx264", lossless=True), "leave out --codec"),
+        ("out.mp4", Encoding(pix_fmt="rgb48le"), "pix_fmt rgb48le: libx264 takes yuv420p, "),
+        ("out.mkv", Encoding(codec="libx264", lossless=True), "no other codec or pix_fmt"),
         ("out.avi", Encoding(), "should end in .mp4, .m4v, .mov, .mkv, .webm"),
     ],
 )
@@ -384,7 +385,11 @@ def test_no_frames(tmp_path):
     make_video(tmp_path / "in.mkv", frames=0, texts=("subrip", [(0, 1000, "alone")]))
     for path, part, words in (
         (tmp_path / "in.mkv", {}, "in.mkv: holds no frames"),
-        (make_video(tmp_path / "late.mp4", frames=3), {"start": 9.0}, "holds no frames there, from --start"),
+        (
+            make_video(tmp_path / "late.mp4", frames=3),
+            {"start": 9.0},
+            "holds no frames there, from start to end",
+        ),
     ):
         with pytest.raises(ValueError, match=words), VideoReader(path, **part) as opened:
             VideoWriter(tmp_path / "out.mp4", opened, Encoding())
@@ -395,7 +400,7 @@ def test_frames_that_change_their_size_are_named(tmp_path):
     (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
     with (
         VideoReader(tmp_path / "in.h264") as opened,
-        pytest.raises(ValueError, match=r"frame 3 is 80x48, .* 64x48; --end 0.12 ends before it"),
+        pytest.raises(ValueError, match=r"frame 3 is 80x48, .* 64x48, until 0.12 s"),
     ):
         list(opened.frames())
 
@@ -404,9 +409,10 @@ def test_what_was_before_another_size_is_kept(tmp_path):
     """As a file that plays; and the advised --end gives all of it."""
     small, large = (make_video(tmp_path / f"{side}.h264", frames=3, width=side) for side in (64, 80))
     (tmp_path / "in.h264").write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(KeptFramesError, match=r"--end 0\.12 ends before it") as error:
+    with pytest.raises(KeptFramesError, match=r"until 0\.12 s") as error:
         copy(tmp_path / "in.h264", tmp_path / "out.mp4")
     kept = tmp_path / "out.mp4.partial" / "out.mp4"
     assert (error.value.frames, error.value.path, error.value.playable) == (3, kept, True)
+    assert "until 0.12 s; --end 0.12 ends before it (the 3 frames before it" in describe_error(error.value)
     assert len(frames_of(kept)) == 3 and not (tmp_path / "out.mp4").exists()
     assert copy(tmp_path / "in.h264", tmp_path / "part.mp4", end=0.12) == 3
