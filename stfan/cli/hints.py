@@ -26,7 +26,7 @@ def _unfinished(error: UnfinishedOutputError) -> str:
 
 def _encoding(error: EncodingError) -> str:
     names = [f"--{field.replace('_', '-')}" for field in error.fields]
-    return f"leave out {' and '.join(names)}" if len(names) > 1 else f"choose another {names[0]}"
+    return f"leave out {' and '.join(names)}" if len(names) > 1 else f"change or leave out {names[0]}"
 
 
 # What to do about an error, by its class; no words where the error itself says it.

@@ -18,7 +18,7 @@ def pix_formats(codec: str) -> list[str]:
 
 
 def warn_of_losses(source: av.VideoFormat, codec: str, pix_fmt: str) -> None:
-    """Warn of what frames of a pixel format lose as they are written in another, and name the fields of the Encoding that keep it."""
+    """Warn of what frames of a pixel format lose as they are written in another, and name fields that keep it."""
     target = av.VideoFormat(pix_fmt)
     bits, left = bit_depth(source), bit_depth(target)
     chroma, chroma_left = _chroma(source), _chroma(target)
@@ -34,7 +34,7 @@ def warn_of_losses(source: av.VideoFormat, codec: str, pix_fmt: str) -> None:
 
 
 def _suggest(codec: str, chroma: tuple[int, int] | None, bits: int, yuv: bool = True) -> str:
-    """Suggest the fields of the Encoding that keep so many bits per channel, or as many as can be kept, and the colour samples.
+    """Suggest fields of an Encoding that keep the colour samples and so many bits per channel, or as many as can be.
 
     More than 8 bits are for libx265: few players take them in H.264.
     """

@@ -236,10 +236,10 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
         (("https://example.com/a.mp4",), "https:/example.com/a.mp4: is an address; download the video"),
         ((weights,), "weights: holds weights; give a file of them as the weights, and a video as the input"),
         ((source, "--weights", weights), "weights: is a folder, not a weight file; give one in it"),
-        ((source, "--crf", "52"), "crf must be from 0 to 51 for libx264, got 52; choose another --crf"),
+        ((source, "--crf", "52"), "crf must be from 0 to 51 for libx264, got 52; change or leave out --crf"),
         (
             (source, "--crf", "64", "--codec", "libvpx-vp9"),
-            "crf must be from 0 to 63 for libvpx-vp9, got 64; choose another --crf",
+            "crf must be from 0 to 63 for libvpx-vp9, got 64; change or leave out --crf",
         ),
     ):
         code, said, err = here(*args, "-o", tmp_path / "out.mkv")
