@@ -8,7 +8,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from stfan.cli.console import stderr_console, stdout_console
+from stfan.cli.console import LogHandler, stderr_console, stdout_console
 from stfan.cli.options import Overwrite
 from stfan.data.paired_videos import PairedDataset, check_frames, find_videos
 from stfan.data.splits import write_split
@@ -41,7 +41,9 @@ def check(
 ) -> None:
     """List the videos of a data set, and what is wrong: frames unpaired, unreadable or of another size."""
     check_writable("--split", split, ".json", overwrite)
-    dataset = find_videos(root if sharp is None else (root, sharp), None, layout, gopro_blur, strict=False)
+    with LogHandler(stderr_console).attached():
+        folders = root if sharp is None else (root, sharp)
+        dataset = find_videos(folders, None, layout, gopro_blur, strict=False)
     if split is not None and any(video.phase is None for video in dataset.videos):
         raise ValueError(f"{root}: {dataset.layout} tells no phases apart, which --split would write")
     problems = check_frames(

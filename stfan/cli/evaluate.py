@@ -49,7 +49,8 @@ def evaluate(
     check_writable("--report", report, ".html", overwrite)
     device = resolve_device(device)
     precision, rule = resolve_dtype(dtype, device), PROTOCOLS[protocol]
-    dataset = find_videos(root, strict=False)
+    with LogHandler(stderr_console).attached():
+        dataset = find_videos(root, strict=False)
     dataset = (dataset.only("test") if "test" in dataset.phases else dataset).raise_problems()
     clips = dataset.clips
     evaluation.check_clips(clips, rule)

@@ -1,4 +1,4 @@
-"""What can go wrong with an input, an encoding, an output written piece by piece: errors with fields, for advice above."""
+"""What can go wrong with an input, an encoding, an output written piece by piece: errors with fields, for advice."""
 
 from collections.abc import Sequence
 from pathlib import Path

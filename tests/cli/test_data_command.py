@@ -36,6 +36,18 @@ def test_preview_shows_each_clip_once(five_clips, tmp_path, clips, greys):
     assert [rows[top + 18 + 8] for top in range(0, len(rows), height)] == greys
 
 
+def test_check_warns_of_a_number_that_is_missing(five_clips, capsys):
+    for side in ("input", "GT"):
+        folder = five_clips / "train" / "a" / side
+        for name in ("5.png", "6.png"):
+            (folder / name).write_bytes((folder / "0.png").read_bytes())
+    with pytest.raises(SystemExit) as end:
+        app.app(["data", "check", str(five_clips)])
+    said = capsys.readouterr()
+    assert not end.value.code and "5 videos, 12 pairs, no problems" in said.out
+    assert f"stfan: {five_clips / 'train' / 'a' / 'input'}: numbers are missing between 1 and 5;" in said.err
+
+
 @pytest.mark.parametrize("count", range(1, 12))
 @pytest.mark.parametrize("items", [1, 2, 5, 8, 30])
 def test_a_choice_holds_nothing_twice(items, count):
