@@ -87,8 +87,8 @@ def seed():
 
 
 @pytest.fixture
-def stfan():
-    """Runs the command line in a process of its own: stfan("deblur", ...) -> CompletedProcess."""
+def run_cli():
+    """Runs the command line in a process of its own: run_cli("deblur", ...) -> CompletedProcess."""
 
     def run(*args, **options):
         command = [sys.executable, "-m", "stfan", *map(str, args)]
@@ -98,7 +98,7 @@ def stfan():
 
 
 @pytest.fixture
-def stfan_here(capsys, monkeypatch):
+def run_cli_inprocess(capsys, monkeypatch):
     """The same in this process, without the seconds that imports take."""
     app = pytest.importorskip("stfan.cli.app")
 
@@ -135,8 +135,8 @@ def small():
 
 
 @pytest.fixture
-def here(stfan_here, monkeypatch):
-    """stfan deblur in this process, with a stand-in for the network: here("in.mp4", ...) -> (exit code, out, err).
+def run_deblur_stub(run_cli_inprocess, monkeypatch):
+    """stfan deblur in this process, with a stand-in for the network: run_deblur_stub("in.mp4", ...) -> (exit code, out, err).
 
     here.made is what the Deblurrer was to be made of.
     """
@@ -148,7 +148,7 @@ def here(stfan_here, monkeypatch):
 
     def run(*args):
         monkeypatch.setattr("stfan.model.deblurrer.Deblurrer", make)
-        done = stfan_here("deblur", *args)
+        done = run_cli_inprocess("deblur", *args)
         return done.returncode, done.stdout, done.stderr
 
     return run

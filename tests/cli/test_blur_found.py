@@ -35,9 +35,9 @@ def frames(tmp_path):
         (6, (), ""),
     ],
 )
-def test_the_last_line_says_it(frames, here, tmp_path, blur, options, note):
+def test_the_last_line_says_it(frames, run_deblur_stub, tmp_path, blur, options, note):
     source, page = frames(blur), tmp_path / "page.html"
-    code, out, err = here(source, *options, "--report", page)
+    code, out, err = run_deblur_stub(source, *options, "--report", page)
     assert code == 0, err
     summary, _ = out.splitlines()
     said = re.search(
@@ -45,14 +45,14 @@ def test_the_last_line_says_it(frames, here, tmp_path, blur, options, note):
     )
     assert said and f'"summary": "{said[1]}"' in page.read_text()
     assert f"<title>{source.name}: what stfan deblur changed · stfan</title>" in page.read_text()
-    code, out, err = here(source, *options, "--overwrite", "--json")
+    code, out, err = run_deblur_stub(source, *options, "--overwrite", "--json")
     said = json.loads(out)
     assert code == 0 and said["little_blur"] == bool(note)
     assert said["edge_width"] == pytest.approx(blur, rel=0.1)
 
 
-def test_without_edges_nothing_is_said(here, tmp_path):
+def test_without_edges_nothing_is_said(run_deblur_stub, tmp_path):
     (tmp_path / "grey").mkdir()
     Image.new("RGB", (32, 32), (90, 90, 90)).save(tmp_path / "grey" / "0.png")
-    code, out, _ = here(tmp_path / "grey", "--json")
+    code, out, _ = run_deblur_stub(tmp_path / "grey", "--json")
     assert code == 0 and json.loads(out)["edge_width"] is None and not json.loads(out)["little_blur"]

@@ -21,10 +21,10 @@ from support.checkout import ROOT  # noqa: E402
 from support.samples import frames_of, make_video, names, sound_of, texts_of  # noqa: E402
 
 
-def test_the_command_deblurs(tmp_path, stfan):
+def test_the_command_deblurs(tmp_path, run_cli):
     source = make_video(tmp_path / "in.mp4", sound="aac")
     # what it says is of before encoding
-    done = stfan("deblur", source, "--crf", 1, "--picture", tmp_path / "in.png")
+    done = run_cli("deblur", source, "--crf", 1, "--picture", tmp_path / "in.png")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = tmp_path / "in_deblurred.mp4"
     said = re.fullmatch(
@@ -57,13 +57,13 @@ def test_the_command_deblurs(tmp_path, stfan):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_the_command_on_a_device(tmp_path, stfan_here, device, dtype):
+def test_the_command_on_a_device(tmp_path, run_cli_inprocess, device, dtype):
     """Compare the frames with the CPU's in float32, both after an encoder that loses little."""
     source = make_video(tmp_path / "in.mp4")
     common = ("--crf", 1, "--overwrite")
     right, out = tmp_path / "right.mp4", tmp_path / "out.mp4"
-    assert stfan_here("deblur", source, "-o", right, "--device", "cpu", *common).returncode == 0
-    done = stfan_here("deblur", source, "-o", out, "--device", device, "--dtype", dtype, *common)
+    assert run_cli_inprocess("deblur", source, "-o", right, "--device", "cpu", *common).returncode == 0
+    done = run_cli_inprocess("deblur", source, "-o", out, "--device", device, "--dtype", dtype, *common)
     assert done.returncode == 0, done.stderr
     for (_, a), (_, b) in zip(frames_of(out), frames_of(right), strict=True):
         assert np.abs(a - b).mean() < 1.5
@@ -104,37 +104,37 @@ def test_the_last_rows_and_columns_count(rows, columns):
     assert most > 2 * mean > 0
 
 
-def test_one_frame_is_no_frames(tmp_path, here):
+def test_one_frame_is_no_frames(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=2)
     name = "a" * 240 + ".html"  # with what a partial file's name has besides, longer than a name can be
-    code, said, err = here(source, "--max-frames", "1", "--report", tmp_path / name)
+    code, said, err = run_deblur_stub(source, "--max-frames", "1", "--report", tmp_path / name)
     assert code == 0 and "_deblurred.mp4: 1 frame, " in said + err and (tmp_path / name).exists()
 
 
-def test_the_report_says_what_becomes_of_the_file(tmp_path, here):
+def test_the_report_says_what_becomes_of_the_file(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mkv", frames=2, sound="pcm_s16le")
-    assert here(source, "-o", tmp_path / "out.webm", "--report", tmp_path / "page.html")[0] == 0
+    assert run_deblur_stub(source, "-o", tmp_path / "out.webm", "--report", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()
     plan = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])["plan"]
     assert re.fullmatch(r"stream 0 \(video, .*\): 2 frames, 64x48, .* s is kept", plan[0])
     assert plan[1:] == ["stream 1 (sound, pcm_s16le) is left out: .webm does not take it, .mkv would"]
 
 
-def test_an_output_that_exists(tmp_path, here):
+def test_an_output_that_exists(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=3)
     (tmp_path / "in_deblurred.mp4").write_text("precious")
-    code, _, err = here(source)
+    code, _, err = run_deblur_stub(source)
     assert code == 1 and "in_deblurred.mp4: exists already; --overwrite" in err
     assert (tmp_path / "in_deblurred.mp4").read_text() == "precious"
-    assert here(source, "--overwrite")[0] == 0
+    assert run_deblur_stub(source, "--overwrite")[0] == 0
     assert len(frames_of(tmp_path / "in_deblurred.mp4")) == 3
 
 
-def test_options_reach_the_file(tmp_path, here):
+def test_options_reach_the_file(tmp_path, run_deblur_stub):
     source = make_video(
         tmp_path / "in.mkv", frames=30, sound="aac", texts=("subrip", [(0, 300, "No"), (600, 800, "Yes")])
     )
-    code, out, _ = here(
+    code, out, _ = run_deblur_stub(
         *(source, "-o", tmp_path / "out.mov", "--start", "0:00:00.4", "--end", "1", "--no-audio"),
         *("--codec", "libx265", "--crf", "5", "--preset", "ultrafast", "--pix-fmt", "yuv444p"),
         *("--compare", "side", "--json"),
@@ -151,10 +151,10 @@ def test_options_reach_the_file(tmp_path, here):
     assert np.abs(both[..., :64] - before).mean() < 2
 
 
-def test_options_reach_the_network(tmp_path, here):
+def test_options_reach_the_network(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=2)
     assert (
-        here(
+        run_deblur_stub(
             source,
             "--tile",
             "64",
@@ -168,16 +168,16 @@ def test_options_reach_the_network(tmp_path, here):
         )[0]
         == 0
     )
-    model, *made = here.made
+    model, *made = run_deblur_stub.made
     assert (*made, next(model.parameters()).dtype) == (64, True, 0.5, torch.bfloat16)
     for given, tile in (((), None), (("--tile", "auto"), None), (("--tile", "0"), 0)):
-        assert here(source, "--device", "cpu", "--overwrite", *given)[0] == 0
-        model, *made = here.made
+        assert run_deblur_stub(source, "--device", "cpu", "--overwrite", *given)[0] == 0
+        model, *made = run_deblur_stub.made
         chosen = torch.bfloat16 if fast_bfloat16("cpu") else torch.float32
         assert made == [tile, False, 1] and next(model.parameters()).dtype == chosen
 
 
-def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
+def test_auto_is_what_there_is(tmp_path, run_deblur_stub, monkeypatch):
     """CUDA where there is some, and half precision on it."""
     from stfan.model import weights
 
@@ -191,7 +191,7 @@ def test_auto_is_what_there_is(tmp_path, here, monkeypatch):
     monkeypatch.setattr(weights, "load", here_all_the_same)
     monkeypatch.setattr("stfan.cli.options.fast_bfloat16", lambda device: False)
     for options in ((), ("--dtype", "fp32"), ("--device", "cpu")):
-        assert here(source, "--overwrite", *options)[0] == 0
+        assert run_deblur_stub(source, "--overwrite", *options)[0] == 0
     assert asked == [("cuda", torch.float16), ("cuda", torch.float32), ("cpu", torch.float32)]
 
 
@@ -205,10 +205,10 @@ def test_sides_of_tiles(command, tile, capsys):
     assert f"Invalid value for '--tile': must be auto, 0 or a multiple of 4, got '{tile}'" in said
 
 
-def test_comparison_in_halves(tmp_path, here):
+def test_comparison_in_halves(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=4)
-    assert here(source, "-o", tmp_path / "all.mkv", "--lossless")[0] == 0
-    assert here(source, "-o", tmp_path / "out.mkv", "--lossless", "--compare", "split")[0] == 0
+    assert run_deblur_stub(source, "-o", tmp_path / "all.mkv", "--lossless")[0] == 0
+    assert run_deblur_stub(source, "-o", tmp_path / "out.mkv", "--lossless", "--compare", "split")[0] == 0
     before, after, split = (
         frames_of(path)[3][1] for path in (source, tmp_path / "all.mkv", tmp_path / "out.mkv")
     )
@@ -216,12 +216,12 @@ def test_comparison_in_halves(tmp_path, here):
     assert np.array_equal(split[..., 33:], after[..., 33:]) and (split[..., 32] == 255).all()
 
 
-def test_strength_is_a_part_of_the_change(tmp_path, stfan_here):
+def test_strength_is_a_part_of_the_change(tmp_path, run_cli_inprocess):
     source = make_video(tmp_path / "in.mp4", frames=4)
     written = {}
     for strength in ("0", "0.5", "1"):
         out = tmp_path / f"{strength}.mkv"
-        done = stfan_here(
+        done = run_cli_inprocess(
             *("deblur", source, "-o", out, "--lossless", "--strength", strength, "--json"),
             *("--report", tmp_path / f"{strength}.html"),
         )
@@ -236,14 +236,14 @@ def test_strength_is_a_part_of_the_change(tmp_path, stfan_here):
     assert np.abs(written["0.5"] - middle)[inside].max() <= 0.5 + 0.25 + 1e-3
 
 
-def test_quiet_and_verbose(tmp_path, here):
+def test_quiet_and_verbose(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mkv", frames=3, sound="pcm_s16le")
-    assert here(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
-    code, out, err = here(source, "-o", tmp_path / "2.webm", "-v")
+    assert run_deblur_stub(source, "-o", tmp_path / "1.webm", "-q") == (0, "", "")
+    code, out, err = run_deblur_stub(source, "-o", tmp_path / "2.webm", "-v")
     assert code == 0 and out.startswith(f"{tmp_path}/2.webm: 3 frames, ")
     assert f"stfan: {source}: stream 1 (sound, pcm_s16le) is left out" in err
     assert f"stfan: {source}: codec: libvpx-vp9\n" in err
-    warned = json.loads(here(source, "-o", tmp_path / "3.webm", "--json", "-q")[1])["warnings"]
+    warned = json.loads(run_deblur_stub(source, "-o", tmp_path / "3.webm", "--json", "-q")[1])["warnings"]
     assert len(warned) == 1 and "is left out" in warned[0]
 
 
@@ -262,8 +262,8 @@ def test_quiet_and_verbose(tmp_path, here):
         (".", "--start", "1.5"),
     ],
 )
-def test_usage_errors_exit_with_2(here, args):
-    code, out, err = here(*args)
+def test_usage_errors_exit_with_2(run_deblur_stub, args):
+    code, out, err = run_deblur_stub(*args)
     assert code == 2 and out == "" and "Usage: stfan deblur" in err
 
 
@@ -315,12 +315,12 @@ def bad_inputs(folder):
     }
 
 
-def test_bad_inputs_are_one_line_and_exit_code_1(tmp_path, here):
+def test_bad_inputs_are_one_line_and_exit_code_1(tmp_path, run_deblur_stub):
     cases = bad_inputs(tmp_path)
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name, words in cases.items():
         out = tmp_path / ("out" if name == "pictures" else "out.mp4")
-        code, said, err = here(tmp_path / name, "-o", out)
+        code, said, err = run_deblur_stub(tmp_path / name, "-o", out)
         assert code == 1 and said == "", (name, err)
         (line,) = err.splitlines()
         assert line.startswith("stfan: ") and words in line and name in line
@@ -341,21 +341,21 @@ def test_bad_inputs_are_one_line_and_exit_code_1(tmp_path, here):
         ("there.mp4/out.mp4", "there.mp4: no such folder"),
     ],
 )
-def test_bad_outputs(tmp_path, here, out, words):
+def test_bad_outputs(tmp_path, run_deblur_stub, out, words):
     source = make_video(tmp_path / "in.mp4", frames=3)
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "there.mp4").touch()
     (tmp_path / "taken.mp4.partial").mkdir()
     (tmp_path / "taken.mp4.partial" / "diary.txt").write_text("mine")
     kept = source.read_bytes()
-    code, _, err = here(source, "-o", tmp_path / out)
+    code, _, err = run_deblur_stub(source, "-o", tmp_path / out)
     assert code == 1 and words in err and len(err.splitlines()) == 1, err
     assert source.read_bytes() == kept
     assert (tmp_path / "taken.mp4.partial" / "diary.txt").read_text() == "mine"
     assert names(tmp_path) == ["folder.mp4", "in.mp4", "taken.mp4.partial", "there.mp4"]
 
 
-def test_bad_pictures_and_devices(tmp_path, here):
+def test_bad_pictures_and_devices(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=3).rename(tmp_path / "in.png")
     kept = source.read_bytes()
     for option, value, words in (
@@ -366,23 +366,25 @@ def test_bad_pictures_and_devices(tmp_path, here):
         ("--device", "cuda:99", "device 'cuda:99': there is none; this machine has "),
         ("--weights", "none.safetensors", "none.safetensors: no such weight file"),
     ):
-        code, _, err = here(source, "-o", tmp_path / "out.mp4", option, value, "--overwrite")
+        code, _, err = run_deblur_stub(source, "-o", tmp_path / "out.mp4", option, value, "--overwrite")
         assert code == 1 and words in err and len(err.splitlines()) == 1, err
         assert source.read_bytes() == kept and names(tmp_path) == ["in.png"]
 
 
-def test_a_picture_is_not_put_among_the_inputs(tmp_path, here):
+def test_a_picture_is_not_put_among_the_inputs(tmp_path, run_deblur_stub):
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(2):
         Image.new("RGB", (16, 16), (i, i, i)).save(folder / f"{i}.png")
     for name in ("0.png", "2.png"):
-        code, _, err = here(folder, "-o", tmp_path / "out", "--picture", folder / name, "--overwrite")
+        code, _, err = run_deblur_stub(
+            folder, "-o", tmp_path / "out", "--picture", folder / name, "--overwrite"
+        )
         assert code == 1 and "would replace its own input, or be part of it" in err
     assert names(tmp_path) == ["in"] and names(folder) == ["0.png", "1.png"]
 
 
-def test_a_title_in_another_encoding(tmp_path, here):
+def test_a_title_in_another_encoding(tmp_path, run_deblur_stub):
     with av.open(str(tmp_path / "titled.mkv"), "w") as titled:
         titled.metadata["title"] = "cafeX"
         stream = titled.add_stream("libx264", 25)
@@ -393,21 +395,21 @@ def test_a_title_in_another_encoding(tmp_path, here):
     bytes_ = (tmp_path / "titled.mkv").read_bytes()
     assert b"cafeX" in bytes_
     (tmp_path / "titled.mkv").write_bytes(bytes_.replace(b"cafeX", b"caf\xe9 "))
-    code, out, err = here(tmp_path / "titled.mkv", "-o", tmp_path / "out.mkv")
+    code, out, err = run_deblur_stub(tmp_path / "titled.mkv", "-o", tmp_path / "out.mkv")
     assert code == 0 and "3 frames" in out, err
 
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc fills new memory if asked to")
 @pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "libsvtav1"])
-def test_what_memory_held_before_does_not_show(tmp_path, stfan, codec):
+def test_what_memory_held_before_does_not_show(tmp_path, run_cli, codec):
     """x264 reads some of it with its macroblock tree."""
     source = make_video(tmp_path / "in.mp4", frames=30, width=64, height=64)
     files = []
     for filling in (0, 85):
         files.append(tmp_path / f"{filling}.mp4")
         memory = {"MALLOC_PERTURB_": str(filling), "MALLOC_MMAP_MAX_": "0"}
-        done = stfan("deblur", source, "-o", files[-1], "--codec", codec, env=os.environ | memory)
+        done = run_cli("deblur", source, "-o", files[-1], "--codec", codec, env=os.environ | memory)
         assert done.returncode == 0, done.stderr
     assert files[0].read_bytes() == files[1].read_bytes()
 

@@ -52,10 +52,10 @@ def test_the_memory_is_at_least_what_is_held():
     assert 300_000_000 <= peak_memory("cpu") < 1e12
 
 
-def test_the_command_says_it(tmp_path, here, monkeypatch):
+def test_the_command_says_it(tmp_path, run_deblur_stub, monkeypatch):
     monkeypatch.setattr(estimate, "FIRST", 0.0)
     monkeypatch.setattr(estimate, "LONG", 0.0)
     source = make_video(tmp_path / "in.mp4", frames=6)
-    code, _, err = here(source)
+    code, _, err = run_deblur_stub(source)
     assert code == 0 and err.startswith("stfan: about 0 s for 4 frames, "), err
-    assert here(source, "--overwrite", "-q") == (0, "", "")
+    assert run_deblur_stub(source, "--overwrite", "-q") == (0, "", "")

@@ -52,21 +52,21 @@ def bomb(path):
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "jpg"])
-def test_a_picture_that_claims_to_be_huge(tmp_path, here, ending):
+def test_a_picture_that_claims_to_be_huge(tmp_path, run_deblur_stub, ending):
     picture = bomb(tmp_path / "in" / f"0.{ending}")
-    code, said, err = here(picture.parent, "-o", tmp_path / "out")
+    code, said, err = run_deblur_stub(picture.parent, "-o", tmp_path / "out")
     assert (code, said, len(err.splitlines())) == (1, "", 1)
     assert err.startswith(f"stfan: {picture}: cannot be read: Image size (3600000000 pixels) exceeds limit")
     assert names(tmp_path) == ["in"]
 
 
-def test_a_text_in_a_picture_that_unpacks_to_much(tmp_path, here):
+def test_a_text_in_a_picture_that_unpacks_to_much(tmp_path, run_deblur_stub):
     picture = bomb(tmp_path / "in" / "0.png")
     Image.new("RGB", (32, 32)).save(picture)
     data, text = picture.read_bytes(), b"zTXtx\0\0" + zlib.compress(bytes(9 << 20))
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     picture.write_bytes(data[:33] + chunk + data[33:])
-    code, _, err = here(picture.parent, "-o", tmp_path / "out")
+    code, _, err = run_deblur_stub(picture.parent, "-o", tmp_path / "out")
     assert code == 1 and f"{picture}: cannot be read: Decompressed data too large" in err
     assert names(tmp_path) == ["in"]
 
@@ -82,19 +82,19 @@ def test_data_with_a_picture_that_claims_to_be_huge(tmp_path, command):
 
 
 @pytest.mark.parametrize("side", [15_000, 16_384, 65_500])
-def test_a_video_that_claims_to_be_huge(tmp_path, here, side):
+def test_a_video_that_claims_to_be_huge(tmp_path, run_deblur_stub, side):
     source = make_video(tmp_path / "in.avi", frames=3, codec="mjpeg", pix_fmt="yuvj420p")
     data, at = bytearray(source.read_bytes()), 0
     while (at := data.find(b"\xff\xc0\x00\x11", at + 1)) > 0:
         struct.pack_into(">HH", data, at + 5, side, side)
     struct.pack_into("<ii", data, data.find(b"strf") + 12, side, side)
     source.write_bytes(data)
-    code, said, err = here(source, "-o", tmp_path / "out.mp4")
+    code, said, err = run_deblur_stub(source, "-o", tmp_path / "out.mp4")
     assert (code, said, len(err.splitlines())) == (1, "", 1)
     assert f"{source}: broken or truncated after 0.00 s" in err and names(tmp_path) == ["in.avi"]
 
 
-def test_out_of_memory_is_said_in_one_line(tmp_path, command, here, monkeypatch):
+def test_out_of_memory_is_said_in_one_line(tmp_path, command, run_deblur_stub, monkeypatch):
     """Python's MemoryError often has no words of its own."""
 
     def fail(*_):
@@ -104,9 +104,9 @@ def test_out_of_memory_is_said_in_one_line(tmp_path, command, here, monkeypatch)
     folder.mkdir()
     Image.new("RGB", (32, 32)).save(folder / "0.png")
     monkeypatch.setattr("stfan.video.image_folder.to_pillow", fail)
-    assert here(folder, "-o", tmp_path / "out")[::2] == (1, "stfan: out of memory\n")
+    assert run_deblur_stub(folder, "-o", tmp_path / "out")[::2] == (1, "stfan: out of memory\n")
     monkeypatch.setattr(Image.Image, "load", fail)
-    code, _, err = here(folder, "-o", tmp_path / "out")
+    code, _, err = run_deblur_stub(folder, "-o", tmp_path / "out")
     assert code == 1 and err == f"stfan: {folder}/0.png: cannot be read: out of memory\n"
     assert names(tmp_path) == ["in"]
 

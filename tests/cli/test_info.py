@@ -39,8 +39,8 @@ def facts(text):
     return values, {line[:name].strip() for line in lines}
 
 
-def test_it_says_what_is_here(stfan):
-    done = stfan("info", "--all")
+def test_it_says_what_is_here(run_cli):
+    done = run_cli("info", "--all")
     assert done.returncode == 0 and done.stderr == ""
     said, sections = facts(done.stdout)
     assert sections == {"", "Devices", "Operator", "Versions", "Weights"}
@@ -85,11 +85,11 @@ def test_the_version(capsys):
     assert not end.value.code and capsys.readouterr().out == f"stfan {build_info()['version']}\n"
 
 
-def test_other_weights_need_no_card(tmp_path, stfan_here):
+def test_other_weights_need_no_card(tmp_path, run_cli_inprocess):
     folder = tmp_path / "[bold]"  # rich must not take it for a style
     folder.mkdir()
     weights.save(STFAN("official", 3), folder / "w.safetensors")
-    done = stfan_here("info", "--weights", folder / "w.safetensors")
+    done = run_cli_inprocess("info", "--weights", folder / "w.safetensors")
     assert done.returncode == 0, done.stderr
     assert "[bold]" in "".join(done.stdout.split())  # long paths are folded
     said, _ = facts(done.stdout)
@@ -97,10 +97,10 @@ def test_other_weights_need_no_card(tmp_path, stfan_here):
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1, 2]", '{"scores": 3}'])
-def test_a_card_that_is_none_is_named(tmp_path, stfan_here, text):
+def test_a_card_that_is_none_is_named(tmp_path, run_cli_inprocess, text):
     weights.save(STFAN(kernel_size=1), tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text(text)
-    done = stfan_here("info", "--weights", tmp_path / "w.safetensors")
+    done = run_cli_inprocess("info", "--weights", tmp_path / "w.safetensors")
     assert done.returncode == 1
     assert done.stderr.startswith(f"stfan: {tmp_path}/w.json: not the card of a weight file: ")
     assert len(done.stderr.splitlines()) == 1

@@ -29,26 +29,26 @@ def bug(monkeypatch):
     monkeypatch.setattr(Trail, "__call__", call)
 
 
-def test_one_line_and_nothing_under_the_final_name(tmp_path, here, bug):
+def test_one_line_and_nothing_under_the_final_name(tmp_path, run_deblur_stub, bug):
     source = make_video(tmp_path / "in.mp4", frames=8)
-    code, out, err = here(source)
+    code, out, err = run_deblur_stub(source)
     assert (code, out, err) == (1, "", f"stfan: internal error: KeyError: 'no such key' {REPORT}\n")
     assert names(tmp_path) == ["in.mp4"]
 
 
-def test_frames_that_are_safe_are_kept(tmp_path, here, bug, monkeypatch):
+def test_frames_that_are_safe_are_kept(tmp_path, run_deblur_stub, bug, monkeypatch):
     monkeypatch.setattr(pipeline, "SEGMENT_FRAMES", 3)
-    code, _, err = here(make_video(tmp_path / "in.mp4", frames=8))
+    code, _, err = run_deblur_stub(make_video(tmp_path / "in.mp4", frames=8))
     assert code == 1 and len(err.splitlines()) == 1
     kept = tmp_path / "in_deblurred.mp4.partial"
     assert err.endswith(f"{REPORT} (3 frames are kept in {kept}; --resume goes on from them)\n")
     assert kept.is_dir() and not (tmp_path / "in_deblurred.mp4").exists()
 
 
-def test_the_traceback_is_shown_if_asked_for(tmp_path, here, bug, monkeypatch):
+def test_the_traceback_is_shown_if_asked_for(tmp_path, run_deblur_stub, bug, monkeypatch):
     monkeypatch.setenv("STFAN_TRACEBACK", "1")
     with pytest.raises(KeyError, match="no such key"):
-        here(make_video(tmp_path / "in.mp4", frames=8))
+        run_deblur_stub(make_video(tmp_path / "in.mp4", frames=8))
     assert names(tmp_path) == ["in.mp4"]
 
 

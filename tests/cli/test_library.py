@@ -39,11 +39,11 @@ def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_tree_of_videos(tmp_path, films, here, monkeypatch):
+def test_a_tree_of_videos(tmp_path, films, run_deblur_stub, monkeypatch):
     loads, load = [], weights.load
     monkeypatch.setattr(weights, "load", lambda *args: loads.append(args) or load(*args))
     out = tmp_path / "out"
-    code, said, err = here(films, "--recursive", "--out-dir", out)
+    code, said, err = run_deblur_stub(films, "--recursive", "--out-dir", out)
     bad = f"{films}/broken.mp4: not a video, or truncated: Invalid data found when processing input"
     assert code == 1 and err == f"stfan: {bad}\nstfan: 1 of 4 failed:\n  {bad}\n", err
     assert re.sub(r"[\d.]+ frames/s.*", "", said).splitlines() == [
@@ -55,38 +55,38 @@ def test_a_tree_of_videos(tmp_path, films, here, monkeypatch):
     assert tree(out) == ["a.mp4", "more/b.mp4", "more/deep/c.mkv"] and len(loads) == 1
     kept = {name: (out / name).read_bytes() for name in tree(out)}
     make_video(films / "broken.mp4", frames=2, width=16, height=16)
-    code, said, err = here(films, "--recursive", "--out-dir", out)
+    code, said, err = run_deblur_stub(films, "--recursive", "--out-dir", out)
     assert code == 0 and err == "" and said.count("is there already, skipped") == 3
     assert said.endswith("1 of 4 deblurred, 3 skipped, 0 failed\n")
     assert kept == {name: (out / name).read_bytes() for name in kept} and len(loads) == 2
-    code, said, _ = here(films, "--recursive", "--out-dir", out)
+    code, said, _ = run_deblur_stub(films, "--recursive", "--out-dir", out)
     assert code == 0 and said.endswith("0 of 4 deblurred, 4 skipped, 0 failed\n") and len(loads) == 2
 
 
-def test_a_folder_of_videos_as_the_one_input(tmp_path, films, here):
+def test_a_folder_of_videos_as_the_one_input(tmp_path, films, run_deblur_stub):
     (films / "broken.mp4").unlink()
-    assert here(films)[0] == 0
+    assert run_deblur_stub(films)[0] == 0
     assert tree(tmp_path / "films_deblurred") == ["a.mp4"]
-    code, _, err = here(films, "--recursive", "--out-dir", films / "sharp")
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", films / "sharp")
     assert code == 0 and tree(films / "sharp") == ["a.mp4", "more/b.mp4", "more/deep/c.mkv"], err
     # Outputs are no inputs.
-    code, said, _ = here(films, "--recursive", "--out-dir", films / "sharp")
+    code, said, _ = run_deblur_stub(films, "--recursive", "--out-dir", films / "sharp")
     assert code == 0 and said.endswith("0 of 3 deblurred, 3 skipped, 0 failed\n")
 
 
-def test_files_and_folders_of_images_together(tmp_path, films, here):
+def test_files_and_folders_of_images_together(tmp_path, films, run_deblur_stub):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(2):
         Image.new("RGB", (16, 16)).save(pictures / f"{number}.png")
-    code, said, err = here(films / "a.mp4", pictures, "--out-dir", tmp_path / "out", "--json")
+    code, said, err = run_deblur_stub(films / "a.mp4", pictures, "--out-dir", tmp_path / "out", "--json")
     assert code == 0 and tree(tmp_path / "out") == ["a.mp4", "pictures/0.png", "pictures/1.png"], err
     records = [json.loads(line) for line in said.splitlines()]
     assert [(one["status"], one["frames"], one["warnings"]) for one in records] == [
         ("done", 3, []),
         ("done", 2, []),
     ]
-    code, said, _ = here(
+    code, said, _ = run_deblur_stub(
         films / "a.mp4", tmp_path / "missing.mp4", "--out-dir", tmp_path / "out", "--json", "-q"
     )
     first, second = [json.loads(line) for line in said.splitlines()]
@@ -98,7 +98,7 @@ def test_files_and_folders_of_images_together(tmp_path, films, here):
     assert second["status"] == "failed" and second["error"] == f"{tmp_path}/missing.mp4: no such file"
 
 
-def test_what_is_refused_before_any_work(tmp_path, films, here):
+def test_what_is_refused_before_any_work(tmp_path, films, run_deblur_stub):
     make_video(films / "a.avi", frames=2, codec="mjpeg", pix_fmt="yuvj420p")
     before = tree(tmp_path)
     for arguments, words in (
@@ -108,7 +108,7 @@ def test_what_is_refused_before_any_work(tmp_path, films, here):
         ((films / "a.mp4", "--out-dir", films / "notes.txt"), "notes.txt: is a file, not a folder for"),
         ((films / "a.mp4", "--out-dir", tmp_path / "no" / "where"), "no: no such folder"),
     ):
-        code, said, err = here(*arguments)
+        code, said, err = run_deblur_stub(*arguments)
         assert code == 1 and said == "" and words in err and len(err.splitlines()) == 1, err
     assert tree(tmp_path) == before
 
@@ -125,58 +125,60 @@ def test_what_is_refused_before_any_work(tmp_path, films, here):
         *(("a.mp4", "--out-dir", "out", "--shard", shard) for shard in ("2/2", "0/0", "-1/2", "1", "a/b")),
     ],
 )
-def test_usage_errors(here, arguments):
-    code, out, err = here(*arguments)
+def test_usage_errors(run_deblur_stub, arguments):
+    code, out, err = run_deblur_stub(*arguments)
     assert code == 2 and out == "" and "Usage: stfan deblur" in err
 
 
-def test_shards_share_the_files(tmp_path, films, here):
+def test_shards_share_the_files(tmp_path, films, run_deblur_stub):
     (films / "broken.mp4").unlink()
     out, seen = tmp_path / "out", []
     for shard in ("0/2", "1/2"):
-        code, said, _ = here(films, "--recursive", "--out-dir", out, "--shard", shard, "--json")
+        code, said, _ = run_deblur_stub(films, "--recursive", "--out-dir", out, "--shard", shard, "--json")
         assert code == 0
         seen.append([json.loads(line)["input"].rsplit("/", 1)[1] for line in said.splitlines()])
     assert seen == [["a.mp4", "c.mkv"], ["b.avi"]]
-    assert list(Shard(1, 4).of([0])) == [] and here(films, "--out-dir", out, "--shard", "1/9")[0] == 0
+    assert (
+        list(Shard(1, 4).of([0])) == [] and run_deblur_stub(films, "--out-dir", out, "--shard", "1/9")[0] == 0
+    )
 
 
-def test_interrupted_it_says_how_to_go_on_with_the_rest(tmp_path, films, here, monkeypatch):
+def test_interrupted_it_says_how_to_go_on_with_the_rest(tmp_path, films, run_deblur_stub, monkeypatch):
     (films / "broken.mp4").unlink()
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert here(films, "--recursive", "--out-dir", whole)[0] == 0
+    assert run_deblur_stub(films, "--recursive", "--out-dir", whole)[0] == 0
     with monkeypatch.context() as patch:
         patch.setattr(library_run, "graceful_interrupt", Interrupt(5))
-        code, _, err = here(films, "--recursive", "--out-dir", out)
+        code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", out)
     command = f"to resume from frame 2: stfan deblur {films} --recursive --out-dir {out} --resume"
     assert code == 130 and f"stfan: {films}/more/b.avi: interrupted after 2 frames; " in err, err
     assert err.endswith(f"{command}\n") and "a.mp4" in names(out)
-    code, _, err = here(films, "--recursive", "--out-dir", out)
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", out)
     assert code == 1 and "b.mp4.partial: has 2 frames of an interrupted run; --resume goes on" in err
-    code, _, err = here(films, "--recursive", "--out-dir", out, "--resume")
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", out, "--resume")
     assert code == 0 and tree(out) == tree(whole), err
     assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in ("a.mp4", "more/b.mp4"))
     assert len(frames_of(out / "more/deep/c.mkv")) == 5
 
 
-def test_what_a_kill_left_after_the_last_step_goes(tmp_path, films, here):
+def test_what_a_kill_left_after_the_last_step_goes(tmp_path, films, run_deblur_stub):
     """The output has its name already; the state of a run that was to replace it stays."""
     out = tmp_path / "out"
-    assert here(films / "a.mp4", "--out-dir", out)[0] == 0
+    assert run_deblur_stub(films / "a.mp4", "--out-dir", out)[0] == 0
     left = out / "a.mp4.partial"
     for later, kept in ((-1, False), (1, True)):
         left.mkdir()
         (left / "state.safetensors").touch()
         at = (out / "a.mp4").stat().st_mtime_ns + later * 10**9
         os.utime(left / "state.safetensors", ns=(at, at))
-        assert here(films / "a.mp4", "--out-dir", out)[0] == 0
+        assert run_deblur_stub(films / "a.mp4", "--out-dir", out)[0] == 0
         assert left.exists() == kept
 
 
-def test_the_estimate_is_of_all_files(tmp_path, films, here, monkeypatch):
+def test_the_estimate_is_of_all_files(tmp_path, films, run_deblur_stub, monkeypatch):
     monkeypatch.setattr("stfan.cli.estimate.FIRST", 0.0)
     monkeypatch.setattr("stfan.cli.estimate.LONG", 0.0)
-    code, _, err = here(films, "--recursive", "--out-dir", tmp_path / "out")
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", tmp_path / "out")
     (line,) = [line for line in err.splitlines() if " about " in line]
     # Two of a's frames are done; then come b and c.
     assert code == 1 and "for 10 frames in 4 files, " in line
@@ -185,10 +187,10 @@ def test_the_estimate_is_of_all_files(tmp_path, films, here, monkeypatch):
     assert line.startswith("about 26 s for 28 frames in 2 files; ")
 
 
-def test_what_is_said_of_a_file_names_it(tmp_path, here):
+def test_what_is_said_of_a_file_names_it(tmp_path, run_deblur_stub):
     deep = make_video(tmp_path / "in.mkv", frames=2, codec="ffv1", pix_fmt="yuv420p10le")
     other = make_video(tmp_path / "other.mp4", frames=2)
-    code, _, err = here(deep, other, "--out-dir", tmp_path / "out", "-v")
+    code, _, err = run_deblur_stub(deep, other, "--out-dir", tmp_path / "out", "-v")
     assert code == 0 and f"stfan: {other}: codec: libx264\n" in err
     assert f"stfan: {deep}: 10-bit input is written with 8 bits per channel; " in err
 

@@ -12,10 +12,10 @@ from stfan.video.partial_output import SEGMENT_FRAMES
 from support.samples import Interrupt, make_video, names
 
 
-def test_a_name_that_is_no_utf8(tmp_path, stfan):
+def test_a_name_that_is_no_utf8(tmp_path, run_cli):
     source = os.fsencode(tmp_path / "in") + b"\xff.mp4"
     make_video(tmp_path / "in.mp4", frames=3, width=16, height=16).rename(os.fsdecode(source))
-    done = stfan("try", os.fsdecode(source), errors="surrogateescape")
+    done = run_cli("try", os.fsdecode(source), errors="surrogateescape")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout.splitlines()[-1].removeprefix("the whole: "))
     assert os.fsencode(command[2]) == source
@@ -26,24 +26,24 @@ def test_a_name_that_is_no_utf8(tmp_path, stfan):
     ]
 
 
-def test_the_command_for_the_whole_runs(tmp_path, stfan_here, monkeypatch):
+def test_the_command_for_the_whole_runs(tmp_path, run_cli_inprocess, monkeypatch):
     make_video(tmp_path / "-in.mp4", frames=3, width=16, height=16)
     monkeypatch.chdir(tmp_path)
-    done = stfan_here("try", "./-in.mp4", "--strength", "0.5")
+    done = run_cli_inprocess("try", "./-in.mp4", "--strength", "0.5")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout.splitlines()[-1].removeprefix("the whole: "))
-    assert command[0] == "stfan" and stfan_here(*command[1:]).returncode == 0
+    assert command[0] == "stfan" and run_cli_inprocess(*command[1:]).returncode == 0
     assert names(tmp_path) == ["-in.mp4", "-in_deblurred.mp4", "-in_try.html", "-in_try.mp4"]
 
 
 @pytest.mark.parametrize("given", [["--", "-in.mp4"], ["./-in.mp4"]])
-def test_the_command_that_resumes_runs(tmp_path, here, stfan_here, monkeypatch, given):
+def test_the_command_that_resumes_runs(tmp_path, run_deblur_stub, run_cli_inprocess, monkeypatch, given):
     make_video(tmp_path / "-in.mp4", frames=SEGMENT_FRAMES + 4, width=16, height=16)
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES + 2))
-        code, _, err = here(*given)
+        code, _, err = run_deblur_stub(*given)
     assert code == 130
     command = shlex.split(err.strip().rpartition(": ")[2])
-    assert command[:2] == ["stfan", "deblur"] and here(*command[2:])[0] == 0
+    assert command[:2] == ["stfan", "deblur"] and run_deblur_stub(*command[2:])[0] == 0
     assert names(tmp_path) == ["-in.mp4", "-in_deblurred.mp4"]

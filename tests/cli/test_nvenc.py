@@ -25,11 +25,11 @@ def test_crf_is_their_constant_quality(codec):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_machine_without_them_says_so(tmp_path, here, codec):
+def test_a_machine_without_them_says_so(tmp_path, run_deblur_stub, codec):
     source = make_video(tmp_path / "in.mp4", frames=2)
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no {codec}")
-    code, out, err = here(source, "--codec", codec, "--crf", "20")
+    code, out, err = run_deblur_stub(source, "--codec", codec, "--crf", "20")
     if code == 0:
         pytest.skip("this machine has one")
     assert code == 1 and out == "" and len(err.splitlines()) == 1
@@ -37,5 +37,5 @@ def test_a_machine_without_them_says_so(tmp_path, here, codec):
         f"stfan: codec {codec}: this machine's GPU and driver offer no such encoder; try libx264 ("
     )
     assert names(tmp_path) == ["in.mp4"]
-    code, _, err = here(source, "--codec", codec, "--crf", "64")
+    code, _, err = run_deblur_stub(source, "--codec", codec, "--crf", "64")
     assert code == 1 and "crf must be from 0 to" in err

@@ -44,14 +44,14 @@ def luma_of(frame):
 
 
 @pytest.fixture
-def piped(here, monkeypatch):
+def piped(run_deblur_stub, monkeypatch):
     """stfan deblur with bytes on its standard input: piped(data, ...) -> (exit code, bytes out, err)."""
 
     def run(data, *args):
         out = io.BytesIO()
         monkeypatch.setattr("stfan.cli.job.sys.stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=bool))
         monkeypatch.setattr("stfan.cli.job.PipeWriter", writer(out))
-        code, said, err = here(*args)
+        code, said, err = run_deblur_stub(*args)
         assert said == ""
         return code, out.getvalue(), err
 
@@ -74,14 +74,14 @@ def test_y4m_in_and_out(piped, pix_fmt):
     assert np.array_equal(after[0], before[0]) and not np.array_equal(after[5], before[5])
 
 
-def test_from_a_file_and_into_a_file(tmp_path, piped, here, monkeypatch):
+def test_from_a_file_and_into_a_file(tmp_path, piped, run_deblur_stub, monkeypatch):
     source = make_video(tmp_path / "in.mkv", frames=5, codec="ffv1", pix_fmt="yuv420p", rate=30)
     code, out, err = piped(b"", source, "-o", "-", "--max-frames", "4")
     assert code == 0 and len(luma(out)[0]) == 4 and luma(out)[1] == 30, err
     monkeypatch.setattr(
         "stfan.cli.job.sys.stdin", SimpleNamespace(buffer=io.BytesIO(y4m(rate=30)), isatty=bool)
     )
-    code, said, err = here("-", "-o", tmp_path / "out.mp4", "--end", "0.1")
+    code, said, err = run_deblur_stub("-", "-o", tmp_path / "out.mp4", "--end", "0.1")
     assert code == 0 and "out.mp4: 3 frames, " in said, err
     assert [time for time, _ in frames_of(tmp_path / "out.mp4")] == pytest.approx([0, 1 / 30, 2 / 30])
     assert names(tmp_path) == ["in.mkv", "out.mp4"]

@@ -56,7 +56,7 @@ def long_video(tmp_path_factory):
     return source, folder / "whole.mp4"
 
 
-def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan_here, long_video):
+def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, run_cli_inprocess, long_video):
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
@@ -65,13 +65,13 @@ def test_killed_and_resumed_it_is_as_if_uninterrupted(tmp_path, stfan_here, long
     process.wait()
     kept = frames_kept(partial)
     assert not out.exists() and SEGMENT_FRAMES <= kept < 2 * SEGMENT_FRAMES + 10
-    done = stfan_here("deblur", source, "-o", out)
+    done = run_cli_inprocess("deblur", source, "-o", out)
     assert done.returncode == 1 and f"has {kept} frames of an interrupted run; --resume" in done.stderr
-    done = stfan_here("deblur", source, "-o", out, "--resume", "--crf", "30")
+    done = run_cli_inprocess("deblur", source, "-o", out, "--resume", "--crf", "30")
     assert done.returncode == 1 and "was begun otherwise (crf was 16 and is 30)" in done.stderr
-    done = stfan_here("deblur", source, "-o", out, "--resume", "--strength", "0.5")
+    done = run_cli_inprocess("deblur", source, "-o", out, "--resume", "--strength", "0.5")
     assert done.returncode == 1 and "strength was 1.0 and is 0.5" in done.stderr
-    done = stfan_here("deblur", source, "-o", out, "--resume", "--json")
+    done = run_cli_inprocess("deblur", source, "-o", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == kept
     assert same_frames(out, whole) and out.read_bytes() == whole.read_bytes()
@@ -92,7 +92,7 @@ main()
 """
 
 
-def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan_here, long_video):
+def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, run_cli_inprocess, long_video):
     """What a minute saves of an open segment; here the minute is short, and a frame of the second one takes long."""
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
@@ -103,13 +103,13 @@ def test_killed_within_a_segment_it_goes_on_from_there(tmp_path, stfan_here, lon
     process.communicate()
     kept = frames_kept(partial)
     assert SEGMENT_FRAMES + 3 < kept < 2 * SEGMENT_FRAMES
-    done = stfan_here("deblur", source, "-o", out, "--resume", "--json")
+    done = run_cli_inprocess("deblur", source, "-o", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] == kept
     assert out.read_bytes() == whole.read_bytes() and names(tmp_path) == ["out.mp4"]
 
 
-def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, stfan_here, long_video):
+def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, run_cli_inprocess, long_video):
     source, whole = long_video
     out, partial = tmp_path / "out.mp4", tmp_path / "out.mp4.partial"
     process = start(source, "-o", out)
@@ -129,44 +129,44 @@ def test_interrupted_it_leaves_what_plays_and_says_how_to_go_on(tmp_path, stfan_
     assert 0 < frames * 48000 // 25 - sound_of(told[2])[-1][0] <= 1024
     resume = shlex.split(told[3])
     assert resume[:3] == [sys.executable, "-m", "stfan"]  # as it was started
-    done = stfan_here(*resume[3:])
+    done = run_cli_inprocess(*resume[3:])
     assert done.returncode == 0, done.stderr
     assert same_frames(out, whole) and names(tmp_path) == ["out.mp4"]
 
 
-def test_resume_with_nothing_to_resume_begins(tmp_path, here):
+def test_resume_with_nothing_to_resume_begins(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=3)
-    assert here(source, "--resume")[0] == 0
-    code, _, err = here(source, "--resume")
+    assert run_deblur_stub(source, "--resume")[0] == 0
+    code, _, err = run_deblur_stub(source, "--resume")
     assert code == 1 and "exists already" in err
 
 
-def test_a_changed_input_is_not_gone_on_with(tmp_path, here, monkeypatch):
+def test_a_changed_input_is_not_gone_on_with(tmp_path, run_deblur_stub, monkeypatch):
     source = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES + 10)
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES + 4))
-        code, _, err = here(source)
+        code, _, err = run_deblur_stub(source)
     resume = f"to resume from frame {SEGMENT_FRAMES + 4}: stfan deblur {source} --resume"
     assert code == 130 and resume in err
     os.utime(source, (1, 1))
-    code, _, err = here(source, "--resume")
+    code, _, err = run_deblur_stub(source, "--resume")
     assert code == 1 and "was begun otherwise (input was " in err
-    assert here(source, "--overwrite")[0] == 0
+    assert run_deblur_stub(source, "--overwrite")[0] == 0
     assert names(tmp_path) == ["in.mp4", "in_deblurred.mp4"]
 
 
-def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, here, monkeypatch):
+def test_auto_goes_on_with_the_dtype_that_it_chose(tmp_path, run_deblur_stub, monkeypatch):
     """And where all frames are there, there is nothing to show of them."""
     monkeypatch.setattr("stfan.cli.options.fast_bfloat16", lambda device: False)
     source = make_video(tmp_path / "in.mp4", frames=SEGMENT_FRAMES, width=16, height=16)
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", Interrupt(SEGMENT_FRAMES))
-        assert here(source, "--device", "cpu")[0] == 130
-    code, _, err = here(source, "--resume", "--dtype", "bf16")
+        assert run_deblur_stub(source, "--device", "cpu")[0] == 130
+    code, _, err = run_deblur_stub(source, "--resume", "--dtype", "bf16")
     assert code == 1 and "was begun otherwise (dtype was fp32 and is bf16)" in err
     shown = tmp_path / "p.png", tmp_path / "r.html"
     options = "--dtype", "fp32", "--picture", shown[0], "--report", shown[1]
-    code, out, err = here(source, "--resume", *options)
+    code, out, err = run_deblur_stub(source, "--resume", *options)
     assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred.mp4: {SEGMENT_FRAMES} frames, ")
     assert len(out.splitlines()) == 1 and not any(path.exists() for path in shown)
     words = "nothing for --picture or --report to show: an earlier run made all frames"

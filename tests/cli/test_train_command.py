@@ -117,8 +117,8 @@ def test_two_processes_are_one_with_twice_the_batch(clips, tmp_path):
     assert json.loads((tmp_path / "two" / "weights.json").read_text())["processes"] == 2
 
 
-def test_data_check_lists_videos_and_problems(clips, tmp_path, stfan_here):
-    done = stfan_here("data", "check", clips, "--split", tmp_path / "split.json")
+def test_data_check_lists_videos_and_problems(clips, tmp_path, run_cli_inprocess):
+    done = run_cli_inprocess("data", "check", clips, "--split", tmp_path / "split.json")
     assert done.returncode == 0 and "4 videos, 24 pairs, no problems" in done.stdout, done.stderr
     entries = json.loads((tmp_path / "split.json").read_text())
     assert [entry["phase"] for entry in entries] == ["train"] * 3 + ["test"] and len(
@@ -128,12 +128,12 @@ def test_data_check_lists_videos_and_problems(clips, tmp_path, stfan_here):
     shutil.copytree(clips, root)
     (root / "train" / "a" / "GT" / "00002.png").unlink()
     (root / "train" / "b" / "input" / "00001.png").write_bytes(b"no picture")
-    done = stfan_here("data", "check", root)
+    done = run_cli_inprocess("data", "check", root)
     assert done.returncode == 1 and "4 videos, 23 pairs, 2 problems" in done.stdout, done.stdout + done.stderr
     assert "00002" in done.stdout and "b/input/00001.png: cannot be read" in done.stdout.replace("\n", "")
 
 
-def test_data_synth_and_preview(tmp_path, stfan_here):
+def test_data_synth_and_preview(tmp_path, run_cli_inprocess):
     pictures, rng = tmp_path / "pictures", np.random.default_rng(0)
     pictures.mkdir()
     for i in range(6):
@@ -141,43 +141,45 @@ def test_data_synth_and_preview(tmp_path, stfan_here):
         Image.fromarray(picture).save(pictures / f"{i}.png")
     root = tmp_path / "set"
     counts = ("--clips", 2, "--test-clips", 1, "--frames", 3, "--size", 32)
-    done = stfan_here("data", "synth", pictures, root, *counts)
+    done = run_cli_inprocess("data", "synth", pictures, root, *counts)
     assert done.returncode == 0, done.stderr
     made = json.loads((root / "clips.json").read_text())["clips"]
     assert sorted(made) == ["test/00000", "train/00000", "train/00001"]
     assert made["test/00000"]["pictures"] == ["5.png"]
-    again = stfan_here("data", "synth", pictures, root, *counts)
+    again = run_cli_inprocess("data", "synth", pictures, root, *counts)
     assert again.returncode == 1 and "exists already" in again.stderr
-    done = stfan_here("data", "preview", root, "-o", tmp_path / "sheet.png", "--clips", 2)
+    done = run_cli_inprocess("data", "preview", root, "-o", tmp_path / "sheet.png", "--clips", 2)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (4 + 3 * (32 + 4), 2 * (18 + 2 * (32 + 4)))
 
 
-def test_a_video_becomes_clips(tmp_path, stfan_here):
+def test_a_video_becomes_clips(tmp_path, run_cli_inprocess):
     pytest.importorskip("av", reason="PyAV is not installed")
     from support.samples import make_video
 
     source = make_video(tmp_path / "in.mp4", frames=60, width=32, height=32)
-    done = stfan_here("data", "synth", source, tmp_path / "set", "--frames", 4)
+    done = run_cli_inprocess("data", "synth", source, tmp_path / "set", "--frames", 4)
     assert done.returncode == 0, done.stderr
     assert len(find_videos(tmp_path / "set", "train").videos[0].blurry) == 4
-    done = stfan_here("data", "synth", source, tmp_path / "other", "--frames", 40)
+    done = run_cli_inprocess("data", "synth", source, tmp_path / "other", "--frames", 40)
     assert done.returncode == 1 and "too few" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "set"]
 
 
 # a worker of a process that xdist began takes 5 seconds to end
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(clips, tmp_path, stfan_here, workers):
+def test_a_corrupt_picture_is_named_and_passed_over_only_if_asked(
+    clips, tmp_path, run_cli_inprocess, workers
+):
     root = tmp_path / "set"
     shutil.copytree(clips, root)
     whole = (root / "train" / "a" / "input" / "00001.png").read_bytes()
     (root / "train" / "a" / "input" / "00001.png").write_bytes(whole[: len(whole) // 2])
     chosen = settings(root, workers=workers)
-    done = stfan_here("train", tmp_path / "run", "--cpu", *chosen)
+    done = run_cli_inprocess("train", tmp_path / "run", "--cpu", *chosen)
     assert done.returncode == 1 and "a/input/00001.png: cannot be read" in done.stderr
     assert "skip_corrupt=true" in done.stderr and "Traceback" not in done.stderr
-    done = stfan_here("train", tmp_path / "other", "--cpu", *chosen, "skip_corrupt=true")
+    done = run_cli_inprocess("train", tmp_path / "other", "--cpu", *chosen, "skip_corrupt=true")
     assert done.returncode == 0, done.stderr
     assert latest(tmp_path / "other").name == "00000008"

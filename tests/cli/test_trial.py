@@ -14,9 +14,9 @@ from stfan.cli.job import default_output
 from support.samples import frames_of, make_video, names
 
 
-def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
+def test_the_middle_is_deblurred_side_by_side(tmp_path, run_cli_inprocess):
     source = make_video(tmp_path / "in it.mp4", frames=30, width=32, height=16)
-    done = stfan_here(
+    done = run_cli_inprocess(
         "try",
         source,
         "--seconds",
@@ -58,13 +58,13 @@ def test_the_middle_is_deblurred_side_by_side(tmp_path, stfan_here):
     assert context.params["deinterlace"] == "off"
 
 
-def test_a_second_try_needs_overwrite(tmp_path, stfan_here):
+def test_a_second_try_needs_overwrite(tmp_path, run_cli_inprocess):
     source = make_video(tmp_path / "in.mkv", frames=3, width=16, height=16)
     (tmp_path / "in_try.html").write_text("mine")
-    done = stfan_here("try", source)
+    done = run_cli_inprocess("try", source)
     assert done.returncode == 1 and "in_try.html: exists already; --overwrite" in done.stderr
     assert names(tmp_path) == ["in.mkv", "in_try.html"]
-    done = stfan_here("try", source, "--overwrite")
+    done = run_cli_inprocess("try", source, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"the whole: stfan deblur {source}\n")
 

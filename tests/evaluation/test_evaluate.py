@@ -341,11 +341,11 @@ def test_clips_that_can_not_be_judged_are_named(tmp_path):
         check_clips(short, PROTOCOLS["koehler"])
 
 
-def test_the_command(clips, tmp_path, stfan_here):
+def test_the_command(clips, tmp_path, run_cli_inprocess):
     root = tmp_path / "set"
     write_clip(root / "train" / "c", *torch.zeros(2, 3, 3, 44, 48, dtype=torch.uint8))  # not for judging
     files = ("--csv", tmp_path / "r.csv", "--json", tmp_path / "r.json")
-    done = stfan_here("eval", "--data", root, *files)
+    done = run_cli_inprocess("eval", "--data", root, *files)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result["clips"]) == set(clips) and result["layout"] == "clips"
@@ -363,7 +363,7 @@ def test_the_command(clips, tmp_path, stfan_here):
     assert (tmp_path / "r.csv").read_text().splitlines()[1].startswith("rgb8,a,3,")
 
     (root / "test" / "a" / "GT" / "00001.png").write_bytes(b"no picture")
-    done = stfan_here("eval", "--data", root, *files, "--overwrite")
+    done = run_cli_inprocess("eval", "--data", root, *files, "--overwrite")
     assert done.returncode == 1, done
     (line,) = done.stderr.splitlines()
     assert line.startswith("stfan: ") and "GT/00001.png" in line

@@ -300,9 +300,9 @@ def judged_clips(tmp_path_factory):
     return root
 
 
-def test_the_page_of_an_evaluation(judged_clips, tmp_path, stfan, browse):
+def test_the_page_of_an_evaluation(judged_clips, tmp_path, run_cli, browse):
     files = ("--report", tmp_path / "page.html", "--json", tmp_path / "r.json")
-    done = stfan("eval", "--data", judged_clips, "--protocol", "tsp", *files)
+    done = run_cli("eval", "--data", judged_clips, "--protocol", "tsp", *files)
     assert done.returncode == 0, done.stderr
     data, result = content(tmp_path / "page.html"), json.loads((tmp_path / "r.json").read_text())
     assert data["result"] == result
@@ -337,14 +337,14 @@ def test_the_page_of_an_evaluation(judged_clips, tmp_path, stfan, browse):
     assert said["rows"][2][0] == "overall" and "PSNR (tsp) before" in said["heads"]
 
 
-def test_the_page_of_a_run(tmp_path, stfan_here):
+def test_the_page_of_a_run(tmp_path, run_cli_inprocess):
     """Of a folder of pictures, whose pixels come in as they are; deblurred again here."""
     (tmp_path / "in").mkdir()
     frames = torch.randint(0, 256, (3, 3, 30, 41), dtype=torch.uint8)
     for t, frame in enumerate(frames):
         write_image(tmp_path / "in" / f"{t}.png", frame)
     options = ("--dtype", "fp32", "--device", "cpu", "--report", tmp_path / "page.html")
-    done = stfan_here("deblur", tmp_path / "in", "-o", tmp_path / "out", *options)
+    done = run_cli_inprocess("deblur", tmp_path / "in", "-o", tmp_path / "out", *options)
     assert done.returncode == 0 and str(tmp_path / "page.html") in done.stdout, done.stderr
     data, deblur = content(tmp_path / "page.html"), Deblurrer(weights.load())
     outputs = [deblur(frame.float() / 255) for frame in frames]
@@ -359,6 +359,6 @@ def test_the_page_of_a_run(tmp_path, stfan_here):
         assert (
             shown - to_8bit(outputs[frame["index"]]).int()
         ).abs().max() <= 1  # threads may round otherwise
-    done = stfan_here("deblur", tmp_path / "in", "-o", tmp_path / "other", *options)
+    done = run_cli_inprocess("deblur", tmp_path / "in", "-o", tmp_path / "other", *options)
     assert done.returncode == 1 and "page.html: exists already" in done.stderr
     assert not (tmp_path / "other").exists()

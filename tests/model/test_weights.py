@@ -259,9 +259,9 @@ def test_a_file_that_is_not_there(tmp_path):
         stfan.load(tmp_path / "w.safetensors")
 
 
-def test_the_command_refuses_it_in_one_line(tmp_path, stfan_here):
+def test_the_command_refuses_it_in_one_line(tmp_path, run_cli_inprocess):
     torch.save({"x": Hostile(tmp_path / "mark")}, tmp_path / "w.pt")
-    done = stfan_here("info", "--weights", tmp_path / "w.pt")
+    done = run_cli_inprocess("info", "--weights", tmp_path / "w.pt")
     assert (
         done.returncode == 1
         and done.stderr == f"stfan: {tmp_path}/w.pt: refused: to load it would call posix.system\n"

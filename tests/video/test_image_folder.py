@@ -23,34 +23,36 @@ def make_pictures(folder, frames, names="frame{}.png"):
     return video.rename(folder.with_suffix(".mkv"))
 
 
-def test_pictures_in_and_out(tmp_path, here):
+def test_pictures_in_and_out(tmp_path, run_deblur_stub):
     """The same as the video that they are the frames of, in the order of their numbers."""
     video = make_pictures(tmp_path / "in", 12)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
-    code, out, err = here(tmp_path / "in")
+    code, out, err = run_deblur_stub(tmp_path / "in")
     assert code == 0 and out.startswith(f"{tmp_path}/in_deblurred: 12 frames")
     assert err == f"stfan: {tmp_path}/in: 1 left out, no images: notes.txt\n"
-    assert here(video, "-o", tmp_path / "video.mkv", "--lossless")[0] == 0
+    assert run_deblur_stub(video, "-o", tmp_path / "video.mkv", "--lossless")[0] == 0
     assert names(tmp_path / "in_deblurred") == sorted(f"frame{t}.png" for t in range(12))
     for t, (_, pixels) in enumerate(frames_of(tmp_path / "video.mkv")):
         with Image.open(tmp_path / "in_deblurred" / f"frame{t}.png") as picture:
             assert np.array_equal(np.array(picture).transpose(2, 0, 1), pixels)
-    code, out, _ = here(tmp_path / "in", "-o", tmp_path / "part", "--start", "2", "--end", "5", "--json")
+    code, out, _ = run_deblur_stub(
+        tmp_path / "in", "-o", tmp_path / "part", "--start", "2", "--end", "5", "--json"
+    )
     assert names(tmp_path / "part") == ["frame2.png", "frame3.png", "frame4.png"]
     assert json.loads(out)["frames"] == 3
 
 
-def test_pictures_are_resumed(tmp_path, here, monkeypatch):
+def test_pictures_are_resumed(tmp_path, run_deblur_stub, monkeypatch):
     make_pictures(tmp_path / "in", SEGMENT_FRAMES + 20, "{:03d}.bmp")
-    assert here(tmp_path / "in", "-o", tmp_path / "whole")[0] == 0
+    assert run_deblur_stub(tmp_path / "in", "-o", tmp_path / "whole")[0] == 0
     interrupt = Interrupt(SEGMENT_FRAMES + 9)
     with monkeypatch.context() as patch:
         patch.setattr(deblur, "graceful_interrupt", interrupt)
-        code, _, err = here(tmp_path / "in", "-o", tmp_path / "out")
+        code, _, err = run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out")
     place = tmp_path / "out.partial" / "images"
     assert code == 130 and f"after {SEGMENT_FRAMES + 9} frames; the frames so far: {place}" in err
     assert len(names(place)) == SEGMENT_FRAMES + 9 and not (tmp_path / "out").exists()
-    code, out, _ = here(tmp_path / "in", "-o", tmp_path / "out", "--resume", "--json")
+    code, out, _ = run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out", "--resume", "--json")
     assert code == 0 and json.loads(out)["resumed"] == SEGMENT_FRAMES + 9
     files = names(tmp_path / "whole")
     assert names(tmp_path / "out") == files and len(files) == SEGMENT_FRAMES + 20
@@ -58,7 +60,7 @@ def test_pictures_are_resumed(tmp_path, here, monkeypatch):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_pictures_keep_their_kind(tmp_path, here):
+def test_pictures_keep_their_kind(tmp_path, run_deblur_stub):
     """Transparency, grey, the camera's words, and the way up."""
     folder = tmp_path / "in"
     folder.mkdir()
@@ -68,7 +70,7 @@ def test_pictures_keep_their_kind(tmp_path, here):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"  # turned by 90 degrees clockwise
     Image.fromarray(noise.transpose(1, 0, 2)[..., :3].copy()).save(folder / "3.jpg", exif=exif, quality=100)
-    assert here(folder, "-o", tmp_path / "out")[0] == 0
+    assert run_deblur_stub(folder, "-o", tmp_path / "out")[0] == 0
     with Image.open(tmp_path / "out" / "1.png") as picture:
         assert np.array_equal(np.array(picture), noise) and round(picture.info["dpi"][0]) == 300
     with Image.open(tmp_path / "out" / "2.png") as picture:
@@ -78,68 +80,68 @@ def test_pictures_keep_their_kind(tmp_path, here):
         assert picture.getexif()[0x010F] == "Maker" and picture.getexif().get(0x0112, 1) == 1
 
 
-def test_transparency_is_kept_beside_each_other_too(tmp_path, here):
+def test_transparency_is_kept_beside_each_other_too(tmp_path, run_deblur_stub):
     folder = tmp_path / "in"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
     Image.fromarray(noise).save(folder / "1.png")
-    assert here(folder, "-o", tmp_path / "out", "--compare", "side")[0] == 0
+    assert run_deblur_stub(folder, "-o", tmp_path / "out", "--compare", "side")[0] == 0
     with Image.open(tmp_path / "out" / "1.png") as picture:
         assert np.array_equal(np.array(picture)[..., 3], np.tile(noise[..., 3], 2))
 
 
 @pytest.mark.parametrize("ending", ["tif", "webp", "png"])
-def test_several_pictures_in_one_file_are_named(tmp_path, here, ending):
+def test_several_pictures_in_one_file_are_named(tmp_path, run_deblur_stub, ending):
     folder = tmp_path / "in"
     folder.mkdir()
     pages = [Image.new("RGB", (16, 16), (t, 100, 0)) for t in (0, 100, 200)]
     pages[0].save(folder / f"0.{ending}")
     pages[1].save(folder / f"1.{ending}", save_all=True, append_images=pages[2:])
-    code, _, err = here(folder, "-o", tmp_path / "out")
+    code, _, err = run_deblur_stub(folder, "-o", tmp_path / "out")
     assert code == 1 and len(err.splitlines()) == 1
     assert f"in/1.{ending}: cannot be read: it holds 2 images, and a frame is one" in err
     assert names(tmp_path) == ["in"]
 
 
-def test_a_cameras_preview_is_no_second_picture(tmp_path, here):
+def test_a_cameras_preview_is_no_second_picture(tmp_path, run_deblur_stub):
     folder = tmp_path / "in"
     folder.mkdir()
     pages = [Image.new("RGB", size, (0, 100, 0)) for size in ((32, 24), (16, 12))]
     pages[0].save(folder / "0.jpg", "MPO", save_all=True, append_images=pages[1:])
-    assert here(folder, "-o", tmp_path / "out")[0] == 0
+    assert run_deblur_stub(folder, "-o", tmp_path / "out")[0] == 0
     with Image.open(tmp_path / "out" / "0.jpg") as picture:
         assert picture.size == (32, 24)
 
 
-def test_overwriting_a_folder_keeps_its_other_files(tmp_path, here):
+def test_overwriting_a_folder_keeps_its_other_files(tmp_path, run_deblur_stub):
     make_pictures(tmp_path / "in", 2)
     (tmp_path / "out").mkdir()
-    assert here(tmp_path / "in", "-o", tmp_path / "out")[0] == 0  # an empty one is no obstacle
+    assert run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out")[0] == 0  # an empty one is no obstacle
     (tmp_path / "out" / "other.txt").write_text("keep me")
-    assert here(tmp_path / "in", "-o", tmp_path / "out")[0] == 1
-    assert here(tmp_path / "in", "-o", tmp_path / "out", "--overwrite")[0] == 0
+    assert run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out")[0] == 1
+    assert run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out", "--overwrite")[0] == 0
     assert names(tmp_path / "out") == ["frame0.png", "frame1.png", "other.txt"]
-    code, _, err = here(tmp_path / "in", "-o", tmp_path / "in", "--overwrite")
+    code, _, err = run_deblur_stub(tmp_path / "in", "-o", tmp_path / "in", "--overwrite")
     assert code == 1 and "would replace its own input" in err
 
 
-def test_pictures_of_two_sizes_and_of_16_bits_are_named(tmp_path, here):
+def test_pictures_of_two_sizes_and_of_16_bits_are_named(tmp_path, run_deblur_stub):
     make_pictures(tmp_path / "in", 2)
     Image.new("RGB", (20, 20)).save(tmp_path / "in" / "frame2.png")
-    code, _, err = here(tmp_path / "in")
+    code, _, err = run_deblur_stub(tmp_path / "in")
     assert code == 1 and "frame2.png: is 20x20, but frame0.png is 64x48" in err
     Image.fromarray(np.zeros((48, 64), np.uint16)).save(tmp_path / "in" / "frame2.png")
-    code, _, err = here(tmp_path / "in")
+    code, _, err = run_deblur_stub(tmp_path / "in")
     assert code == 1 and "frame2.png: cannot be read: more than 8 bits" in err
     assert names(tmp_path) == ["in", "in.mkv"]
 
 
-def test_what_a_folder_holds_besides_is_named(tmp_path, here):
+def test_what_a_folder_holds_besides_is_named(tmp_path, run_deblur_stub):
     make_pictures(tmp_path / "in", 2).rename(tmp_path / "in" / "clip.mkv")
     (tmp_path / "in" / "raw").mkdir()
     for name in (".hidden", "a9.txt", "a10.txt"):
         (tmp_path / "in" / name).touch()
-    code, out, _ = here(tmp_path / "in", "-o", tmp_path / "out", "--json")
+    code, out, _ = run_deblur_stub(tmp_path / "in", "-o", tmp_path / "out", "--json")
     assert code == 0 and json.loads(out)["frames"] == 2
     assert json.loads(out)["warnings"] == [
         f"{tmp_path}/in: 4 left out, no images: a9.txt, a10.txt, clip.mkv and 1 more"
@@ -158,7 +160,7 @@ def test_many_images_are_not_compared_with_each_other(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
-def test_a_folder_of_videos_is_no_folder_of_images(tmp_path, stfan_here, images):
+def test_a_folder_of_videos_is_no_folder_of_images(tmp_path, run_cli_inprocess, images):
     folder = tmp_path / "films"
     folder.mkdir()
     for number in range(2):
@@ -168,15 +170,15 @@ def test_a_folder_of_videos_is_no_folder_of_images(tmp_path, stfan_here, images)
     words = rf"films: a folder must hold the images of one video, got 2 video files .* and {images} images"
     with pytest.raises(ValueError, match=words):
         ImageFolderReader(folder)
-    done = stfan_here("try", folder)
+    done = run_cli_inprocess("try", folder)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert names(tmp_path) == ["films"]
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.PNG"])
-def test_the_output_of_a_folder_has_not_the_name_of_a_file(tmp_path, here, name):
+def test_the_output_of_a_folder_has_not_the_name_of_a_file(tmp_path, run_deblur_stub, name):
     make_pictures(tmp_path / "in", 2)
-    code, out, err = here(tmp_path / "in", "-o", tmp_path / name)
+    code, out, err = run_deblur_stub(tmp_path / "in", "-o", tmp_path / name)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
     assert (
         f"{name}: the output must be the name of a folder if the input is one, got that of a .{name[4:]} file"
@@ -184,4 +186,4 @@ def test_the_output_of_a_folder_has_not_the_name_of_a_file(tmp_path, here, name)
     )
     assert names(tmp_path) == ["in", "in.mkv"]
     (tmp_path / name).mkdir()  # somebody made it and means it
-    assert here(tmp_path / "in", "-o", tmp_path / name)[0] == 0
+    assert run_deblur_stub(tmp_path / "in", "-o", tmp_path / name)[0] == 0

@@ -95,15 +95,15 @@ def flip(source, path, numbers):
         ("mkv", "ffv1", {"slicecrc": "1", "level": "3"}),
     ],
 )
-def test_frames_decoded_with_errors_are_counted(tmp_path, here, ending, codec, coding):
+def test_frames_decoded_with_errors_are_counted(tmp_path, run_deblur_stub, ending, codec, coding):
     """In the last line and in --json; FFmpeg conceals them."""
     source = make_video(tmp_path / f"in.{ending}", width=160, height=128, codec=codec, coding=coding)
     bad = flip(source, tmp_path / f"bad.{ending}", (3, 7))
     out = tmp_path / "out.mkv"
     for path, count in ((source, 0), (bad, 2)):
-        code, said, err = here(path, "-o", out, "--json", "--overwrite")
+        code, said, err = run_deblur_stub(path, "-o", out, "--json", "--overwrite")
         assert code == 0 and json.loads(said)["damaged"] == count and json.loads(said)["frames"] == 12, err
-        code, said, err = here(path, "-o", out, "--overwrite")
+        code, said, err = run_deblur_stub(path, "-o", out, "--overwrite")
         ending = "; 2 frames were decoded with errors" if count else ""
         assert (
             code == 0
@@ -227,7 +227,7 @@ def test_what_a_pixel_format_loses_is_warned_of(tmp_path, caplog, codec, pix_fmt
         assert re.search(pattern, caplog.text), caplog.text
 
 
-def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
+def test_wrong_inputs_are_told_what_to_do(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=2)
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -242,7 +242,7 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
             "crf must be from 0 to 63 for libvpx-vp9, got 64; change or leave out --crf",
         ),
     ):
-        code, said, err = here(*args, "-o", tmp_path / "out.mkv")
+        code, said, err = run_deblur_stub(*args, "-o", tmp_path / "out.mkv")
         assert code == 1 and said == "" and words in err and len(err.splitlines()) == 1, err
     assert names(tmp_path) == ["in.mp4", "weights"]
 
@@ -256,15 +256,15 @@ def test_wrong_inputs_are_told_what_to_do(tmp_path, here):
         ("list.mpd", '<?xml version="1.0"?>\n<MPD><Period><BaseURL>secret.mp4</BaseURL></Period></MPD>\n'),
     ],
 )
-def test_a_playlist_opens_no_other_file(tmp_path, here, name, text):
+def test_a_playlist_opens_no_other_file(tmp_path, run_deblur_stub, name, text):
     make_video(tmp_path / "secret.mp4", frames=3)
     (tmp_path / name).write_text(text)
-    code, _, err = here(tmp_path / name, "-o", tmp_path / "out.mp4")
+    code, _, err = run_deblur_stub(tmp_path / name, "-o", tmp_path / "out.mp4")
     assert code == 1 and f"{name}: is a playlist; give a video of it" in err, err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "secret.mp4"])
 
 
-def test_other_xml_is_no_playlist(tmp_path, here):
+def test_other_xml_is_no_playlist(tmp_path, run_deblur_stub):
     (tmp_path / "feed.mp4").write_text('<?xml version="1.0"?>\n<rss version="2.0"></rss>\n' * 20)
-    code, _, err = here(tmp_path / "feed.mp4", "-o", tmp_path / "out.mp4")
+    code, _, err = run_deblur_stub(tmp_path / "feed.mp4", "-o", tmp_path / "out.mp4")
     assert code == 1 and "feed.mp4: not a video, or truncated: " in err and "is a playlist" not in err

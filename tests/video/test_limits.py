@@ -208,9 +208,9 @@ def test_real_clips(tmp_path, shared_video, name, part, sound):
         assert [pts * unit for pts, _ in got] == pytest.approx(times, abs=unit)
 
 
-def test_a_real_clip_through_the_network(tmp_path, stfan_here, shared_video):
+def test_a_real_clip_through_the_network(tmp_path, run_cli_inprocess, shared_video):
     source = shared_video("carphone_pristine.mp4")
-    done = stfan_here(
+    done = run_cli_inprocess(
         "deblur", source, "-o", tmp_path / "out.mp4", "--max-frames", 4, "--reset-on-cut", "--json"
     )
     assert done.returncode == 0, done.stderr

@@ -159,12 +159,12 @@ def test_progressive_frames_among_interlaced_ones_stay_as_they_are(tmp_path):
     assert same == [True] * 6 + [False] * 6 + [True] * 6
 
 
-def test_a_video_without_a_decoder_is_named_by_its_tag(tmp_path, here):
+def test_a_video_without_a_decoder_is_named_by_its_tag(tmp_path, run_deblur_stub):
     source = make_video(tmp_path / "in.mp4", frames=2)
     data = source.read_bytes()
     at = data.index(b"avc1", data.index(b"stsd"))
     source.write_bytes(data[:at] + b"CRAW" + data[at + 4 :])
-    code, said, err = here(source, "-o", tmp_path / "out.mp4")
+    code, said, err = run_deblur_stub(source, "-o", tmp_path / "out.mp4")
     assert (code, said) == (1, "") and len(err.splitlines()) == 1
     assert f"{source}: its video has the codec CRAW, which this FFmpeg cannot decode" in err
 
@@ -499,9 +499,9 @@ def test_a_damaged_packet_of_sound_is_left_out(tmp_path, caplog, to):
     assert len(sound_of(out.path)) >= len(sound_of(source)) - 2
 
 
-def test_info_prints_the_plan(tmp_path, stfan_here):
+def test_info_prints_the_plan(tmp_path, run_cli_inprocess):
     source = with_sound(tmp_path / "in.avi", "pcm_alaw", 8000)
-    done = stfan_here("info", source)
+    done = run_cli_inprocess("info", source)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{source} to {tmp_path}/in_deblurred.mp4, codec libx264, crf 16")
@@ -509,6 +509,6 @@ def test_info_prints_the_plan(tmp_path, stfan_here):
         "  stream 0 (video, mjpeg): 10 frames, 64x48, 0.36 s is kept",
         "  stream 1 (sound, pcm_alaw) is left out: .mp4 does not take it, .mkv would",
     ]
-    done = stfan_here("info", source, "-o", "any.mkv")
+    done = run_cli_inprocess("info", source, "-o", "any.mkv")
     assert done.stdout.splitlines()[2] == "  stream 1 (sound, pcm_alaw) is kept"
     assert [path.name for path in tmp_path.iterdir()] == ["in.avi"]
