@@ -136,9 +136,9 @@ def small():
 
 @pytest.fixture
 def run_deblur_stub(run_cli_inprocess, monkeypatch):
-    """stfan deblur in this process, with a stand-in for the network: run_deblur_stub("in.mp4", ...) -> (exit code, out, err).
+    """stfan deblur in this process, with a stand-in for the network: run_deblur_stub("in.mp4") -> (exit code, out, err).
 
-    here.made is what the Deblurrer was to be made of.
+    run_deblur_stub.made is what the Deblurrer was to be made of.
     """
     from support.samples import Trail
 
