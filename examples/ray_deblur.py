@@ -13,8 +13,9 @@ from pathlib import Path
 
 import ray
 
+from stfan.cli.hints import describe_error
 from stfan.cli.job import DeblurJob, LoadedNetwork, NetworkChoice
-from stfan.cli.library import plan_jobs
+from stfan.cli.library import is_done, plan_jobs
 
 
 @cache
@@ -25,15 +26,21 @@ def load(network: NetworkChoice) -> LoadedNetwork:
 
 @ray.remote(max_retries=5)
 def deblur(job: DeblurJob) -> str:
-    """Deblur one video."""
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    return f"{job.out}: {job.run(load(job.network)).frames} frames"
+    """Deblur one video; what is wrong with it is one line."""
+    try:
+        if is_done(job):
+            return f"{job.out}: is there already"
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        return f"{job.out}: {job.run(load(job.network)).frames} frames"
+    except Exception as error:
+        # Not every error of the package can be sent to another process.
+        raise RuntimeError(describe_error(error)) from None
 
 
 def deblur_all(jobs: list[DeblurJob], gpus: float = 0) -> list[str]:
     """Deblur what is not there yet, print each result, and return what went wrong."""
     task, failed = deblur.options(num_gpus=gpus), []
-    running = {task.remote(job): job for job in jobs if not job.out.exists()}
+    running = {task.remote(job): job for job in jobs}
     while running:
         (done,), _ = ray.wait(list(running))
         try:
@@ -52,8 +59,10 @@ def main() -> None:
     parser.add_argument("--recursive", action="store_true")
     parser.add_argument("--gpus", type=float, default=0, help="of one video; 0.5 lets two share a GPU")
     args = parser.parse_args()
-    like = DeblurJob(args.inputs[0], resume=True)
-    failed = deblur_all(plan_jobs(args.inputs, args.out_dir, like, args.recursive), args.gpus)
+    # Workers have another working directory.
+    inputs, out_dir = [path.absolute() for path in args.inputs], args.out_dir.absolute()
+    jobs = plan_jobs(inputs, out_dir, DeblurJob(inputs[0], resume=True), args.recursive)
+    failed = deblur_all(jobs, args.gpus)
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} failed:", *failed]))
 

@@ -20,7 +20,9 @@ network: LoadedNetwork | None = None
 def deblur(video: str, strength: float) -> tuple[tuple[np.ndarray, np.ndarray], str, str]:
     """Deblur the middle of a video; return its frame that changed most, before and after, the video, and a sentence."""
     global network
-    source, folder = Path(video), Path(tempfile.mkdtemp())
+    # Within gradio's cache, which deletes it.
+    source = Path(video)
+    folder = Path(tempfile.mkdtemp(dir=source.parent))
     start, end = middle(source, SECONDS)
     job = DeblurJob(
         source, folder / "deblurred.mp4", NetworkChoice(strength=strength), part=Part(start, end), sound=False
@@ -39,7 +41,8 @@ def deblur(video: str, strength: float) -> tuple[tuple[np.ndarray, np.ndarray], 
     return (before, after), str(result.path), f"{result.frames} frames, {changed.words}"
 
 
-with gr.Blocks(title="Video deblurring") as page:
+# What was uploaded or made more than a day ago is deleted each hour.
+with gr.Blocks(title="Video deblurring", delete_cache=(3600, 86400)) as page:
     gr.Markdown(f"# Video deblurring\nThe middle {SECONDS:g} seconds of a video, before and after.")
     with gr.Row():
         source = gr.Video(label="Video", sources=["upload"], elem_id="source")

@@ -1,5 +1,6 @@
 """The command line: its commands, one file each, and how errors are printed."""
 
+import codecs
 import io
 import sys
 import warnings
@@ -14,6 +15,7 @@ from stfan.cli.evaluate import evaluate
 from stfan.cli.export import export
 from stfan.cli.hints import describe_error
 from stfan.cli.info import info
+from stfan.cli.outcome import end_closed_pipe
 from stfan.cli.train import train
 from stfan.cli.trial import trial
 from stfan.internal_errors import traceback_wanted
@@ -31,6 +33,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             print("stfan: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            end_closed_pipe()
 
 
 app = typer.Typer(
@@ -81,6 +85,14 @@ def format_warning(
     )
 
 
+def encode_as_read(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode what is no text as the bytes that it was read from, and letters that a terminal lacks by their numbers."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
 def main() -> None:
     """Run the command line; an error is printed in one line and gives exit code 1.
 
@@ -90,8 +102,10 @@ def main() -> None:
     # Pillow's word on pictures that are large, and not too large: nobody can act on it.
     warnings.filterwarnings("ignore", "Image size")
     # Names of files may hold bytes that are no UTF-8; they are printed as they are.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    codecs.register_error("stfan", encode_as_read)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="stfan")
     try:
         app(prog_name="stfan")
     # A package that is missing or does not fit; stfan/__main__.py says which.

@@ -1,6 +1,5 @@
 """The command stfan deblur."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,18 @@ import typer
 from stfan.cli import options
 from stfan.cli.console import LogHandler, ProgressBar, graceful_interrupt, print_line, stderr_console
 from stfan.cli.estimate import Estimate
-from stfan.cli.outcome import interrupted_at_once, interrupted_line, json_record, last_line, print_error
+from stfan.cli.outcome import (
+    end_closed_pipe,
+    interrupted_at_once,
+    interrupted_line,
+    json_record,
+    last_line,
+    print_error,
+)
 from stfan.devices import resolve_device
 from stfan.files import check_writable, to_json
 from stfan.images import SUFFIXES
 from stfan.video.errors import ClosedPipeError
-
-CLOSED_PIPE = 141  # as a shell has it of programs that SIGPIPE ends
 
 # PyAV, which other commands do without, and torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ def deblur(
     from stfan.cli.library import is_library, plan_jobs
     from stfan.cli.library_run import LibraryRun
     from stfan.video.encoder import Encoding
+    from stfan.video.partial_output import PIPE
 
     job = DeblurJob(
         inputs[0],
@@ -85,14 +90,17 @@ def deblur(
         return
     if picture or report:
         raise typer.BadParameter("--picture and --report are for one video")
-    if Path("-") in inputs:
-        raise typer.BadParameter("- must be the one INPUT")
-    if len(inputs) > 1 and (out or not out_dir):
+    if PIPE in (*inputs, out, out_dir):
+        raise typer.BadParameter("- is for one video: as the one INPUT, or with -o")
+    if (out and out_dir) or (len(inputs) > 1 and not out_dir):
         raise typer.BadParameter("several INPUTs need --out-dir, and no -o")
     with usage_errors():
         job.part.check()
-    jobs = plan_jobs(inputs, out_dir or job.out, job, recursive)
-    LibraryRun((shard or options.Shard()).of(jobs), quiet, verbose, as_json).run()
+    out_dir, shard = out_dir or job.out, shard or options.Shard()
+    with LogHandler(stderr_console, quiet, verbose).attached():
+        jobs = shard.of(plan_jobs(inputs, out_dir, job, recursive))
+    mark = out_dir / f".stfan-overwrite-{shard.index}-{shard.count}"
+    LibraryRun(jobs, mark, quiet, verbose, as_json).run()
 
 
 def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
@@ -101,6 +109,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
     from stfan.video.partial_output import PIPE
 
     check_job(job)
+    resumable = PIPE not in (job.input, job.out)
     with LogHandler(stderr_console, quiet, verbose, str(job.input)).attached() as handler:
         opened = job.open()
         with opened.reader as reader:
@@ -109,7 +118,7 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
             total = reader.expected_frames
             bar = ProgressBar(stderr_console, reader.path.name, total, not quiet)
             say = str if quiet else partial(print_line, stderr_console)
-            estimate = Estimate(total, network.device, say, resumable=job.out != PIPE)
+            estimate = Estimate(total, network.device, say, resumable=resumable)
             monitor = RunMonitor(
                 reader.path.resolve().name, network, job.look, bar, estimate, plan=opened.plan
             )
@@ -117,14 +126,12 @@ def run_one(job: "DeblurJob", quiet: bool = False, verbose: bool = False, as_jso
                 with bar.progress, graceful_interrupt(stderr_console) as stop:
                     result = opened.run(network, monitor.start, monitor, stop)
             except KeyboardInterrupt as error:
-                print_error(interrupted_at_once(error))
+                print_error(interrupted_at_once(error, resumable))
                 raise typer.Exit(130) from error
             except ClosedPipeError:
                 result = None
         if result is None:
-            # At once, as SIGPIPE would: or Python tries once more to write to it when it exits.
-            sys.stderr.flush()
-            os._exit(CLOSED_PIPE)
+            end_closed_pipe()
         files = monitor.save()
     file = sys.stderr if job.out == PIPE else sys.stdout
     if as_json:

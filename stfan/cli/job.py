@@ -180,14 +180,14 @@ class DeblurJob:
             raise JobError("resume is for files: a pipe cannot be read or written from its middle")
         if self.input == PIPE and self.part.start:
             raise JobError("start is for files: what reads a pipe begins with its first frame")
-        if self.input == PIPE and sys.stdin.isatty():
-            raise JobError("input is a terminal; - reads y4m from a pipe")
+        if self.input == PIPE and (sys.stdin is None or sys.stdin.isatty()):
+            raise JobError("input is a terminal, or closed; - reads y4m from a pipe")
         if self.out == PIPE and self.input.is_dir():
             raise JobError("output must be a folder if the input is one, got -")
         if self.out == PIPE and self.encoding != Encoding(pix_fmt=self.encoding.pix_fmt):
             raise JobError("codec, crf, preset and lossless are for files: a pipe gets y4m, of any pix_fmt")
-        if self.out == PIPE and sys.stdout.isatty():
-            raise JobError("output is a terminal; - writes y4m into a pipe")
+        if self.out == PIPE and (sys.stdout is None or sys.stdout.isatty()):
+            raise JobError("output is a terminal, or closed; - writes y4m into a pipe")
 
     def open(self) -> "OpenJob":
         """Open the input, and check that the output can be written; nothing is written yet.
@@ -202,10 +202,10 @@ class DeblurJob:
             images = ImageFolderReader(self.input, int(part.start or 0), last, part.max_frames)
             return OpenJob(self, images, ImageFolderWriter(self.out))
         video: VideoReader
+        deinterlace = self.deinterlace == "auto"
         if self.input == PIPE:
-            video = PipeReader(sys.stdin.buffer, part.end, part.max_frames)
+            video = PipeReader(sys.stdin.buffer, part.end, part.max_frames, deinterlace)
         else:
-            deinterlace = self.deinterlace == "auto"
             video = VideoReader(self.input, part.start or 0.0, part.end, part.max_frames, deinterlace)
         columns = 2 if self.look.compare == "side" else 1
         try:

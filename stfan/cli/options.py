@@ -54,6 +54,12 @@ def parse_time(text: str) -> float:
     return sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
 
 
+def parse_path(text: str) -> Path:
+    """Parse the path of a file, or "-" for a pipe; as a Path, "./-" would be the same."""
+    path = Path(text)
+    return path.absolute() if path == Path("-") and text != "-" else path
+
+
 @dataclass(frozen=True)
 class Shard:
     """The items that one of `count` processes takes: those whose number, counted from 0, is `index` modulo `count`."""
@@ -109,13 +115,18 @@ Input = Annotated[
 Inputs = Annotated[
     list[Path],
     typer.Argument(
+        parser=parse_path,
         metavar="INPUT...",
         help="A video, a folder with an image for each frame, or several videos and folders of videos.",
     ),
 ]
 OutDir = Annotated[
     Path | None,
-    typer.Option(help="Folder for the outputs of several INPUTs; those that are there are skipped."),
+    typer.Option(
+        parser=parse_path,
+        metavar="PATH",
+        help="Folder for the outputs of several INPUTs; those that are there are skipped.",
+    ),
 ]
 Recursive = Annotated[
     bool, typer.Option("--recursive", help="Take the videos of all folders in a folder, too.")
@@ -126,7 +137,13 @@ ShardOption = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("-o", "--out", help="Video or folder to write; INPUT_deblurred if not given."),
+    typer.Option(
+        "-o",
+        "--out",
+        parser=parse_path,
+        metavar="PATH",
+        help="Video or folder to write; INPUT_deblurred if not given.",
+    ),
 ]
 Start = Annotated[
     float | None,

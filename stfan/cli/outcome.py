@@ -1,10 +1,11 @@
 """How a run of stfan deblur ended, as it is printed: the last line, a JSON record, the command that resumes."""
 
+import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stfan.video.errors import count_frames
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from stfan.cli.job import LoadedNetwork
     from stfan.cli.run_monitor import RunMonitor
     from stfan.video.pipeline import DeblurResult
+
+CLOSED_PIPE = 141  # as a shell has it of programs that SIGPIPE ends
 
 
 def speed(result: "DeblurResult") -> float:
@@ -44,26 +47,37 @@ def json_record(
 def interrupted_line(result: "DeblurResult") -> str:
     """Say what there is of an interrupted run, and how to resume it."""
     lines = [f"interrupted after {count_frames(result.frames)}{result.damage}"]
-    # Of a pipe nothing is kept.
+    if str(result.path) != "-":
+        lines.append(f"the frames so far: {result.path}")
     if result.saved:
-        lines += [
-            f"the frames so far: {result.path}",
-            f"to resume from frame {result.saved}: {resume_command()}",
-        ]
+        lines.append(f"to resume from frame {result.saved}: {resume_command()}")
     return "; ".join(lines)
 
 
-def interrupted_at_once(error: KeyboardInterrupt) -> str:
-    """Say that a run was interrupted, and where frames are kept how to resume it."""
+def interrupted_at_once(error: KeyboardInterrupt, resumable: bool, done: bool = False) -> str:
+    """Say that a run was interrupted, where frames are kept, and how to resume it.
+
+    Args:
+        error: the interrupt.
+        resumable: whether kept frames can be resumed from.
+        done: whether there is something to resume without such frames: other videos.
+    """
     from stfan.video.errors import KeptFramesInterrupt
 
-    kept = f"; {error}; to resume: {resume_command()}" if isinstance(error, KeptFramesInterrupt) else ""
-    return f"interrupted at once{kept}"
+    kept = isinstance(error, KeptFramesInterrupt)
+    command = f"to resume: {resume_command()}" if resumable and (kept or done) else ""
+    return "; ".join(filter(None, ["interrupted at once", str(error) if kept else "", command]))
 
 
 def print_error(line: str) -> None:
     """Print a line on stderr that begins with the program's name."""
     print(f"stfan: {line}", file=sys.stderr, flush=True)
+
+
+def end_closed_pipe() -> NoReturn:
+    """End at once, as SIGPIPE would; or Python tries once more to write to standard output when it exits."""
+    sys.stderr.flush()
+    os._exit(CLOSED_PIPE)
 
 
 def resume_command() -> str:

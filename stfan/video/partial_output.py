@@ -133,6 +133,8 @@ class PartialOutput:
 
     def publish(self, result: Path) -> None:
         """Rename the result to `out` and delete the rest; a folder that has that name keeps its other files."""
+        if result.is_file():
+            wait_for_disk(result)
         if result.is_dir() and self.out.is_dir():
             for file in result.iterdir():
                 os.replace(file, self.out / file.name)
@@ -155,8 +157,9 @@ def remove_published(out: Path) -> None:
     """
     partial = PartialOutput(out, {})
     state = partial.folder / "state.safetensors"
-    if out.is_file() and state.exists() and state.stat().st_mtime_ns <= out.stat().st_mtime_ns:
-        with suppress(FileExistsError), closing(partial):
+    # It is not there; or another run has the folder, or is about to delete it.
+    with suppress(OSError), closing(partial):
+        if out.is_file() and state.stat().st_mtime_ns <= out.stat().st_mtime_ns:
             partial._take_lock()
             partial.remove()
 
@@ -166,6 +169,7 @@ class NoPartialOutput(PartialOutput):
 
     def __init__(self) -> None:
         super().__init__(PIPE, {})
+        self.folder = PIPE
 
     def begin(self, resume: bool, overwrite: bool) -> None:
         """Begin from nothing."""

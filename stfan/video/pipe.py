@@ -4,8 +4,9 @@ A y4m stream has frames of one size, format and rate, and neither times nor soun
 and becomes it again by the same one.
 """
 
+import re
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -13,17 +14,24 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
 import torch
+from av.video.reformatter import ColorRange
 
-from stfan.video.colour import CodedFrame, FromTensor, code_frame, with_chroma_location
+from stfan.video.colour import CodedFrame, FromTensor, bit_depth, code_frame, with_chroma_location
+from stfan.video.deinterlace import deinterlace
 from stfan.video.errors import BrokenInputError, ClosedPipeError
 from stfan.video.partial_output import PIPE
 from stfan.video.pixel_formats import warn_of_losses
+from stfan.video.pyav import rational
 from stfan.video.reader import ROUNDING, VideoReader
 
 Y4M = "yuv4mpegpipe"  # FFmpeg's name of the format
-STRICT = {"strict": "-1"}  # or FFmpeg writes only 8 bits
 FORMATS = [f"yuv{colour}p{bits}" for bits in ("", "10le", "12le") for colour in ("420", "422", "444")]
+LINE = 1000  # bytes: more than the longest line that FFmpeg reads as a header
+# Where the samples of a header's colour are, if not to the left. Programs that do not know it write "jpeg", too.
+SITES = {b"420": "jpeg", b"420jpeg": "jpeg", b"420paldv": "paldv"}
+RANGES = {ColorRange.MPEG: " XCOLORRANGE=LIMITED", ColorRange.JPEG: " XCOLORRANGE=FULL"}
 
 
 class PipeReader(VideoReader):
@@ -33,33 +41,40 @@ class PipeReader(VideoReader):
         file: where to read from, standard input say.
         end: seconds; frames before it are read.
         max_frames: the most frames to read.
+        deinterlace: whether to deinterlace frames, if the header says that they are interlaced.
+
+    Attributes:
+        site: where the header has the colour samples of 4:2:0: jpeg, paldv or mpeg2.
 
     Raises:
         ValueError: it is no y4m.
     """
 
-    def __init__(self, file: BinaryIO, end: float | None = None, max_frames: int | None = None):
+    def __init__(
+        self,
+        file: BinaryIO,
+        end: float | None = None,
+        max_frames: int | None = None,
+        deinterlace: bool = True,
+    ):
+        self._input = _Input(file)
         try:
-            # Not the file itself, which PyAV would close.
-            stream: Any = _Unseekable(file)
+            stream: Any = self._input
             self._pipe = av.open(stream, format=Y4M)
-            self._frames = self._pipe.decode(video=0)
+            self._frames = self._decode()
             self._first = next(self._frames, None)
         except av.FFmpegError as error:
             raise ValueError(f"{PIPE}: standard input is no y4m: {error.strerror}") from error
         if self._first is None:
             raise ValueError(f"{PIPE}: standard input holds no frames")
+        header = self._input.head.partition(b"\n")[0]
+        colour = next((word[1:] for word in header.split() if word.startswith(b"C")), b"420")
+        self.site = SITES.get(colour, "mpeg2")
         # What a reader knows of a file it knows of this one, which has the first frame.
         self._folder = tempfile.TemporaryDirectory()
         first = Path(self._folder.name) / "first.y4m"
-        video = self._pipe.streams.video[0]
-        with av.open(f"file:{first}", "w", format=Y4M, options=STRICT) as container:
-            copy = add_stream(
-                container, Fraction(video.average_rate or 25), self._first.format.name, self._first
-            )
-            for frame in (self._first, None):
-                container.mux(copy.encode(frame))
-        super().__init__(first, 0.0, end, max_frames)
+        first.write_bytes(header + b"\nFRAME\n" + planes(self._first))
+        super().__init__(first, 0.0, end, max_frames, deinterlace)
         self.path = PIPE
 
     def __exit__(
@@ -88,16 +103,34 @@ class PipeReader(VideoReader):
         Raises:
             BrokenInputError: the stream ends within a frame.
         """
+        frames = self._warn_of_interlacing(with_chroma_location(self._limited(), "rawvideo"))
+        for frame in deinterlace(frames) if self.deinterlace else frames:
+            yield frame, code_frame(frame)
+
+    def _limited(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames before the end, with their numbers as times."""
         assert self._first is not None
-        frames = with_chroma_location(chain([self._first], self._frames), "rawvideo")
         try:
-            for number, frame in enumerate(frames):
+            for number, frame in enumerate(chain([self._first], self._frames)):
                 late = self.end is not None and number / self.rate > self.end - ROUNDING
                 if late or number == self.max_frames:
                     return
-                yield frame, code_frame(frame)
+                # The demuxer's times come from places in the stream, and go astray if frames have parameters.
+                frame.pts, frame.time_base, frame.duration = number, self.source.times.base, 1
+                yield frame
         except av.FFmpegError as error:
             raise BrokenInputError(f"{PIPE}: broken or truncated: {error.strerror}") from error
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Yield all frames; FFmpeg alone would take a stream that ends within a frame for a whole one."""
+        end: int | None = None
+        for number, packet in enumerate(self._pipe.demux(video=0)):
+            if packet.size:
+                end = (packet.pos or 0) + packet.size
+                decoded: list[Any] = packet.decode()
+                yield from decoded
+            elif end is not None and self._input.count > end:
+                raise BrokenInputError(f"{PIPE}: broken or truncated: ends within frame {number}")
 
 
 class PipeWriter:
@@ -124,13 +157,14 @@ class PipeWriter:
             raise ValueError(f"{PIPE}: y4m must have a pixel format of {', '.join(FORMATS)}, got {pix_fmt}")
         warn_of_losses(first.format, "rawvideo", pix_fmt)
         self._to_frame = FromTensor(width, height, pix_fmt, first)
-        self._file: Any = _Unseekable(file)
-        self._container = av.open(self._file, "w", format=Y4M, options=STRICT)
-        self._stream = add_stream(self._container, reader.rate, pix_fmt, first, (width, height))
+        # Without a buffer: what is in one when a disk is full, Python would write again as it exits.
+        self._file: Any = getattr(file, "raw", file)
+        self._header = header_of(reader, pix_fmt, width, height, first.color_range)
         self._count = 0
 
     def begin(self, folder: Path, saved: Mapping[str, torch.Tensor] | None) -> None:
-        """Begin; the folder is not needed."""
+        """Write the header; the folder is not needed."""
+        self._send(self._header)
 
     def quantise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Round a frame (3, H, W) in [0, 1] to the integers that are written, on its device."""
@@ -142,67 +176,73 @@ class PipeWriter:
         Raises:
             ClosedPipeError: nobody reads it.
         """
-        frame = self._to_frame.frame(samples.numpy())
-        frame.pts, frame.time_base = self._count, self._stream.codec_context.time_base
         self._count += 1
-        self._container.mux(self._stream.encode(frame))
-        self._refuse_closed()
+        self._send(b"FRAME\n" + planes(self._to_frame.frame(samples.numpy())))
 
     def checkpoint(self, segment_ends: bool) -> dict[str, torch.Tensor]:
         """Return nothing: what is written is out of hand."""
         return {}
 
     def finish(self, incomplete: bool) -> Path:
-        """Write what is left, and return the name of standard output."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._refuse_closed()
+        """Return the name of standard output."""
         return PIPE
 
-    def _refuse_closed(self) -> None:
-        if self._file.closed:
-            raise ClosedPipeError(f"{PIPE}: closed at frame {self._count}")
-
     def abandon(self) -> None:
-        """Close the stream."""
-        self._container.close()
+        """Leave everything as it is."""
+
+    def _send(self, data: bytes) -> None:
+        """Write all bytes, now."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except BrokenPipeError as error:
+            raise ClosedPipeError(f"{PIPE}: closed at frame {self._count}") from error
 
 
-class _Unseekable:
+class _Input:
     """A file for PyAV that it can neither seek in nor close.
 
     Attributes:
-        closed: whether whoever read it reads no more. PyAV would make an error of its own of it.
+        head: its first bytes, with the header of the stream.
+        count: number of bytes that were read.
     """
 
-    closed = False
-
     def __init__(self, file: BinaryIO):
-        self.read, self._file = file.read, file
+        # What there is, or a frame would wait for the bytes of the next one.
+        self._read = getattr(file, "read1", file.read)
+        self.head, self.count = b"", 0
 
-    def write(self, data: bytes) -> int:
-        """Write all bytes, now."""
-        try:
-            if not self.closed:
-                self._file.write(data)
-                self._file.flush()
-        except BrokenPipeError:
-            self.closed = True
-        return len(data)
+    def read(self, size: int) -> bytes:
+        """Read up to so many bytes; none at the end."""
+        data: bytes = self._read(size)
+        self.count += len(data)
+        if len(self.head) < LINE:
+            self.head += data[:LINE]
+        return data
 
 
-def add_stream(
-    container: av.container.OutputContainer,
-    rate: Fraction,
-    pix_fmt: str,
-    like: av.VideoFrame,
-    size: tuple[int, int] | None = None,
-) -> av.VideoStream:
-    """Add the stream of a y4m file, with frames of the range of `like`."""
-    stream = container.add_stream("rawvideo", rate)
-    assert isinstance(stream, av.VideoStream)
-    stream.width, stream.height = size or (like.width, like.height)
-    stream.pix_fmt = pix_fmt
-    stream.codec_context.time_base = 1 / Fraction(rate)
-    stream.codec_context.color_range = like.color_range
-    return stream
+def planes(frame: av.VideoFrame) -> bytes:
+    """Return the samples of a frame, plane after plane, as y4m has them."""
+    width = 1 if bit_depth(frame.format) == 8 else 2
+    arrays = []
+    for plane in frame.planes:
+        buffer: Any = plane
+        rows = np.frombuffer(buffer, np.uint8).reshape(plane.height, -1)
+        arrays.append(rows[:, : plane.width * width].tobytes())
+    return b"".join(arrays)
+
+
+def header_of(reader: VideoReader, pix_fmt: str, width: int, height: int, color_range: int) -> bytes:
+    """Return the first line of a y4m stream of frames of one of FORMATS, made of a reader's."""
+    colour, bits = re.findall(r"\d+", pix_fmt + "p8")[:2]
+    # The samples are where they were: to the left, or where the input's header says.
+    site = reader.site if isinstance(reader, PipeReader) else "mpeg2"
+    kind = colour + (f"p{bits}" if bits != "8" else site if colour == "420" else "")
+    aspect = rational(reader.video.sample_aspect_ratio) or Fraction(0)
+    if reader.source.orientation.turns % 2 and aspect:
+        aspect = 1 / aspect
+    shape = f"{aspect.numerator}:{aspect.denominator if aspect else 0}"
+    rate = f"{reader.rate.numerator}:{reader.rate.denominator}"
+    line = f"YUV4MPEG2 W{width} H{height} F{rate} Ip A{shape} C{kind} XYSCSS={kind.upper()}"
+    return f"{line}{RANGES.get(ColorRange(color_range), '')}\n".encode()

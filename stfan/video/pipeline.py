@@ -337,7 +337,7 @@ class _Steps(Generic[Tag]):
             except BrokenInputError as error:
                 self._observe(self._write(launched, 0, output), on_frame)
                 output.wait()
-                if frames:
+                if frames and self.partial.out != PIPE:
                     path = self.writer.finish(incomplete=True)
                     raise KeptFramesError(error, frames, path, playable=True) from error
                 raise
@@ -352,9 +352,9 @@ class _Steps(Generic[Tag]):
             output.wait()
         path = self.writer.finish(incomplete=not complete)
         seconds = time.monotonic() - started
-        return DeblurResult(
-            path, complete, frames, resumed, self.partial.frames, seconds, self.reader.damaged
-        )
+        # What reads a pipe begins with its first frame, whatever is kept.
+        saved_frames = 0 if self.reader.path == PIPE else self.partial.frames
+        return DeblurResult(path, complete, frames, resumed, saved_frames, seconds, self.reader.damaged)
 
     def _launch(self, tag: Tag, coded: CodedFrame) -> _Launched[Tag]:
         """Begin a frame on the network's device; nothing waits for it."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from queue import Empty, Queue
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +27,8 @@ class Ahead(Generic[T]):
     def __init__(self, items: Generator[T, None, None], depth: int):
         self._items, self._stopped = items, False
         self._queue: Queue[T | _End] = Queue(depth)
-        self._thread = threading.Thread(target=self._fill, name="stfan input") if depth else None
+        # A daemon: Ctrl+C may come while it is waited for, and the process must end all the same.
+        self._thread = threading.Thread(target=self._fill, name="stfan input", daemon=True) if depth else None
         if self._thread:
             self._thread.start()
 
@@ -49,15 +50,15 @@ class Ahead(Generic[T]):
     def _fill(self) -> None:
         end = _End()
         try:
-            for item in self._items:
-                self._queue.put(item)
-                if self._stopped:
-                    break
+            with closing(self._items):
+                for item in self._items:
+                    self._queue.put(item)
+                    if self._stopped:
+                        break
         except BaseException as error:
             end = _End(error)
-        finally:
-            self._items.close()
-            self._queue.put(end)
+        # Also of an error as it was closed, or nobody would know that there is no more.
+        self._queue.put(end)
 
     def stop(self) -> None:
         """Make no further items; those that are made still come."""
@@ -86,7 +87,9 @@ class Behind:
     def __init__(self, depth: int):
         self._error: BaseException | None = None
         self._queue: Queue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = Queue(depth)
-        self._thread = threading.Thread(target=self._work, name="stfan output") if depth else None
+        self._thread = (
+            threading.Thread(target=self._work, name="stfan output", daemon=True) if depth else None
+        )
         if self._thread:
             self._thread.start()
 

@@ -15,8 +15,10 @@ pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("typer", reason="typer is not installed")
 from PIL import Image
 
-from stfan.cli import library_run
+from stfan.cli import library, library_run
 from stfan.cli.estimate import Rest, describe
+from stfan.cli.job import DeblurJob, Part
+from stfan.cli.library import Work, measure
 from stfan.cli.options import Shard
 from stfan.model import weights
 from support.samples import Interrupt, frames_of, make_video, names
@@ -99,7 +101,10 @@ def test_files_and_folders_of_images_together(tmp_path, films, run_deblur_stub):
 
 
 def test_what_is_refused_before_any_work(tmp_path, films, run_deblur_stub):
-    make_video(films / "a.avi", frames=2, codec="mjpeg", pix_fmt="yuvj420p")
+    pictures = tmp_path / "pictures" / "more"
+    pictures.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(pictures / "0.png")
+    avi = make_video(films / "a.avi", frames=2, codec="mjpeg", pix_fmt="yuvj420p")
     before = tree(tmp_path)
     for arguments, words in (
         ((films, "--out-dir", tmp_path / "out"), "out/a.mp4: would be the output of both "),
@@ -107,10 +112,145 @@ def test_what_is_refused_before_any_work(tmp_path, films, run_deblur_stub):
         ((films / "a.mp4", "--out-dir", films), "films/a.mp4: would replace an input"),
         ((films / "a.mp4", "--out-dir", films / "notes.txt"), "notes.txt: is a file, not a folder for"),
         ((films / "a.mp4", "--out-dir", tmp_path / "no" / "where"), "no: no such folder"),
+        ((films, "--out-dir", films), "films: holds the inputs; choose another folder"),
+        (
+            (films, "-o", tmp_path / "out.mp4"),
+            "out.mp4: must be the name of a folder for several videos, got ",
+        ),
+        (
+            (films, pictures, "--recursive", "--out-dir", tmp_path / "out"),
+            "out/more/b.mp4: would lie in ",
+        ),
     ):
+        if words.startswith("out/more"):
+            avi.unlink()
+            before.remove("films/a.avi")
         code, said, err = run_deblur_stub(*arguments)
         assert code == 1 and said == "" and words in err and len(err.splitlines()) == 1, err
     assert tree(tmp_path) == before
+
+
+def test_names_that_differ_in_case(tmp_path, run_deblur_stub, monkeypatch):
+    """Two files, but one on a disk that takes no notice of case; nothing is left of finding out."""
+    videos = [make_video(tmp_path / name, frames=2, width=16, height=16) for name in ("a.mp4", "A.mkv")]
+    videos[1] = videos[1].rename(tmp_path / "A.avi")
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_ignores_case", lambda folder: True)
+        code, _, err = run_deblur_stub(*videos, "--out-dir", tmp_path / "out")
+    assert code == 1 and "out/A.mp4: would be the output of both " in err and "upper and lower case" in err
+    assert run_deblur_stub(*videos, "--out-dir", tmp_path / "out")[0] == 0
+    assert names(tmp_path / "out") == ["A.mp4", "a.mp4"] and names(tmp_path) == ["A.avi", "a.mp4", "out"]
+
+
+def test_a_link_keeps_its_name(tmp_path, run_deblur_stub):
+    make_video(tmp_path / "1f3a.mp4", frames=2, width=16, height=16)
+    (tmp_path / "film.mp4").symlink_to("1f3a.mp4")
+    assert run_deblur_stub(tmp_path / "film.mp4", "--out-dir", tmp_path / "out")[0] == 0
+    assert names(tmp_path / "out") == ["film.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, films, run_deblur_stub, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (films / "broken.mp4").unlink()
+    code, said, err = run_deblur_stub(films, "--recursive", "--out-dir", tmp_path / "out")
+    assert code == 0 and said.endswith("2 of 2 deblurred, 0 skipped, 0 failed\n")
+    assert err == f"stfan: {films}/more/deep: Permission denied; its videos are left out\n"
+
+
+def test_what_is_there_but_not_complete(tmp_path, films, run_deblur_stub):
+    """An empty folder is filled; half a video and a folder in the place of one are errors, and the others go on."""
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    for folder in (pictures, out / "pictures", out / "b.mp4"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(pictures / "0.png")
+    data = (films / "a.mp4").read_bytes()
+    (out / "a.mp4").write_bytes(data[:-50])
+    (out / "c.mkv").touch()
+    deep = films / "more"
+    code, said, err = run_deblur_stub(
+        films / "a.mp4", deep / "b.avi", deep / "deep" / "c.mkv", pictures, "--out-dir", out, "--resume"
+    )
+    assert code == 1 and said.endswith("1 of 4 deblurred, 0 skipped, 3 failed\n")
+    assert f"{out}/a.mp4: is there, but 50 bytes of it are missing; delete it" in err
+    assert f"{out}/c.mkv: is there, but all bytes of it are missing" in err
+    assert f"{out}/b.mp4: is a folder" in err and names(out / "pictures") == ["0.png"]
+
+
+def test_replacing_outputs_is_resumed_too(tmp_path, films, run_deblur_stub, monkeypatch):
+    """What an interrupted --overwrite has replaced is not made again, and the rest is."""
+    (films / "broken.mp4").unlink()
+    out = tmp_path / "out"
+    arguments = (films, "--recursive", "--out-dir", out, "--overwrite")
+    assert run_deblur_stub(*arguments)[0] == 0 and tree(out) == ["a.mp4", "more/b.mp4", "more/deep/c.mkv"]
+    for name in tree(out):
+        os.utime(out / name, (1e9, 1e9))
+    with monkeypatch.context() as patch:
+        patch.setattr(library_run, "graceful_interrupt", Interrupt(7))
+        code, _, err = run_deblur_stub(*arguments)
+    assert code == 130 and err.endswith("--overwrite --resume\n")
+    code, said, err = run_deblur_stub(*arguments, "--resume", "--json")
+    statuses = [(record["status"], record.get("resumed")) for record in map(json.loads, said.splitlines())]
+    assert code == 0 and statuses == [("skipped", None), ("done", 2), ("done", 0)], err
+    assert tree(out) == ["a.mp4", "more/b.mp4", "more/deep/c.mkv"]
+    # Of a run that ended there is nothing to go on with.
+    assert "3 of 3 deblurred" in run_deblur_stub(*arguments, "--resume")[1]
+
+
+def test_the_work_is_measured_by_headers(tmp_path, films, monkeypatch):
+    """To read the packets of a whole library would take as long as to copy it."""
+    monkeypatch.setattr("stfan.video.reader.probe", None)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(9):
+        Image.new("RGB", (16, 8)).save(pictures / f"{number}.png")
+    works = {
+        films / "a.mp4": (3, 32 * 32),
+        films / "more/b.avi": (4, 32 * 32),
+        films / "more/deep/c.mkv": (5, 16 * 16),
+        films / "broken.mp4": (0, 0),
+        pictures: (9, 128),
+        tmp_path / "missing": (0, 0),
+    }
+    for path, (frames, pixels) in works.items():
+        assert measure(DeblurJob(path)) == Work(frames, pixels), path
+    assert measure(DeblurJob(pictures, part=Part(2.0, 8.0, 5))).frames == 5
+    assert measure(DeblurJob(films / "a.mp4", part=Part(0.04, 0.08))).frames == 1
+
+
+def test_nobody_reads_what_it_says(tmp_path, films, run_deblur_stub, monkeypatch):
+    """It ends, as other programs in a pipe do, and does not take it for an error of a file."""
+
+    def closed(*_, **facts):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(library_run.LibraryRun, "_record", closed)
+    monkeypatch.setattr("stfan.cli.app.end_closed_pipe", lambda: sys.exit(141))
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", tmp_path / "out", "--json")
+    assert code == 141 and err == "" and tree(tmp_path / "out") == ["a.mp4"]
+
+
+@pytest.mark.parametrize("when", ["at once", "between"])
+def test_interrupted_without_frames_it_says_how_to_go_on_too(
+    tmp_path, films, run_deblur_stub, monkeypatch, when
+):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    if when == "at once":
+        monkeypatch.setattr(library_run.LibraryRun, "_run_one", press)
+        words = f"stfan: {films}/a.mp4: interrupted at once; to resume: "
+    else:
+        monkeypatch.setattr(library_run, "graceful_interrupt", Interrupt(5))
+        words = f"stfan: interrupted before {films}/broken.mp4; to resume: "
+    code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", tmp_path / "out")
+    assert code == 130 and f"{words}stfan deblur {films} --recursive --out-dir {tmp_path}/out --resume" in err
 
 
 @pytest.mark.parametrize(
@@ -118,6 +258,9 @@ def test_what_is_refused_before_any_work(tmp_path, films, run_deblur_stub):
     [
         ("a.mp4", "b.mp4"),
         ("a.mp4", "b.mp4", "-o", "out"),
+        ("a.mp4", "-o", "b.mp4", "--out-dir", "out"),
+        ("-", "--out-dir", "out"),
+        ("a.mp4", "--out-dir", "-"),
         ("a.mp4", "b.mp4", "--out-dir", "out", "--report", "r.html"),
         ("a.mp4", "--recursive"),
         ("a.mp4", "--shard", "0/2"),
@@ -148,7 +291,7 @@ def test_interrupted_it_says_how_to_go_on_with_the_rest(tmp_path, films, run_deb
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run_deblur_stub(films, "--recursive", "--out-dir", whole)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(library_run, "graceful_interrupt", Interrupt(5))
+        patch.setattr(library_run, "graceful_interrupt", Interrupt(7))
         code, _, err = run_deblur_stub(films, "--recursive", "--out-dir", out)
     command = f"to resume from frame 2: stfan deblur {films} --recursive --out-dir {out} --resume"
     assert code == 130 and f"stfan: {films}/more/b.avi: interrupted after 2 frames; " in err, err

@@ -147,6 +147,12 @@ def test_an_error_of_any_step_ends_the_run(tmp_path, source, monkeypatch, where,
     assert result.resumed == (14 if count == 17 else 0) and out.read_bytes() == whole
 
 
+def deblur_alone(*args, **options):
+    """Deblur in a forked process, which lacks the threads that OpenMP had in the one before it, and would wait."""
+    torch.set_num_threads(1)
+    deblur(*args, **options)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
 @pytest.mark.parametrize("where", ["decode", "network", "write", "checkpoint"])
 def test_killed_in_any_step_it_is_resumed(tmp_path, source, monkeypatch, where):
@@ -180,7 +186,7 @@ def test_killed_in_any_step_it_is_resumed(tmp_path, source, monkeypatch, where):
         if where == "decode":
             patch.setattr("stfan.video.reader.code_frame", lambda *args: kill() or code_frame(*args))
         process = multiprocessing.get_context("fork").Process(
-            target=deblur, args=(source, out, Network()), kwargs={"writer": Writer}
+            target=deblur_alone, args=(source, out, Network()), kwargs={"writer": Writer}
         )
         process.start()
         process.join(300)
@@ -244,6 +250,15 @@ def test_a_broken_input_keeps_the_frames_before(tmp_path):
         assert sum(1 for _ in kept.decode(video=0)) == 9
 
 
+def until(condition):
+    """Wait until something is so, however slow the machine is."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing happened in a minute")
+
+
 def test_no_more_frames_wait_than_they_may():
     """Of a source that could give as many as one likes, and for an output that takes none."""
     made, gate = [], threading.Event()
@@ -257,6 +272,8 @@ def test_no_more_frames_wait_than_they_may():
     try:
         thread = threading.Thread(target=lambda: [output.put(gate.wait) or put.append(1) for _ in range(9)])
         thread.start()
+        until(lambda: len(made) == 4 and len(put) == 3)
+        # More would come soon.
         time.sleep(0.2)
         # Three wait, one is in the hands of the thread; one call is made, two wait.
         assert len(made) == 4 and len(put) == 3
@@ -268,6 +285,43 @@ def test_no_more_frames_wait_than_they_may():
         source.close()
         output.close()
     assert len(made) <= 6
+
+
+def test_no_thread_keeps_the_process_alive():
+    """Where Ctrl+C comes once more while a thread is waited for."""
+    gate = threading.Event()
+    source, output = Ahead((gate.wait() for _ in range(9)), 1), Behind(1)
+    try:
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("stfan ")]
+        assert len(threads) == 2 and all(thread.daemon for thread in threads)
+    finally:
+        gate.set()
+        source.close()
+        output.close()
+
+
+def test_an_error_as_the_source_is_closed():
+    """Who waits for the next frame is told, and does not wait for ever."""
+    seen = []
+
+    def items():
+        try:
+            yield 0
+        finally:
+            raise OSError("the input's disk is gone")
+
+    def read():
+        try:
+            seen.extend(source)
+        except OSError as error:
+            seen.append(str(error))
+
+    source = Ahead(items(), 2)
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert seen == [0, "the input's disk is gone"]
+    source.close()
 
 
 def test_counts_of_errors_do_not_hear_other_threads(tmp_path):
