@@ -1,7 +1,6 @@
 """fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition."""
 
 import itertools
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 from fac_ext import PredictedFAC, block_plan, derivatives, fac, fac_predicted
 from fac_ext.arguments import PADDING_MODES, check_window, resolve_predicted
 from support import oracle
+from support.checkout import ROOT, run
 from support.geometries import (  # noqa: F401
     GEOMETRIES,
     PLAIN,
@@ -323,29 +323,9 @@ def test_the_filters_are_never_stored(layout):
 
 def test_memory_grows_with_the_image_not_with_the_filters():
     """In a process of its own: results, one band, and two blocks."""
-    code = """
-import ctypes, re, torch
-from pathlib import Path
-from fac_ext import fac_predicted
-torch.set_num_threads(1)
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
-def extra(height):
-    x, h, g = (torch.ones(1, 64, height, 128) for _ in range(3))
-    w, b = torch.ones(64 * 25, 16), torch.ones(64 * 25)
-    leaves = [t.requires_grad_() for t in (x, h[:, :16].contiguous(), w, b)]
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    torch.autograd.grad(fac_predicted(*leaves, 5, block_bytes=1 << 20), leaves, g)
-    return status("VmHWM") - before
-extra(64)
-print(extra(256), extra(1024))
-"""
     if sys.platform != "linux":
         pytest.skip("needs Linux's account of memory")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    small, large = map(int, done.stdout.split())
+    small, large = map(int, run(sys.executable, ROOT / "tests/support/predicted_memory.py").split())
     image = 64 * 128 * 4  # bytes of a row
     assert large - small < 768 * image * 4  # of its filters' 25 times as much
     assert small < 256 * image * 4 + (8 << 20)
