@@ -206,14 +206,15 @@ def probe(path: Path) -> Source:
 
 
 def _refuse_image(path: Path, container: InputContainer) -> None:
+    with path.open("rb") as file:
+        begin = file.read(64)
+    # PyAV 18's FFmpeg does not decode it; both releases shall do the same
+    if begin[:4] == b"RIFF" and b"ANIM" in begin:
+        words = "is an animated WebP, which is not decoded; make a GIF, an APNG or a video of it"
+        raise UnreadableVideoError(path, words)
     name = container.format.name
     if not (name.endswith("_pipe") or name == "image2"):
         return
-    with path.open("rb") as file:
-        begin = file.read(64)
-    if begin[:4] == b"RIFF" and b"ANIM" in begin:
-        words = "is an animated WebP, which this FFmpeg does not decode; make a GIF, an APNG or a video of it"
-        raise UnreadableVideoError(path, words)
     words = "is one picture; deblurring needs the frames of a video, or a folder with a picture of each"
     raise UnreadableVideoError(path, words)
 

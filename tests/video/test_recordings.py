@@ -400,23 +400,14 @@ def test_an_encrypted_matroska_file_is_called_so(tmp_path):
         probe(tmp_path / "in.mkv")
 
 
-def test_an_animated_webp_is_read_or_called_so(tmp_path):
-    """FFmpeg reads them from the release on that PyAV 19 brings."""
+def test_an_animated_webp_is_called_so(tmp_path):
+    """Whatever this FFmpeg can do with it."""
     from PIL import Image
 
     pictures = [Image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)) for i in range(3)]
-    pictures[0].save(
-        tmp_path / "in.webp", save_all=True, append_images=pictures[1:], duration=[40, 80, 120], lossless=True
-    )
-    try:
+    pictures[0].save(tmp_path / "in.webp", save_all=True, append_images=pictures[1:])
+    with pytest.raises(UnreadableVideoError, match="is an animated WebP, which is not decoded; make a GIF"):
         probe(tmp_path / "in.webp")
-    except UnreadableVideoError as error:
-        assert "is an animated WebP, which this FFmpeg does not decode" in str(error)
-    else:
-        with VideoReader(tmp_path / "in.webp") as reader:
-            frames = [(round(float(frame.time), 3), pixels) for frame, pixels in reader.frames()]
-        assert [time for time, _ in frames] == [0, 0.04, 0.12]
-        assert [round(255 * float(pixels.mean())) for _, pixels in frames] == [0, 40, 80]
     pictures[0].save(tmp_path / "one.webp")
     with pytest.raises(UnreadableVideoError, match="is one picture"):
         probe(tmp_path / "one.webp")
