@@ -109,7 +109,7 @@ def launches(deblurrer: Deblurrer, frame: torch.Tensor) -> int:
 
 
 def time_narrow(device: str, size: tuple[int, int]) -> list[dict]:
-    """Return the seconds of compact's layers whose channels are no multiples of 8, as they are and with zeros up to one."""
+    """Return the seconds of compact's layers whose channels are no multiples of 8, as they are and padded to one."""
     cuda, found = device.startswith("cuda"), []
     for channels in NARROW:
         padded = tuple(-(-count // 8) * 8 for count in channels)

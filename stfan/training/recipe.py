@@ -83,8 +83,8 @@ class Recipe:
         window: frames between optimiser steps, through which the gradient is propagated back (K of truncated
             back-propagation).
         gradient_checkpointing: store only each frame's state, and recompute activations in the backward pass.
-        cuda_graph: record a step's launches once, forward, backward, optimiser and mean, and replay them: for steps that a
-            GPU ends sooner than a program can ask for. Without effect on a CPU or with several processes.
+        cuda_graph: record a step's launches once, forward, backward, optimiser and mean, and replay them: for steps
+            that a GPU ends sooner than a program can ask for. Without effect on a CPU or with several processes.
         clip_norm: largest norm of the gradient; 0 is no limit.
         ema_decay: part that an exponential moving average of the weights keeps at each step, say 0.999; 0 is without.
             If it is not 0, that average is validated and exported.

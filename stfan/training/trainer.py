@@ -211,7 +211,7 @@ class Trainer:
             on_step(self, measured["loss"])
 
     def _propagate(self, arguments: Sequence[Tensor]) -> list[Tensor]:
-        """Compute a window's loss and gradients; return what was measured, in one tensor, and what the next window takes.
+        """Compute a window's loss and gradients; return the measured values, in one tensor, and the next window's start.
 
         Args:
             arguments: blurry and sharp frames and, but for a sequence's first window, what the one before returned.
@@ -241,7 +241,7 @@ class Trainer:
 
     @torch.no_grad()
     def _count_mean(self, ema_model: AveragedModel) -> None:
-        """Do the rest of what ema_model.update_parameters does, which waits for the device: the mean of one step is that step."""
+        """Count a step of the mean, which the first one is; ema_model.update_parameters would wait for the device."""
         if ema_model.n_averaged == 0:
             torch._foreach_copy_(list(ema_model.parameters()), list(self.model.parameters()))
         ema_model.n_averaged += 1

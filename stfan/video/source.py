@@ -209,7 +209,7 @@ def _refuse_image(path: Path, container: InputContainer) -> None:
     with path.open("rb") as file:
         begin = file.read(64)
     # PyAV 18's FFmpeg does not decode it; both releases shall do the same
-    if begin[:4] == b"RIFF" and b"ANIM" in begin:
+    if begin[8:12] == b"WEBP" and b"ANIM" in begin:
         words = "is an animated WebP, which is not decoded; make a GIF, an APNG or a video of it"
         raise UnreadableVideoError(path, words)
     name = container.format.name

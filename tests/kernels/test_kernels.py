@@ -80,7 +80,7 @@ def test_cuda_kernels_compile_without_torch_and_spill_nothing(cuda_object):
 
 @pytest.mark.long
 def test_the_list_of_kernels_is_the_compilers(cuda_object):
-    """Compare benchmarks/gpu/every_kernel.py with what nvcc made; test_every_kernel_is_called_once has a stand-in's names."""
+    """Compare benchmarks/gpu/every_kernel.py with what nvcc compiled; test_every_kernel_is_called_once needs no nvcc."""
     mangled = re.findall(r"Compiling entry function '(\w+)' for 'sm_90'", cuda_object[1])
     said = run("c++filt", *mangled).replace("fac::Half", "half").replace("fac::BFloat16", "bfloat16")
     made = re.findall(r"::(\w+<[^>]*>)\(fac::Shape", said)

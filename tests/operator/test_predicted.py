@@ -1,4 +1,4 @@
-"""fac_predicted: its values and derivatives against a witness that makes no filters either, and against its definition."""
+"""fac_predicted: values and derivatives against a witness that makes no filters either, and against its definition."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""A step as one CUDA graph: with a stand-in that replays recorded operators, on a CPU; with CUDA's own where there is a GPU."""
+"""A step as one CUDA graph: a stand-in replays recorded operators on a CPU; a GPU's own capture where there is one."""
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_a_recorded_step_may_not_wait():
 
 @pytest.mark.parametrize(("optimiser", "resumed_with"), [("adam", False), ("muon", True)])
 def test_a_graph_changes_nothing(clips, tmp_path, monkeypatch, taken, optimiser, resumed_with, device):
-    """The weights, their mean, the reports and the optimiser's state; also of a run that goes on without it, or with it."""
+    """The weights, their mean, the reports and the optimiser's state; also of a run resumed without it, or with it."""
     monkeypatch.setattr("stfan.training.graph.WARM_UP", 1)
     # powers of two, which a tensor of float32 holds as a number does
     monkeypatch.setattr(Recipe, "rate", lambda self, iteration: 0.5 ** (iteration % 3))
