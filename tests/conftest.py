@@ -26,6 +26,7 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 LONGEST = (
     "kernels",
     "predicted",
+    "predicted_torch",
     "benchmarks",
     "compile",
     "fac",
