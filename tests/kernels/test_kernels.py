@@ -5,8 +5,6 @@ CPU kernels' versions, the one that fac_ext runs here (tests/operator/test_versi
 sanitizers). What is compiled is kept in build/tests, by a digest of sources, flags and compiler.
 """
 
-import concurrent.futures
-import hashlib
 import importlib
 import itertools
 import math
@@ -27,30 +25,12 @@ from fac_ext import build_info
 from fac_ext.arguments import INSIDE, PADDING_MODES, check_window, resolve
 from support import oracle
 from support.checkout import ROOT, run
+from support.kernel_program import build_program
 
 sys.path.insert(0, str(ROOT / "benchmarks/gpu"))
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
-VERSIONS = ("baseline", "avx2", "avx512")  # of the CPU kernels, a source each
-CPU_SOURCES = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("fac_cpu", *VERSIONS)]
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in program.cpp's order
-
-
-def kept(name, compiler, flags):
-    """Where a program is that these flags make of csrc/ and this folder: it exists if these were its sources."""
-    sources = sorted(path for folder in ("csrc", "tests/kernels") for path in (ROOT / folder).rglob("*.*"))
-    digest = hashlib.sha256(f"{flags} {run(compiler, '--version')}".encode())
-    for path in sources:
-        if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return ROOT / "build" / "tests" / digest.hexdigest()[:16] / name
-
-
-def keep(made, place):
-    """Move a program to its place in one step, as two runs may make the same one."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(made, place.with_suffix(f".{os.getpid()}"))
-    os.replace(place.with_suffix(f".{os.getpid()}"), place)
 
 
 def long_but(quick, *values):
@@ -147,39 +127,8 @@ def program(tmp_path_factory):
 
     Any fault ends it with a report. The versions of the CPU kernels that are never run have no sanitizers.
     """
-    folder = tmp_path_factory.mktemp("kernels")
-    plain = ("-std=c++20", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror", "-fno-pie")
-    sanitized = (
-        *plain,
-        "-Og",
-        "-g1",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        f"-I{ROOT / 'tests/kernels'}",
-    )
     version = build_info()["cpu_simd"].lower().replace("-", "")
-    assert version in VERSIONS
-    sources = [
-        ROOT / "tests/kernels/program.cpp",
-        ROOT / "csrc/cpu/fac_cpu.cpp",
-        ROOT / f"csrc/cpu/{version}.cpp",
-    ]
-    # the sanitized ones first: of an inline function that several have, the first stays
-    flags = {source: sanitized for source in sources} | {
-        source: plain for source in CPU_SOURCES if source not in sources
-    }
-    place = kept("program", "g++", (*plain, *sanitized, version))
-    if not place.exists():
-        objects = {source: folder / f"{source.stem}.o" for source in flags}
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            compiled = [
-                pool.submit(run, "g++", *flags[source], "-c", source, "-o", out)
-                for source, out in objects.items()
-            ]
-            for one in compiled:
-                one.result()
-        run("g++", *sanitized, *objects.values(), "-no-pie", "-o", folder / "program")
-        keep(folder / "program", place)
+    place = build_program(version, tmp_path_factory.mktemp("kernels"))
     seed = os.environ.get("FAC_TEST_ORDER") or str(secrets.randbelow(2**32))
     print(f"order of threads: FAC_TEST_ORDER={seed}")  # pytest shows it with a failure
     # kernels, which are functions whose first parameter is a Shape, and their static variables: their shared arrays
